@@ -1,0 +1,32 @@
+//! `atomic!`: input, rewritten body, expansion.
+//!
+//! Must not know: `#[deferred_task]`; that a statement is a task is found out by type, in the runtime.
+
+mod expand;
+mod parse;
+mod rewrite;
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::parse::Parser;
+
+use crate::paths::Errors;
+
+pub(crate) fn atomic(input: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let parsed = (|input: syn::parse::ParseStream<'_>| parse::AtomicDef::parse(input, &mut errors)).parse2(input);
+    match parsed {
+        Ok(atomic) if errors.is_empty() => expand::expand(atomic),
+        Ok(_) => stub(errors),
+        Err(error) => {
+            errors.push(error);
+            stub(errors)
+        }
+    }
+}
+
+/// `compile_error!` has no type, so that nothing around it is wrong too.
+fn stub(errors: Errors) -> TokenStream {
+    let errors = errors.into_tokens();
+    quote!({ #errors })
+}

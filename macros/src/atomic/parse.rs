@@ -1,0 +1,212 @@
+//! From tokens to [`AtomicDef`]: connection, options, result type, block. Finds all mistakes in the options.
+//!
+//! Must not know: what it expands to.
+
+use proc_macro2::{Span, TokenTree};
+use syn::ext::IdentExt;
+use syn::parse::ParseStream;
+use syn::spanned::Spanned;
+use syn::{Block, Expr, Ident, Path, Token, Type, token};
+
+use crate::paths::Errors;
+
+/// One `atomic!`.
+pub(super) struct AtomicDef {
+    /// What the connection is called in the block.
+    pub(super) conn: Ident,
+    /// The connection, where it isn't the identifier itself.
+    pub(super) target: Option<Expr>,
+    pub(super) options: Vec<Opt>,
+    /// Where the runtime crate is, if not in the extern prelude.
+    pub(super) root: Option<Path>,
+    pub(super) result: Option<Type>,
+    pub(super) body: Block,
+}
+
+/// One option, with the token that the user wrote for it.
+pub(super) struct Opt {
+    pub(super) key: Ident,
+    pub(super) kind: OptKind,
+}
+
+pub(super) enum OptKind {
+    Isolation(Ident),
+    /// `read_only`, `deferrable`, `immediate`, `outermost`.
+    Flag,
+    Retries(Expr),
+}
+
+const OPTIONS: &str =
+    "`isolation = …`, `read_only`, `deferrable`, `immediate`, `outermost`, `retries = …`, `crate = …`";
+const LEVELS: [&str; 4] = ["Serializable", "RepeatableRead", "ReadCommitted", "ReadUncommitted"];
+
+impl AtomicDef {
+    pub(super) fn parse(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Self> {
+        let (conn, target) = connection(input)?;
+        let mut options: Vec<Opt> = Vec::new();
+        let (mut result, mut root) = (None, None);
+        loop {
+            if input.is_empty() {
+                return Err(syn::Error::new(input.span(), "the block is missing: `atomic!(conn, { … })`"));
+            }
+            input
+                .parse::<Token![,]>()
+                .map_err(|error| syn::Error::new(error.span(), "expected `,` here: `atomic!(conn, option, { … })`"))?;
+            if input.is_empty() {
+                return Err(syn::Error::new(input.span(), "the block is missing: `atomic!(conn, { … })`"));
+            }
+            if input.peek(token::Brace) {
+                break;
+            }
+            if input.peek(Token![async]) || (input.peek(Token![move]) && input.peek2(token::Brace)) {
+                let keyword: TokenTree = input.parse()?;
+                errors.push(syn::Error::new(
+                    keyword.span(),
+                    "this version of diesel-deferred has no async connections; write `atomic!(conn, { … })`",
+                ));
+                let _: Option<Token![move]> = input.parse()?;
+                break;
+            }
+            if input.peek(Token![|]) || input.peek(Token![||]) {
+                return Err(syn::Error::new(
+                    input.span(),
+                    "`atomic!` takes a block, not a closure; write `atomic!(conn, { … })`: in the block the connection \
+                     has the name that it has outside",
+                ));
+            }
+            if let Some(arrow) = input.parse::<Option<Token![->]>>()? {
+                let ty: Type = input.parse()?;
+                if result.replace(ty).is_some() {
+                    errors.push(syn::Error::new(arrow.spans[0], "the result type is specified more than once"));
+                }
+            } else if input.peek(Token![crate]) {
+                let keyword: Token![crate] = input.parse()?;
+                input.parse::<Token![=]>()?;
+                if root.replace(input.call(Path::parse_mod_style)?).is_some() {
+                    errors.push(syn::Error::new(keyword.span, "`crate` specified more than once"));
+                }
+            } else {
+                option(input, &mut options, errors)?;
+            }
+        }
+        let body: Block = input.parse()?;
+        let _: Option<Token![,]> = input.parse()?;
+        if !input.is_empty() {
+            return Err(syn::Error::new(input.span(), "the block comes last; write options before it"));
+        }
+        contradictions(&options, errors);
+        Ok(Self { conn, target, options, root, result, body })
+    }
+}
+
+/// `conn` or `conn = expr`.
+fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
+    if input.is_empty() {
+        return Err(syn::Error::new(
+            Span::call_site(),
+            "`atomic!` needs a connection and a block: `atomic!(conn, { … })`",
+        ));
+    }
+    if input.peek(Ident) && (input.peek2(Token![,]) || input.cursor().token_tree().is_some_and(|(_, rest)| rest.eof()))
+    {
+        return Ok((input.parse()?, None));
+    }
+    if input.peek(Ident) && input.peek2(Token![=]) && !input.peek2(Token![==]) {
+        let conn = input.parse()?;
+        input.parse::<Token![=]>()?;
+        return Ok((conn, Some(input.parse()?)));
+    }
+    if input.peek(token::Brace) {
+        return Err(syn::Error::new(input.span(), "`atomic!` needs a connection: `atomic!(conn, { … })`"));
+    }
+    let expr: Expr = input.parse()?;
+    let advice = match &expr {
+        Expr::Reference(reference) if matches!(&*reference.expr, Expr::Path(path) if path.path.get_ident().is_some()) =>
+        {
+            let inner = &reference.expr;
+            let inner = quote::quote!(#inner);
+            format!("`atomic!` borrows the connection itself; write `atomic!({inner}, …)`")
+        }
+        _ => "the block needs a name for this connection; write `atomic!(conn = <this expression>, { … })`".to_owned(),
+    };
+    Err(syn::Error::new_spanned(expr, advice))
+}
+
+/// One option; a mistake in it does not hide those behind it.
+fn option(input: ParseStream<'_>, options: &mut Vec<Opt>, errors: &mut Errors) -> syn::Result<()> {
+    if !input.peek(Ident::peek_any) {
+        return Err(syn::Error::new(input.span(), format!("expected the block or an option: {OPTIONS}")));
+    }
+    let key = input.call(Ident::parse_any)?;
+    let name = key.to_string();
+    let kind = match name.as_str() {
+        "isolation" => value(input, &key, "isolation = Serializable").and_then(|value| level(&value)),
+        "retries" => value(input, &key, "retries = 3").map(OptKind::Retries),
+        "read_only" | "deferrable" | "immediate" | "outermost" => match input.parse::<Option<Token![=]>>()? {
+            None => Ok(OptKind::Flag),
+            Some(equals) => {
+                skip_to_comma(input)?;
+                Err(syn::Error::new(equals.span, format!("`{name}` takes no value; write `{name}`, or leave it out")))
+            }
+        },
+        _ => {
+            skip_to_comma(input)?;
+            Err(syn::Error::new(key.span(), format!("unknown option `{name}`; expected one of {OPTIONS}")))
+        }
+    };
+    match kind {
+        Ok(_) if options.iter().any(|option| option.key == key) => {
+            errors.push(syn::Error::new(key.span(), format!("`{name}` specified more than once")));
+        }
+        Ok(kind) => options.push(Opt { key, kind }),
+        Err(error) => errors.push(error),
+    }
+    Ok(())
+}
+
+fn value(input: ParseStream<'_>, key: &Ident, example: &str) -> syn::Result<Expr> {
+    if input.parse::<Option<Token![=]>>()?.is_none() {
+        return Err(syn::Error::new(key.span(), format!("`{key}` needs a value; write `{example}`")));
+    }
+    input.parse()
+}
+
+fn level(value: &Expr) -> syn::Result<OptKind> {
+    let level = match value {
+        Expr::Path(path) => path.path.segments.last().map(|segment| &segment.ident),
+        _ => None,
+    };
+    match level {
+        Some(level) if LEVELS.iter().any(|known| level == known) => Ok(OptKind::Isolation(level.clone())),
+        _ => Err(syn::Error::new_spanned(
+            value,
+            "unknown isolation level; expected `Serializable`, `RepeatableRead`, `ReadCommitted` or `ReadUncommitted`",
+        )),
+    }
+}
+
+/// No database has both of these.
+fn contradictions(options: &[Opt], errors: &mut Errors) {
+    let Some(immediate) = options.iter().find(|option| option.key == "immediate") else { return };
+    for other in options {
+        if ["isolation", "read_only", "deferrable"].iter().any(|name| other.key == name) {
+            let name = &other.key;
+            errors.push(syn::Error::new(
+                immediate.key.span(),
+                format!("`immediate` contradicts `{name}`: SQLite has the one, PostgreSQL and MySQL have the other"),
+            ));
+        }
+    }
+}
+
+fn skip_to_comma(input: ParseStream<'_>) -> syn::Result<()> {
+    while !input.is_empty() && !input.peek(Token![,]) {
+        let _: TokenTree = input.parse()?;
+    }
+    Ok(())
+}
+
+/// The first token's span.
+pub(super) fn start(expr: &impl Spanned) -> Span {
+    expr.span()
+}

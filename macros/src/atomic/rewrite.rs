@@ -1,0 +1,270 @@
+//! The rewrite of a block: a statement's value is handed to the runtime, which registers it if it is a task.
+//!
+//! `f(x);` becomes `match (f(x)) { value => Statement(value).settle(registrar) };`: the user's expression stays what it
+//! was, in the place where it was, so that inference, coercions, borrows, temporaries and spans are the user's own. A
+//! `match` and not a `let`, because temporaries of the statement live as long in the one as they did before.
+//!
+//! Must not know: which expressions are tasks. That is decided by type.
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::visit_mut::{self, VisitMut};
+use syn::{Attribute, Block, Expr, Ident, Macro, Stmt};
+
+/// Rewrites the body of one `atomic!`.
+pub(super) struct Rewriter<'a> {
+    private: &'a TokenStream,
+    registrar: &'a Ident,
+    reach: Reach,
+    /// Whether some macro's arguments hold what may be a call: nothing is known of what becomes of it.
+    pub(super) calls_in_macros: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Reach {
+    /// A task is registered here.
+    Block,
+    /// In a closure or async block: it may outlive the transaction, so a task here is an error.
+    Closure,
+}
+
+impl<'a> Rewriter<'a> {
+    pub(super) fn new(private: &'a TokenStream, registrar: &'a Ident) -> Self {
+        Self { private, registrar, reach: Reach::Block, calls_in_macros: false }
+    }
+
+    /// Rewrites a block's statements. Its tail is one of them when the block stands where a statement does.
+    pub(super) fn block(&mut self, block: &mut Block, tail_is_statement: bool) {
+        let last = block.stmts.len().saturating_sub(1);
+        for (at, stmt) in block.stmts.iter_mut().enumerate() {
+            match stmt {
+                Stmt::Expr(expr, semi) if semi.is_some() || at < last || tail_is_statement => self.statement(expr),
+                Stmt::Expr(expr, _) => self.visit_expr_mut(expr),
+                Stmt::Local(local) => {
+                    if let Some(init) = &mut local.init {
+                        self.visit_expr_mut(&mut init.expr);
+                        if let Some((_, diverge)) = &mut init.diverge {
+                            self.visit_expr_mut(diverge);
+                        }
+                    }
+                }
+                // A macro may expand to items or `let`s, so that nothing can be put around it.
+                Stmt::Macro(statement) => self.visit_macro_mut(&mut statement.mac),
+                Stmt::Item(_) => {}
+            }
+        }
+    }
+
+    /// An expression whose value is dropped.
+    fn statement(&mut self, expr: &mut Expr) {
+        match expr {
+            Expr::If(expr) => {
+                self.visit_expr_mut(&mut expr.cond);
+                self.block(&mut expr.then_branch, true);
+                if let Some((_, otherwise)) = &mut expr.else_branch {
+                    self.statement(otherwise);
+                }
+            }
+            Expr::Match(expr) => {
+                self.visit_expr_mut(&mut expr.expr);
+                for arm in &mut expr.arms {
+                    if let Some((_, guard)) = &mut arm.guard {
+                        self.visit_expr_mut(guard);
+                    }
+                    self.statement(&mut arm.body);
+                }
+            }
+            Expr::Block(expr) => self.block(&mut expr.block, true),
+            Expr::Unsafe(expr) => self.block(&mut expr.block, true),
+            Expr::Group(expr) => self.statement(&mut expr.expr),
+            Expr::Call(_)
+            | Expr::MethodCall(_)
+            | Expr::Path(_)
+            | Expr::Paren(_)
+            | Expr::Try(_)
+            | Expr::Await(_)
+            | Expr::Field(_)
+            | Expr::Index(_)
+            | Expr::Unary(_)
+            | Expr::Struct(_) => {
+                self.visit_expr_mut(expr);
+                self.settle(expr);
+            }
+            // Loops have their own rule below; nothing else can have a task as its value.
+            _ => self.visit_expr_mut(expr),
+        }
+    }
+
+    fn settle(&mut self, expr: &mut Expr) {
+        let attrs = take_attributes(expr);
+        let (first, last) = ends(expr);
+        let (private, registrar) = (self.private, self.registrar);
+        let value = Ident::new("value", Span::mixed_site().located_at(last));
+        let what = match self.reach {
+            Reach::Block => quote_spanned!(value.span()=> settle(#registrar)),
+            Reach::Closure => quote_spanned!(value.span()=> stray()),
+        };
+        // Diverging calls make the arm unreachable, which is no news to the user.
+        let arm = quote_spanned! {value.span()=>
+            #[allow(unreachable_code, unreachable_patterns, clippy::diverging_sub_expression)]
+            #value => #private::Statement(#value).#what
+        };
+        let mut arms = proc_macro2::Group::new(proc_macro2::Delimiter::Brace, arm);
+        arms.set_span(value.span());
+        let keyword = Ident::new("match", Span::mixed_site().located_at(first));
+        // In parentheses because a struct literal cannot stand in a scrutinee.
+        let mut scrutinee = proc_macro2::Group::new(proc_macro2::Delimiter::Parenthesis, expr.to_token_stream());
+        scrutinee.set_span(Span::mixed_site().located_at(first));
+        *expr = Expr::Verbatim(quote!(#(#attrs)* #keyword #scrutinee #arms));
+    }
+}
+
+/// Expressions whose value is used: only the statements of blocks inside them are rewritten.
+impl VisitMut for Rewriter<'_> {
+    fn visit_block_mut(&mut self, block: &mut Block) {
+        self.block(block, false);
+    }
+
+    fn visit_expr_for_loop_mut(&mut self, expr: &mut syn::ExprForLoop) {
+        self.visit_expr_mut(&mut expr.expr);
+        self.block(&mut expr.body, true);
+    }
+
+    fn visit_expr_while_mut(&mut self, expr: &mut syn::ExprWhile) {
+        self.visit_expr_mut(&mut expr.cond);
+        self.block(&mut expr.body, true);
+    }
+
+    fn visit_expr_loop_mut(&mut self, expr: &mut syn::ExprLoop) {
+        self.block(&mut expr.body, true);
+    }
+
+    fn visit_expr_if_mut(&mut self, expr: &mut syn::ExprIf) {
+        self.visit_expr_mut(&mut expr.cond);
+        // Without `else` the value is `()`.
+        self.block(&mut expr.then_branch, expr.else_branch.is_none());
+        if let Some((_, otherwise)) = &mut expr.else_branch {
+            self.visit_expr_mut(otherwise);
+        }
+    }
+
+    fn visit_expr_closure_mut(&mut self, expr: &mut syn::ExprClosure) {
+        self.elsewhere(|this| visit_mut::visit_expr_closure_mut(this, expr));
+    }
+
+    fn visit_expr_async_mut(&mut self, expr: &mut syn::ExprAsync) {
+        self.elsewhere(|this| visit_mut::visit_expr_async_mut(this, expr));
+    }
+
+    fn visit_macro_mut(&mut self, mac: &mut Macro) {
+        self.calls_in_macros |= !is_known(&mac.path) && holds_call(mac.tokens.clone());
+    }
+
+    // Not part of the block: what they call, they call by themselves.
+    fn visit_item_mut(&mut self, _: &mut syn::Item) {}
+    fn visit_expr_const_mut(&mut self, _: &mut syn::ExprConst) {}
+    fn visit_type_mut(&mut self, _: &mut syn::Type) {}
+    fn visit_pat_mut(&mut self, _: &mut syn::Pat) {}
+}
+
+impl Rewriter<'_> {
+    fn elsewhere(&mut self, visit: impl FnOnce(&mut Self)) {
+        let reach = std::mem::replace(&mut self.reach, Reach::Closure);
+        visit(self);
+        self.reach = reach;
+    }
+}
+
+/// Macros that use the value of every expression in them, so that no call can be dropped; and `atomic!`, which takes care
+/// of its own block.
+const KNOWN_MACROS: [&str; 26] = [
+    "assert",
+    "assert_eq",
+    "assert_ne",
+    "atomic",
+    "concat",
+    "dbg",
+    "debug_assert",
+    "debug_assert_eq",
+    "debug_assert_ne",
+    "eprint",
+    "eprintln",
+    "format",
+    "format_args",
+    "include_str",
+    "matches",
+    "panic",
+    "print",
+    "println",
+    "stringify",
+    "todo",
+    "unimplemented",
+    "unreachable",
+    "vec",
+    "write",
+    "writeln",
+    "env",
+];
+
+fn is_known(path: &syn::Path) -> bool {
+    path.segments.last().is_some_and(|segment| KNOWN_MACROS.iter().any(|known| segment.ident == known))
+}
+
+/// Whether a free function may be called in these tokens: a name that no `.` stands before, then parentheses.
+fn holds_call(tokens: TokenStream) -> bool {
+    let (mut after_dot, mut after_name) = (false, false);
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => {
+                if after_name && group.delimiter() == proc_macro2::Delimiter::Parenthesis || holds_call(group.stream())
+                {
+                    return true;
+                }
+                (after_dot, after_name) = (false, false);
+            }
+            TokenTree::Ident(_) => (after_dot, after_name) = (false, !after_dot),
+            // `f::<T>(x)`
+            TokenTree::Punct(punct) => {
+                after_name = after_name && matches!(punct.as_char(), '>' | ':' | '<');
+                after_dot = punct.as_char() == '.';
+            }
+            TokenTree::Literal(_) => (after_dot, after_name) = (false, false),
+        }
+    }
+    false
+}
+
+/// The spans of the first and the last token: together the compiler makes the expression's of them.
+fn ends(expr: &Expr) -> (Span, Span) {
+    let mut tokens = expr.to_token_stream().into_iter();
+    let Some(first) = tokens.next() else { return (Span::call_site(), Span::call_site()) };
+    let last = tokens.last().unwrap_or_else(|| first.clone());
+    let last = match last {
+        TokenTree::Group(group) => group.span_close(),
+        token => token.span(),
+    };
+    (first.span(), last)
+}
+
+/// Attributes of a statement stand on the statement.
+fn take_attributes(expr: &mut Expr) -> Vec<Attribute> {
+    // Of `a.b()?` syn keeps a statement's attributes on the innermost expression, where they are printed first.
+    match expr {
+        Expr::Call(inner) => take_or(&mut inner.attrs, &mut inner.func),
+        Expr::MethodCall(inner) => take_or(&mut inner.attrs, &mut inner.receiver),
+        Expr::Try(inner) => take_or(&mut inner.attrs, &mut inner.expr),
+        Expr::Await(inner) => take_or(&mut inner.attrs, &mut inner.base),
+        Expr::Field(inner) => take_or(&mut inner.attrs, &mut inner.base),
+        Expr::Index(inner) => take_or(&mut inner.attrs, &mut inner.expr),
+        Expr::Path(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Paren(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Unary(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Struct(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Macro(inner) => std::mem::take(&mut inner.attrs),
+        _ => Vec::new(),
+    }
+}
+
+fn take_or(attrs: &mut Vec<Attribute>, inner: &mut Expr) -> Vec<Attribute> {
+    if attrs.is_empty() { take_attributes(inner) } else { std::mem::take(attrs) }
+}

@@ -1,0 +1,93 @@
+//! The macros of `diesel-deferred`: syntax in, tokens out. Depend on that crate, which re-exports them.
+//!
+//! Must not know: any database.
+
+mod atomic;
+mod paths;
+mod task;
+
+use proc_macro::TokenStream;
+
+/// Makes a call of a function a value that can wait for a commit.
+///
+/// `#[deferred_task] fn name(args) -> R` becomes a struct `name`, the captured call, and a function `name(args) -> name`
+/// that captures it. Calling the function runs nothing: what becomes of the call is said by one of these.
+///
+/// | written | meaning |
+/// |---|---|
+/// | `name(args);` as a statement of [`atomic!`](macro@atomic) | run after the outermost commit |
+/// | `name(args).after_commit(conn)?` | the same, in closures, helper functions and arguments of macros; outside of a transaction it is `Err(NotInTransaction)` |
+/// | `name(args).after_commit_or_now(conn)?` | the same, and outside of a transaction at once |
+/// | `name(args).after_rollback(conn)?` | run when what it belongs to is rolled back |
+/// | `name(args).run()` | run now, on purpose |
+///
+/// # Arguments
+/// Every argument is captured by value at the call. Owned ones move in; `&T`, `&str`, `&[T]`, `&Path` are copied with
+/// [`ToOwned`] and handed to the body as the reference it asked for. They must be `Send + 'static`; `Debug` ones are shown
+/// in lists of pending hooks. Generic parameters and `where` clauses work as in any function.
+///
+/// `&mut T`, a reference or lifetime inside a type, `self`, `impl Trait` and patterns are refused, each with what to write
+/// instead.
+///
+/// # Return type
+/// `()`, or `Result<(), E>` where `E` converts into `Box<dyn Error + Send + Sync>`. An error is reported, see
+/// `DeferredConnection::last_report`; it changes nothing that was committed.
+///
+/// # Options
+/// * `name = "…"`: the name in reports; module path and function name otherwise.
+/// * `crate = "…"`: the path of `diesel_deferred`, where it is re-exported by another crate.
+///
+/// # Attributes
+/// Doc comments and `#[deprecated]` go to the function that captures, `#[cfg]` to all that is generated, everything else
+/// (such as `#[tracing::instrument]` or lints) to the body.
+#[proc_macro_attribute]
+pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
+    task::deferred_task(options.into(), item.into()).into()
+}
+
+/// Runs a block in a transaction; task calls in it run after the outermost commit.
+///
+/// ```text
+/// atomic!(conn, { … })                           the block's value is its `Result`
+/// atomic!(conn, -> Result<T, E>, { … })          names the result where inference can't
+/// atomic!(conn = expr, { … })                    when the connection isn't a plain identifier
+/// atomic!(conn, isolation = Serializable, read_only, deferrable, immediate, outermost, retries = 3, { … })
+/// ```
+///
+/// The outermost block is a transaction, a nested one a savepoint. `Ok` commits, `Err` and panics roll back to where the
+/// block began. `?` and `return` leave the block, as in a closure. The error type must implement
+/// `From<diesel::result::Error>`, which is what BEGIN and COMMIT may fail with.
+///
+/// `conn` names a `DeferredConnection`, a `&mut` to one, or something that derefs to one, such as a pooled connection. In
+/// the block it is a `&mut DeferredConnection<C>`.
+///
+/// # Task calls
+/// A statement whose value is a task registers it: `send_welcome(user.id);`. This reaches every statement, at any depth of
+/// `if`, `match`, loops and blocks. It does not reach into closures, async blocks, nested functions and arguments of
+/// macros, which may outlive the block or never run: a task that is called as a statement of a closure or async block is a
+/// compile error, and in a block with a macro whose arguments hold a call `unused_must_use` is denied. Write
+/// `send_welcome(user.id).after_commit(conn)?` there.
+///
+/// To every other statement nothing happens, with one exception: `#[must_use]` on a *function* (not on its type) is not
+/// seen by the compiler in a statement of the block.
+///
+/// # Options
+/// | option | backends | meaning |
+/// |---|---|---|
+/// | `isolation = Serializable`, `RepeatableRead`, `ReadCommitted`, `ReadUncommitted` | PostgreSQL, MySQL/MariaDB | isolation level |
+/// | `read_only` | PostgreSQL, MySQL/MariaDB | forbids writing |
+/// | `deferrable` | PostgreSQL | waits for a snapshot on which a serializable read-only transaction cannot fail |
+/// | `immediate` | SQLite | takes the write lock at the start |
+/// | `outermost` | all | nested, it is refused with `AlreadyInTransaction` before any SQL |
+/// | `retries = n` | all | runs the outermost block again, `n` times at most, after a serialisation failure, a deadlock or `SQLITE_BUSY` |
+/// | `crate = path` | all | where `diesel_deferred` is re-exported by another crate |
+///
+/// An option that the backend does not have does not compile. All but the last three belong to BEGIN, so they can't be
+/// nested either. With `retries` the block may run more than once, so it can't move out of what it captures.
+///
+/// # Errors
+/// What the block returns; what BEGIN or COMMIT return; a `CommitError` for a commit that did not commit.
+#[proc_macro]
+pub fn atomic(input: TokenStream) -> TokenStream {
+    atomic::atomic(input.into()).into()
+}

@@ -1,0 +1,37 @@
+//! Where the expansions find the runtime crate, and how errors become tokens.
+//!
+//! Must not know: what is expanded.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::Path;
+
+/// The hidden module of the runtime that has this version: macros and runtime of two versions don't mix.
+pub(crate) fn private(root: Option<&Path>) -> TokenStream {
+    match root {
+        Some(root) => quote!(#root::__private_0_1_0),
+        None => quote!(::diesel_deferred::__private_0_1_0),
+    }
+}
+
+/// Collects errors: several mistakes, several messages, one compile.
+#[derive(Default)]
+pub(crate) struct Errors(Option<syn::Error>);
+
+impl Errors {
+    pub(crate) fn push(&mut self, error: syn::Error) {
+        match &mut self.0 {
+            Some(errors) => errors.combine(error),
+            None => self.0 = Some(error),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// `compile_error!`s, one for each.
+    pub(crate) fn into_tokens(self) -> TokenStream {
+        self.0.map(|errors| errors.into_compile_error()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,207 @@
+//! What a task function must not look like, each rule with what to write instead. Finds all mistakes, not the first.
+//!
+//! Must not know: what a task becomes.
+
+use proc_macro2::Span;
+use quote::ToTokens;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+use syn::visit_mut::{self, VisitMut};
+use syn::{
+    GenericParam, Lifetime, ParenthesizedGenericArguments, ReturnType, Signature, Type, TypeBareFn, TypeImplTrait,
+    TypeReference,
+};
+
+use super::parse::{Arg, TaskDef, is_static, unwrap_groups};
+use crate::paths::Errors;
+
+pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
+    signature(&task.function.sig, errors);
+    for arg in &task.args {
+        argument(arg, errors);
+    }
+}
+
+fn signature(signature: &Signature, errors: &mut Errors) {
+    if let Some(token) = &signature.asyncness {
+        errors.push(syn::Error::new(
+            token.span,
+            "this version of diesel-deferred has no runtime for async tasks; write a plain `fn`, which runs on the \
+             committing thread right after the commit",
+        ));
+    }
+    if let Some(token) = &signature.unsafety {
+        errors.push(syn::Error::new(
+            token.span,
+            "a task is run by the connection, which cannot promise what an `unsafe fn` asks for; write a plain `fn` with \
+             an `unsafe` block in it",
+        ));
+    }
+    if let Some(token) = &signature.constness {
+        errors.push(syn::Error::new(token.span, "a task runs after a commit, never at compile time; remove `const`"));
+    }
+    if let Some(abi) = &signature.abi {
+        errors.push(syn::Error::new_spanned(abi, "a task is called from Rust only; remove the ABI"));
+    }
+    for parameter in &signature.generics.params {
+        if let GenericParam::Lifetime(parameter) = parameter {
+            errors.push(syn::Error::new_spanned(
+                parameter,
+                format!(
+                    "a captured call outlives every borrow; remove `{}` and write plain references (`&str`), which are \
+                     copied at the call",
+                    parameter.lifetime
+                ),
+            ));
+        }
+    }
+    if let ReturnType::Type(_, ty) = &signature.output
+        && let Type::ImplTrait(ty) = unwrap_groups(ty)
+    {
+        errors.push(syn::Error::new_spanned(
+            ty,
+            "a task returns `()` or `Result<(), E>`; write one of them instead of `impl …`",
+        ));
+    }
+}
+
+fn argument(arg: &Arg, errors: &mut Errors) {
+    for attribute in &arg.attrs {
+        if ["cfg", "cfg_attr"].iter().any(|name| attribute.path().is_ident(name)) {
+            errors.push(syn::Error::new_spanned(
+                attribute,
+                "an argument of a task cannot be conditional; write two functions with `#[cfg]` on each",
+            ));
+        }
+    }
+    let name = &arg.name;
+    match unwrap_groups(&arg.ty) {
+        Type::Reference(TypeReference { mutability: Some(_), elem, .. }) => errors.push(syn::Error::new_spanned(
+            &arg.ty,
+            format!(
+                "a task runs when the caller's variable is gone, so that it cannot change it; take it by value: \
+                 `{name}: {}`",
+                owned(elem)
+            ),
+        )),
+        // A named lifetime of the function's has its message already, at its declaration.
+        Type::Reference(reference) if !reference.lifetime.as_ref().is_some_and(is_static) => {
+            borrows(&reference.elem, name, &arg.ty, errors);
+        }
+        ty => borrows(ty, name, &arg.ty, errors),
+    }
+}
+
+/// Looks for what cannot be captured inside a type; one message a type is enough.
+fn borrows(ty: &Type, name: &syn::Ident, whole: &Type, errors: &mut Errors) {
+    let mut finder = Borrows::default();
+    finder.visit_type(ty);
+    if let Some(impl_trait) = finder.impl_trait {
+        errors.push(syn::Error::new(
+            impl_trait.0,
+            format!(
+                "the captured call needs a name for this type; write a generic parameter: `fn …<T: {}>({name}: T)`",
+                impl_trait.1
+            ),
+        ));
+    } else if let Some(span) = finder.borrow {
+        errors.push(syn::Error::new(
+            span,
+            format!(
+                "a task captures its arguments by value, and a borrow inside a type cannot be copied; write `{name}: {}`",
+                owned(whole)
+            ),
+        ));
+    }
+}
+
+/// The first borrow and the first `impl Trait` inside a type.
+#[derive(Default)]
+struct Borrows {
+    borrow: Option<Span>,
+    impl_trait: Option<(Span, String)>,
+}
+
+impl<'ast> Visit<'ast> for Borrows {
+    fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
+        if !reference.lifetime.as_ref().is_some_and(is_static) {
+            self.borrow.get_or_insert(reference.and_token.span);
+        }
+        visit::visit_type_reference(self, reference);
+    }
+
+    fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
+        if !is_static(lifetime) {
+            self.borrow.get_or_insert(lifetime.span());
+        }
+    }
+
+    fn visit_type_impl_trait(&mut self, ty: &'ast TypeImplTrait) {
+        self.impl_trait.get_or_insert_with(|| (ty.impl_token.span, rendered(&ty.bounds)));
+    }
+
+    // Their references are the callee's business: `fn(&str)` and `dyn Fn(&str)` borrow nothing.
+    fn visit_type_bare_fn(&mut self, _: &'ast TypeBareFn) {}
+    fn visit_parenthesized_generic_arguments(&mut self, _: &'ast ParenthesizedGenericArguments) {}
+}
+
+/// The type as it is written without borrows: `Option<&str>` is `Option<String>`.
+fn owned(ty: &Type) -> String {
+    struct ToOwned;
+    impl VisitMut for ToOwned {
+        fn visit_type_mut(&mut self, ty: &mut Type) {
+            if let Type::Reference(reference) = ty
+                && !reference.lifetime.as_ref().is_some_and(is_static)
+            {
+                *ty = owned_referent(&reference.elem);
+            }
+            if let Some(inner) = inside_cow(ty) {
+                *ty = owned_referent(&inner);
+            }
+            visit_mut::visit_type_mut(self, ty);
+        }
+
+        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+            *lifetime = Lifetime::new("'static", lifetime.span());
+        }
+    }
+    let mut ty = ty.clone();
+    ToOwned.visit_type_mut(&mut ty);
+    rendered(&ty)
+}
+
+fn owned_referent(referent: &Type) -> Type {
+    match referent {
+        Type::Slice(slice) => {
+            let element = &slice.elem;
+            syn::parse_quote!(Vec<#element>)
+        }
+        Type::Path(path) if path.path.is_ident("str") => syn::parse_quote!(String),
+        Type::Path(path) if path.path.is_ident("Path") => syn::parse_quote!(PathBuf),
+        Type::Path(path) if path.path.is_ident("OsStr") => syn::parse_quote!(OsString),
+        Type::Path(path) if path.path.is_ident("CStr") => syn::parse_quote!(CString),
+        other => other.clone(),
+    }
+}
+
+/// `T` of a `Cow<'_, T>`.
+fn inside_cow(ty: &Type) -> Option<Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last().filter(|segment| segment.ident == "Cow")?;
+    let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    arguments.args.iter().find_map(|argument| match argument {
+        syn::GenericArgument::Type(ty) => Some(ty.clone()),
+        _ => None,
+    })
+}
+
+/// Tokens as a person writes them: without the spaces that `to_string` puts between all of them.
+fn rendered(tokens: &impl ToTokens) -> String {
+    let mut text = tokens.to_token_stream().to_string();
+    for (spaced, tight) in
+        [(" <", "<"), ("< ", "<"), (" >", ">"), (" ,", ","), (" ::", "::"), (":: ", "::"), ("& ", "&")]
+    {
+        text = text.replace(spaced, tight);
+    }
+    text
+}

@@ -1,0 +1,67 @@
+//! What stands in for a task with mistakes in it, so that one mistake is one message: its calls still compile, and the
+//! body is still checked and known to an editor.
+//!
+//! Must not know: which mistakes.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::FnArg;
+
+use super::parse::TaskDef;
+use crate::paths::private;
+
+pub(super) fn expand(task: &TaskDef) -> TokenStream {
+    let function = &task.function;
+    if function.sig.inputs.iter().any(|input| matches!(input, FnArg::Receiver(_))) {
+        // A method, in an impl block: no struct can stand beside it there.
+        return quote!(#function);
+    }
+    let private = private(task.options.root.as_ref());
+    let (vis, name, generics) = (&function.vis, &function.sig.ident, &function.sig.generics);
+    let (inputs, where_clause) = (&function.sig.inputs, &generics.where_clause);
+    let cfg: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
+    quote! {
+        #(#cfg)*
+        #[allow(unused, clippy::all)]
+        const _: () = { #function };
+
+        #(#cfg)*
+        #[allow(non_camel_case_types, dead_code, missing_docs)]
+        #[derive(Debug)]
+        #vis struct #name { __stub: () }
+
+        #(#cfg)*
+        #[allow(unused_variables, dead_code, missing_docs, clippy::all)]
+        #vis fn #name #generics (#inputs) -> #name #where_clause {
+            #name { __stub: () }
+        }
+
+        #(#cfg)*
+        impl #private::Task for #name {
+            type Output = ();
+            const NAME: &'static str = "";
+            fn run(self) {}
+            fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+                ::core::panic::Location::caller()
+            }
+            fn write_arguments(&self, _: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+                ::core::result::Result::Ok(())
+            }
+        }
+
+        #(#cfg)*
+        #[allow(dead_code, missing_docs)]
+        impl #name {
+            #vis fn run(self) {}
+            #vis fn after_commit(self, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
+                #private::after_commit(self, conn)
+            }
+            #vis fn after_commit_or_now(self, conn: &mut impl #private::AfterCommit) -> ::core::result::Result<(), #private::BoxError> {
+                #private::after_commit_or_now(self, conn)
+            }
+            #vis fn after_rollback(self, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
+                #private::after_rollback(self, conn)
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a transaction can be begun with, which backend has it, and the SQL for it.
+//!
+//! Must not know: connections' state, hooks.
+
+/// How much of concurrent transactions a transaction may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IsolationLevel {
+    /// As if transactions ran one after the other.
+    Serializable,
+    /// All queries see the state at the transaction's start.
+    RepeatableRead,
+    /// Each query sees what was committed when it started.
+    ReadCommitted,
+    /// Also what is not committed; on PostgreSQL the same as [`ReadCommitted`](Self::ReadCommitted).
+    ReadUncommitted,
+}
+
+impl IsolationLevel {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Serializable => "SERIALIZABLE",
+            Self::RepeatableRead => "REPEATABLE READ",
+            Self::ReadCommitted => "READ COMMITTED",
+            Self::ReadUncommitted => "READ UNCOMMITTED",
+        }
+    }
+}
+
+/// The options that belong to BEGIN.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BeginOptions {
+    pub(crate) isolation: Option<IsolationLevel>,
+    pub(crate) read_only: bool,
+    pub(crate) deferrable: bool,
+    pub(crate) lock: Option<&'static str>,
+}
+
+impl BeginOptions {
+    /// Whether a plain BEGIN will do.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.isolation.is_none() && !self.read_only && !self.deferrable && self.lock.is_none()
+    }
+
+    /// The SQL standard's, PostgreSQL's and SQLite's form.
+    pub(crate) fn standard_sql(&self) -> String {
+        let mut sql = String::from("BEGIN");
+        if let Some(lock) = self.lock {
+            sql.extend([" ", lock]);
+        }
+        if let Some(level) = self.isolation {
+            sql.extend([" ISOLATION LEVEL ", level.sql()]);
+        }
+        if self.read_only {
+            sql.push_str(" READ ONLY");
+        }
+        if self.deferrable {
+            sql.push_str(" DEFERRABLE");
+        }
+        sql
+    }
+
+    /// MySQL sets the level of the next transaction before it begins.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn mysql_sql(&self) -> String {
+        let mut sql = String::new();
+        if let Some(level) = self.isolation {
+            sql.extend(["SET TRANSACTION ISOLATION LEVEL ", level.sql(), "; "]);
+        }
+        sql.push_str("START TRANSACTION");
+        if self.read_only {
+            sql.push_str(" READ ONLY");
+        }
+        sql
+    }
+}
+
+/// A capability trait with its implementations: for these connections, and for pooled ones.
+macro_rules! capability {
+    ($(#[$attribute:meta])* $trait:ident: $($feature:literal $conn:path),*) => {
+        $(#[$attribute])*
+        pub trait $trait {}
+
+        $(
+            #[cfg(feature = $feature)]
+            impl $trait for $conn {}
+        )*
+
+        #[cfg(feature = "r2d2")]
+        impl<M> $trait for diesel::r2d2::PooledConnection<M>
+        where
+            M: diesel::r2d2::ManageConnection,
+            M::Connection: $trait,
+        {
+        }
+    };
+}
+
+capability! {
+    /// Connections whose transactions have an isolation level.
+    #[diagnostic::on_unimplemented(
+        message = "transactions on `{Self}` have no isolation level",
+        label = "only PostgreSQL and MySQL/MariaDB have this option",
+        note = "leave the option out: SQLite's transactions are always serializable"
+    )]
+    HasIsolation: "postgres" diesel::PgConnection, "mysql" diesel::MysqlConnection
+}
+
+capability! {
+    /// Connections whose transactions can forbid writing.
+    #[diagnostic::on_unimplemented(
+        message = "transactions on `{Self}` cannot be read-only",
+        label = "only PostgreSQL and MySQL/MariaDB have this option",
+        note = "leave the option out; on SQLite `PRAGMA query_only` forbids writing"
+    )]
+    HasReadOnly: "postgres" diesel::PgConnection, "mysql" diesel::MysqlConnection
+}
+
+capability! {
+    /// Connections whose transactions can wait for a snapshot on which they cannot fail.
+    #[diagnostic::on_unimplemented(
+        message = "transactions on `{Self}` cannot be deferrable",
+        label = "only PostgreSQL has this option",
+        note = "leave the option out"
+    )]
+    HasDeferrable: "postgres" diesel::PgConnection
+}
+
+capability! {
+    /// Connections whose transactions can take the write lock at their start.
+    #[diagnostic::on_unimplemented(
+        message = "transactions on `{Self}` cannot be immediate",
+        label = "only SQLite has this option",
+        note = "leave the option out: PostgreSQL and MySQL/MariaDB lock rows, not the database; `.for_update()` locks them early"
+    )]
+    HasImmediate: "sqlite" diesel::SqliteConnection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BeginOptions, IsolationLevel};
+
+    #[test]
+    fn sql_names_each_option() {
+        let options = BeginOptions {
+            isolation: Some(IsolationLevel::Serializable),
+            read_only: true,
+            deferrable: true,
+            lock: None,
+        };
+        assert_eq!(options.standard_sql(), "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE");
+        let options = BeginOptions { lock: Some("IMMEDIATE"), ..BeginOptions::default() };
+        assert_eq!(options.standard_sql(), "BEGIN IMMEDIATE");
+        assert!(!options.is_plain());
+    }
+}

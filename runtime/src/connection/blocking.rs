@@ -1,0 +1,359 @@
+//! The synchronous wrapper: its state and what users call on it.
+//!
+//! Must not know: how a transaction begins and ends (that is `transaction`), or what Diesel's traits want (`forward`).
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use diesel::connection::TransactionManager;
+use diesel::result::{Error, QueryResult};
+
+use super::watch::{Doubt, Watch};
+use super::{AfterCommit, Deferrable};
+use crate::atomic::{HasImmediate, TransactionBuilder};
+use crate::error::CommitError;
+use crate::hook::Hook;
+use crate::queue::Queue;
+use crate::report::{HookKind, PendingHook, Report};
+use crate::task::{Task, TaskOutput};
+
+/// A Diesel connection that keeps tasks until the outermost transaction commits.
+///
+/// It wraps `C` and is a connection like it: queries, `transaction`, migrations, `save_changes`, COPY, r2d2 pools of it
+/// and around it. Transactions that other code opens with `conn.transaction(…)` count like [`atomic!`](crate::atomic)
+/// blocks. It derefs to `C` for functions that take the connection below; nothing can be registered there, but
+/// transactions opened there nest.
+///
+/// # Dropping and replacing
+/// Hooks die with the connection that they wait on, and with the transaction: a connection that is dropped, closed or
+/// replaced (`*conn.inner_mut() = …`) while a transaction is open never runs them.
+///
+/// # Test transactions
+/// After [`begin_test_transaction`](diesel::Connection::begin_test_transaction) the block *inside* it counts as the outermost:
+/// hooks run when it returns, at the same point and in the same order as in production.
+///
+/// # Not available through the wrapper
+/// What Diesel offers for concrete connection types only: pass `&mut **conn`. These are COPY TO, and batch inserts with
+/// `RETURNING` on SQLite.
+///
+/// # Examples
+/// ```
+/// use diesel::prelude::*;
+/// use diesel_deferred::{DeferredConnection, atomic};
+///
+/// # fn main() -> QueryResult<()> {
+/// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:").expect("in memory");
+/// let (sender, receiver) = std::sync::mpsc::channel();
+/// atomic!(conn, {
+///     conn.after_commit(move |_| sender.send("committed"))?;
+///     assert!(receiver.try_recv().is_err(), "not yet");
+///     QueryResult::Ok(())
+/// })?;
+/// assert_eq!(receiver.recv(), Ok("committed"));
+/// # Ok(())
+/// # }
+/// ```
+pub struct DeferredConnection<C> {
+    pub(super) inner: C,
+    queue: Queue<Hook<C>>,
+    staging: Staging<C>,
+    pub(super) watch: Watch,
+    /// Why the open transaction must not be committed any more.
+    pub(super) doom: Option<Doom>,
+    pub(super) report: Report,
+    /// How many lists of hooks are being run, one in the other.
+    pub(super) running: usize,
+    pub(super) stop_at_first_failure: bool,
+}
+
+/// A verdict on a transaction that came before its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Doom {
+    RolledBack,
+    EndedEarly,
+}
+
+impl From<Doom> for CommitError {
+    fn from(doom: Doom) -> Self {
+        match doom {
+            Doom::RolledBack => Self::RolledBack,
+            Doom::EndedEarly => Self::EndedEarly,
+        }
+    }
+}
+
+/// Tasks on their way from the statements of a block into the connection's queue.
+///
+/// A block registers here and not on the connection itself, because a statement's value may still borrow the connection
+/// when its task is registered. The connection takes over what is staged before it looks at its queue, so that the order
+/// is kept and the queue itself needs no lock.
+pub(crate) struct Staging<C>(Arc<StagingInner<C>>);
+
+struct StagingInner<C> {
+    /// Whether the list may hold anything: a transaction without tasks never takes the lock.
+    occupied: AtomicBool,
+    tasks: Mutex<Vec<Hook<C>>>,
+}
+
+impl<C> Staging<C> {
+    fn new() -> Self {
+        Self(Arc::new(StagingInner { occupied: AtomicBool::new(false), tasks: Mutex::new(Vec::new()) }))
+    }
+
+    /// No code of a user runs under the lock, so it cannot be poisoned.
+    fn lock(&self) -> MutexGuard<'_, Vec<Hook<C>>> {
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, hook: Hook<C>) {
+        let mut tasks = self.lock();
+        tasks.push(hook);
+        // Relaxed: whoever reads it has the connection by `&mut`, so was synchronised with by other means.
+        self.0.occupied.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<C> Clone for Staging<C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<C> fmt::Debug for Staging<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.lock(), f)
+    }
+}
+
+impl<C> DeferredConnection<C> {
+    /// Wraps a connection.
+    ///
+    /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
+    pub fn new(inner: C) -> Self {
+        Self {
+            inner,
+            queue: Queue::new(),
+            staging: Staging::new(),
+            watch: Watch::default(),
+            doom: None,
+            report: Report::default(),
+            running: 0,
+            stop_at_first_failure: false,
+        }
+    }
+
+    /// Gives the wrapped connection back. What waits is dropped and never runs.
+    pub fn into_inner(self) -> C {
+        self.inner
+    }
+
+    /// The wrapped connection.
+    ///
+    /// Statements that run there are not seen by the wrapper, so the commit of the transaction around them is proven even
+    /// where nothing waits.
+    pub fn inner_mut(&mut self) -> &mut C {
+        self.watch.suspect(Doubt::Unseen);
+        &mut self.inner
+    }
+
+    /// What became of the hooks of the last outermost transaction.
+    ///
+    /// # Examples
+    /// ```
+    /// use diesel::prelude::*;
+    /// use diesel_deferred::{DeferredConnection, atomic};
+    ///
+    /// # fn main() -> QueryResult<()> {
+    /// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:").expect("in memory");
+    /// atomic!(conn, {
+    ///     conn.after_commit(|_| Err("the mail server is down"))?;
+    ///     QueryResult::Ok(())
+    /// })?; // committed: a failing hook changes nothing about that
+    /// let [failure] = conn.last_report().failures() else { panic!("one failed") };
+    /// assert_eq!(failure.cause.to_string(), "the mail server is down");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn last_report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Whether the hooks behind one that failed still run (`false`, the default) or are only
+    /// [reported](Report::not_run) (`true`).
+    pub fn stop_hooks_at_first_failure(&mut self, stop: bool) {
+        self.stop_at_first_failure = stop;
+    }
+
+    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
+    pub fn pending(&mut self) -> Vec<PendingHook> {
+        let queue = self.queue();
+        let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
+        let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
+        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(HookKind::BeforeCommit, depth));
+        commit.chain(rollback).chain(before).collect()
+    }
+
+    /// The queue, up to date with what blocks have staged.
+    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>> {
+        if self.staging.0.occupied.load(Ordering::Relaxed) {
+            let mut staged = self.staging.lock();
+            self.staging.0.occupied.store(false, Ordering::Relaxed);
+            self.queue.append_after_commit(&mut staged);
+        }
+        &mut self.queue
+    }
+
+    /// Where a block's statements register their tasks.
+    pub(crate) fn staging(&self) -> Staging<C> {
+        self.staging.clone()
+    }
+}
+
+impl<C: Deferrable> DeferredConnection<C> {
+    /// Whether a transaction is open. Sends no SQL.
+    pub fn in_transaction(&mut self) -> bool {
+        self.depth() > 0
+    }
+
+    /// Runs `hook` after the outermost transaction committed, if what it belongs to was not rolled back.
+    ///
+    /// The hook is given the connection, which is outside of any transaction then.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[track_caller]
+    pub fn after_commit<F, R>(&mut self, hook: F) -> QueryResult<()>
+    where
+        F: FnOnce(&mut Self) -> R + Send + 'static,
+        R: TaskOutput,
+    {
+        let hook = Hook::closure(Location::caller(), hook);
+        self.open_queue()?.after_commit(hook);
+        Ok(())
+    }
+
+    /// Runs `hook` after the innermost open transaction or one around it was rolled back; never after a commit.
+    ///
+    /// The deepest run first, and within one depth the latest. After the rollback of a savepoint the transaction around
+    /// it is still open while the hook runs. A transaction whose end is not known for sure
+    /// ([`CommitError::Unknown`], [`CommitError::EndedEarly`]) runs neither kind of hook.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[track_caller]
+    pub fn after_rollback<F, R>(&mut self, hook: F) -> QueryResult<()>
+    where
+        F: FnOnce(&mut Self) -> R + Send + 'static,
+        R: TaskOutput,
+    {
+        let hook = Hook::closure(Location::caller(), hook);
+        self.open_queue()?.after_rollback(hook);
+        Ok(())
+    }
+
+    /// Runs `hook` in the transaction, just before the outermost COMMIT. Its error rolls everything back and is what the
+    /// transaction returns.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[track_caller]
+    pub fn before_commit<F>(&mut self, hook: F) -> QueryResult<()>
+    where
+        F: FnOnce(&mut Self) -> QueryResult<()> + Send + 'static,
+    {
+        let hook = Hook::closure(Location::caller(), hook);
+        self.open_queue()?.before_commit(hook);
+        Ok(())
+    }
+
+    /// A transaction with options; [`atomic!`](crate::atomic) writes this for you.
+    ///
+    /// # Examples
+    /// ```
+    /// use diesel::prelude::*;
+    /// use diesel_deferred::DeferredConnection;
+    ///
+    /// # fn main() -> QueryResult<()> {
+    /// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:").expect("in memory");
+    /// conn.build_transaction().immediate().run(|conn| diesel::sql_query("SELECT 1").execute(conn))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, C> {
+        TransactionBuilder::new(self)
+    }
+
+    /// A transaction that takes SQLite's write lock at its start.
+    ///
+    /// # Errors
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
+    pub fn immediate_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
+    where
+        C: HasImmediate,
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: From<Error>,
+    {
+        self.build_transaction().immediate().run(f)
+    }
+
+    /// A transaction that locks an SQLite database for everybody else at its start.
+    ///
+    /// # Errors
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
+    pub fn exclusive_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
+    where
+        C: HasImmediate,
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: From<Error>,
+    {
+        self.build_transaction().exclusive().run(f)
+    }
+
+    /// The queue, where a transaction is open, with a mark for each depth.
+    fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>>> {
+        let depth = self.depth();
+        if depth == 0 {
+            return Err(Error::NotInTransaction);
+        }
+        let queue = self.queue();
+        // Transactions may have been opened below the wrapper, or before it.
+        queue.begin_up_to(depth);
+        Ok(queue)
+    }
+
+    /// The depth of open transactions, as Diesel knows it. A broken connection has none.
+    pub(super) fn depth(&mut self) -> usize {
+        match C::TransactionManager::transaction_manager_status_mut(&mut self.inner).transaction_depth() {
+            Ok(Some(depth)) => depth.get() as usize,
+            Ok(None) | Err(_) => 0,
+        }
+    }
+}
+
+impl<C: Deferrable> AfterCommit for DeferredConnection<C> {
+    fn in_transaction(&mut self) -> bool {
+        self.depth() > 0
+    }
+
+    fn defer_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
+        self.open_queue()?.after_commit(Hook::task(task));
+        Ok(())
+    }
+
+    fn compensate_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
+        self.open_queue()?.after_rollback(Hook::task(task));
+        Ok(())
+    }
+}
+
+impl<C> fmt::Debug for DeferredConnection<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeferredConnection")
+            .field("queue", &self.queue)
+            .field("staged", &self.staging)
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}

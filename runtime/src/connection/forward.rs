@@ -1,0 +1,202 @@
+//! Every trait of Diesel that the wrapped connection has, forwarded, so that the wrapper is a connection like any other.
+//!
+//! Must not know: hooks. What a statement tells goes to the [`Watch`](super::watch::Watch).
+
+use std::any::Any;
+use std::ops::{Deref, DerefMut};
+
+use diesel::connection::{
+    CacheSize, Connection, ConnectionSealed, Instrumentation, LoadConnection, MultiConnectionHelper, SimpleConnection,
+    TransactionManager, WithMetadataLookup,
+};
+use diesel::expression::QueryMetadata;
+use diesel::migration::MigrationConnection;
+use diesel::query_builder::{Query, QueryFragment, QueryId};
+use diesel::query_dsl::UpdateAndFetchResults;
+use diesel::result::{ConnectionResult, QueryResult};
+use diesel::sql_types::TypeMetadata;
+
+use super::Deferrable;
+use super::blocking::DeferredConnection;
+use super::transaction::DeferredTransactionManager;
+use super::watch::{Doubt, Watched};
+
+/// Reads go to the connection below.
+impl<C> Deref for DeferredConnection<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.inner
+    }
+}
+
+/// For functions that take the connection below. Statements that run there are not seen by the wrapper, so the commit
+/// of the transaction around them is proven even where nothing waits.
+impl<C> DerefMut for DeferredConnection<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        self.inner_mut()
+    }
+}
+
+impl<C: SimpleConnection> SimpleConnection for DeferredConnection<C> {
+    fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        self.watch.suspect(Doubt::RawSql);
+        self.watch.result(self.inner.batch_execute(query))
+    }
+}
+
+impl<C: ConnectionSealed> ConnectionSealed for DeferredConnection<C> {}
+
+impl<C: Deferrable> Connection for DeferredConnection<C> {
+    type Backend = C::Backend;
+    type TransactionManager = DeferredTransactionManager;
+
+    fn establish(database_url: &str) -> ConnectionResult<Self> {
+        C::establish(database_url).map(Self::new)
+    }
+
+    fn begin_test_transaction(&mut self) -> QueryResult<()> {
+        self.inner.begin_test_transaction()
+    }
+
+    fn execute_returning_count<T>(&mut self, source: &T) -> QueryResult<usize>
+    where
+        T: QueryFragment<Self::Backend> + QueryId,
+    {
+        self.watch.query::<T>();
+        self.watch.result(self.inner.execute_returning_count(source))
+    }
+
+    fn transaction_state(
+        &mut self,
+    ) -> &mut <Self::TransactionManager as TransactionManager<Self>>::TransactionStateData {
+        self.inner.transaction_state()
+    }
+
+    fn instrumentation(&mut self) -> &mut dyn Instrumentation {
+        self.inner.instrumentation()
+    }
+
+    fn set_instrumentation(&mut self, instrumentation: impl Instrumentation) {
+        self.inner.set_instrumentation(instrumentation);
+    }
+
+    fn set_prepared_statement_cache_size(&mut self, size: CacheSize) {
+        self.inner.set_prepared_statement_cache_size(size);
+    }
+}
+
+impl<B, C> LoadConnection<B> for DeferredConnection<C>
+where
+    C: Deferrable + LoadConnection<B>,
+{
+    type Cursor<'conn, 'query>
+        = Watched<'conn, C::Cursor<'conn, 'query>>
+    where
+        C: 'conn;
+    type Row<'conn, 'query>
+        = C::Row<'conn, 'query>
+    where
+        C: 'conn;
+
+    fn load<'conn, 'query, T>(&'conn mut self, source: T) -> QueryResult<Self::Cursor<'conn, 'query>>
+    where
+        T: Query + QueryFragment<Self::Backend> + QueryId + 'query,
+        Self::Backend: QueryMetadata<T::SqlType>,
+    {
+        self.watch.query::<T>();
+        match self.inner.load(source) {
+            Ok(rows) => Ok(Watched { rows, watch: &mut self.watch }),
+            Err(error) => {
+                self.watch.error(&error);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<C> WithMetadataLookup for DeferredConnection<C>
+where
+    C: Deferrable + WithMetadataLookup,
+{
+    fn metadata_lookup(&mut self) -> &mut <Self::Backend as TypeMetadata>::MetadataLookup {
+        self.inner.metadata_lookup()
+    }
+}
+
+impl<C> MultiConnectionHelper for DeferredConnection<C>
+where
+    C: Deferrable + MultiConnectionHelper,
+{
+    fn to_any<'a>(lookup: &mut <Self::Backend as TypeMetadata>::MetadataLookup) -> &mut (dyn Any + 'a) {
+        C::to_any(lookup)
+    }
+
+    fn from_any(lookup: &mut dyn Any) -> Option<&mut <Self::Backend as TypeMetadata>::MetadataLookup> {
+        C::from_any(lookup)
+    }
+}
+
+impl<C> MigrationConnection for DeferredConnection<C>
+where
+    C: Deferrable + MigrationConnection,
+{
+    fn setup(&mut self) -> QueryResult<usize> {
+        self.watch.suspect(Doubt::RawSql);
+        self.inner.setup()
+    }
+}
+
+impl<Changes, Output, C> UpdateAndFetchResults<Changes, Output> for DeferredConnection<C>
+where
+    C: Deferrable + UpdateAndFetchResults<Changes, Output>,
+{
+    fn update_and_fetch(&mut self, changeset: Changes) -> QueryResult<Output> {
+        self.watch.result(self.inner.update_and_fetch(changeset))
+    }
+}
+
+#[cfg(feature = "r2d2")]
+impl<C> diesel::r2d2::R2D2Connection for DeferredConnection<C>
+where
+    C: Deferrable + diesel::r2d2::R2D2Connection,
+{
+    fn ping(&mut self) -> QueryResult<()> {
+        self.inner.ping()
+    }
+
+    fn is_broken(&mut self) -> bool {
+        self.inner.is_broken()
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use diesel::PgConnection;
+    use diesel::pg::{CopyFromQuery, GetPgMetadataCache, PgMetadataCache};
+    use diesel::prelude::ExecuteCopyFromDsl;
+
+    use super::{Deferrable, DeferredConnection, Doubt};
+
+    impl<C> GetPgMetadataCache for DeferredConnection<C>
+    where
+        C: Deferrable + GetPgMetadataCache,
+    {
+        fn get_metadata_cache(&mut self) -> &mut PgMetadataCache {
+            self.inner.get_metadata_cache()
+        }
+    }
+
+    // Not generic over the wrapped connection: rustc would look for a wrapper in a wrapper, 128 deep, in its messages.
+    impl<T, A> ExecuteCopyFromDsl<DeferredConnection<PgConnection>> for CopyFromQuery<T, A>
+    where
+        Self: ExecuteCopyFromDsl<PgConnection>,
+    {
+        type Error = <Self as ExecuteCopyFromDsl<PgConnection>>::Error;
+
+        fn execute(self, conn: &mut DeferredConnection<PgConnection>) -> Result<usize, Self::Error> {
+            conn.watch.suspect(Doubt::Unseen);
+            ExecuteCopyFromDsl::execute(self, &mut conn.inner)
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a transaction that its code believed committed did not commit.
+//!
+//! Must not know: connections, hooks. It only names what the transaction manager found out.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use diesel::result::Error;
+
+/// Any error of a task or hook.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A commit that could not be believed.
+///
+/// Diesel reports success for transactions that the server rolled back, because the server reports success for their
+/// COMMIT. A [`DeferredConnection`](crate::DeferredConnection) finds out and answers with this error instead, wrapped in
+/// [`diesel::result::Error::QueryBuilderError`], the variant of Diesel that carries foreign errors.
+///
+/// # Examples
+/// ```
+/// use diesel_deferred::CommitError;
+///
+/// fn explain(error: &diesel::result::Error) -> &'static str {
+///     match CommitError::of(error) {
+///         Some(CommitError::Unknown { .. }) => "look the rows up before you try again",
+///         Some(_) => "a bug in the block: its message says what to change",
+///         None => "an ordinary database error",
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The server rolled the transaction back, or would have at COMMIT: a statement failed and its error was swallowed.
+    /// Nothing was committed.
+    RolledBack,
+    /// The transaction was over before its block was: a raw `COMMIT`, `ROLLBACK` or `BEGIN`, a statement that commits
+    /// implicitly (DDL on MySQL and MariaDB), or a connection that was replaced. What ran before that point may be
+    /// committed already, what ran after it committed statement by statement.
+    EndedEarly,
+    /// The connection was lost while COMMIT was under way: whether it committed, only the database knows.
+    #[non_exhaustive]
+    Unknown {
+        /// What the client library reported.
+        source: Box<Error>,
+    },
+}
+
+impl CommitError {
+    /// Finds the commit error in a Diesel error.
+    pub fn of(error: &Error) -> Option<&Self> {
+        match error {
+            Error::QueryBuilderError(inner) => inner.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RolledBack => f.write_str(
+                "the transaction was rolled back, nothing was committed and none of its hooks ran: a statement in it \
+                 failed and the error was swallowed, after which the database can only roll back; hand the error on \
+                 with `?`, or run the statement that may fail in a nested `atomic!`, which rolls back alone",
+            ),
+            Self::EndedEarly => f.write_str(
+                "the transaction ended before its block did, and none of its hooks ran: the block holds a raw COMMIT, \
+                 ROLLBACK or BEGIN, a statement that commits implicitly (DDL on MySQL and MariaDB), or it replaced the \
+                 connection; what ran before that point may be committed; let `atomic!` begin and end the transaction, \
+                 use a nested `atomic!` for a partial rollback, and run DDL outside of it",
+            ),
+            Self::Unknown { source } => write!(
+                f,
+                "the connection was lost during COMMIT ({source}): whether the transaction committed is unknown, none of \
+                 its hooks ran; open a new connection and look for the rows before you repeat it",
+            ),
+        }
+    }
+}
+
+impl StdError for CommitError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Unknown { source } => Some(source),
+            Self::RolledBack | Self::EndedEarly => None,
+        }
+    }
+}
+
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Self {
+        Self::QueryBuilderError(Box::new(error))
+    }
+}

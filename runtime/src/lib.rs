@@ -1,0 +1,78 @@
+//! Background tasks for [Diesel](diesel) that run after the transaction commits.
+//!
+//! A task called inside a transaction must not start before the COMMIT: it would not find the rows. It must not run at all
+//! when what it belongs to was rolled back, and it must see the arguments of *its* call, not of the last one in the loop.
+//! Here all three follow from a plain function call:
+//!
+//! ```
+//! use diesel::prelude::*;
+//! use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+//!
+//! # diesel::table! { users { id -> Integer, email -> Text, } }
+//! #[deferred_task]
+//! fn send_welcome(user_id: i32, email: &str) {
+//!     println!("welcome, user {user_id} <{email}>");
+//! }
+//!
+//! # fn main() -> QueryResult<()> {
+//! let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:").expect("in memory");
+//! # use diesel::connection::SimpleConnection;
+//! # conn.batch_execute("CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT NOT NULL)")?;
+//! # let new_users = [(1, "ada@example.org".to_owned()), (2, "bob@example.org".to_owned())];
+//! atomic!(conn, {
+//!     for (id, email) in &new_users {
+//!         diesel::insert_into(users::table)
+//!             .values((users::id.eq(id), users::email.eq(email)))
+//!             .execute(conn)?;
+//!         send_welcome(*id, email); // captured by value here, run after the outermost COMMIT
+//!     }
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! | what | where |
+//! |---|---|
+//! | make a function a task | [`#[deferred_task]`](deferred_task) |
+//! | a transaction whose task calls wait for the commit | [`atomic!`] |
+//! | the connection that keeps them | [`DeferredConnection`] |
+//! | closures instead of tasks | [`DeferredConnection::after_commit`], [`after_rollback`](DeferredConnection::after_rollback), [`before_commit`](DeferredConnection::before_commit) |
+//! | what waits, what failed | [`DeferredConnection::pending`], [`DeferredConnection::last_report`] |
+//! | a COMMIT that did not commit | [`CommitError`] |
+//!
+//! # Guarantees
+//! * A hook runs when the *outermost* transaction has really committed, once, on the committing thread, before `atomic!`
+//!   returns; hooks run in the order in which they were registered, over all nested blocks.
+//! * Hooks of a nested block (a savepoint) that was rolled back never run, whatever happens to the outer one.
+//! * While a hook runs the connection is outside of any transaction. A hook may open its own `atomic!`.
+//! * A hook that fails or panics changes nothing that was committed and does not stop the next one: it is reported in
+//!   [`DeferredConnection::last_report`] and as a `tracing` event with the task's name and call site.
+//! * In-process hooks are at most once: a process that dies between COMMIT and hook loses the hook.
+//!
+//! # Features
+//! `sqlite`, `postgres`, `mysql`, `r2d2`: Diesel's, passed on. None is on by default.
+
+mod atomic;
+mod connection;
+mod error;
+mod hook;
+mod queue;
+mod report;
+mod task;
+
+pub use atomic::{
+    BeginOptions, HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel, RetryingTransaction,
+    TransactionBuilder,
+};
+pub use connection::{AfterCommit, CommitProof, Deferrable, DeferredConnection, DeferredTransactionManager};
+pub use diesel_deferred_macros::{atomic, deferred_task};
+pub use error::{BoxError, CommitError};
+pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};
+pub use task::{Task, TaskOutput};
+
+/// What the macros expand to. Not part of the public interface: its name changes with every version.
+#[doc(hidden)]
+pub mod __private_0_1_0 {
+    pub use crate::atomic::{AtomicTarget, DefersTasks, IsolationLevel, Registrar};
+    pub use crate::task::expansion::*;
+}

@@ -1,0 +1,207 @@
+//! The hook queue of one connection: flat lists and one mark for each open transaction depth.
+//!
+//! Must not know: Diesel, connections, what a hook is. It is told when a depth opens, merges or is rolled back, and says
+//! which hooks that leaves. Releasing a depth is O(1), rolling one back costs what it drops.
+
+/// The lengths of the lists when a depth was opened: what lies beyond belongs to that depth.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    commit: usize,
+    rollback: usize,
+    before: usize,
+}
+
+/// What waits on one connection.
+#[derive(Debug)]
+pub(crate) struct Queue<H> {
+    commit: Vec<H>,
+    /// With the depth of registration: when they run, the deepest go first.
+    rollback: Vec<(usize, H)>,
+    before: Vec<H>,
+    marks: Vec<Mark>,
+}
+
+/// What a rollback took out of the queue.
+#[derive(Debug)]
+pub(crate) struct Dropped<H> {
+    /// Commit hooks, which will never run.
+    pub(crate) commit: Vec<H>,
+    /// Rollback hooks in the order in which they run.
+    pub(crate) rollback: Vec<H>,
+}
+
+impl<H> Dropped<H> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commit.is_empty() && self.rollback.is_empty()
+    }
+}
+
+/// Buffers up to this many hooks stay with the connection: what a busy transaction needs again, not what a bulk load
+/// left behind (64 KiB of hooks at 64 bytes each).
+const KEPT_CAPACITY: usize = 1024;
+
+impl<H> Queue<H> {
+    pub(crate) const fn new() -> Self {
+        Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), marks: Vec::new() }
+    }
+
+    /// How many depths are open.
+    pub(crate) fn depth(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// A transaction or savepoint was opened.
+    pub(crate) fn begin(&mut self) {
+        self.marks.push(Mark { commit: self.commit.len(), rollback: self.rollback.len(), before: self.before.len() });
+    }
+
+    /// Opens depths until there are `depth` of them.
+    pub(crate) fn begin_up_to(&mut self, depth: usize) {
+        while self.marks.len() < depth {
+            self.begin();
+        }
+    }
+
+    /// The innermost depth was released: its hooks belong to the one around it from now on.
+    pub(crate) fn release(&mut self) {
+        self.marks.pop();
+    }
+
+    /// Everything above `depth` was rolled back, or is known to be gone.
+    pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H> {
+        let Some(&mark) = self.marks.get(depth) else {
+            return Dropped { commit: Vec::new(), rollback: Vec::new() };
+        };
+        self.marks.truncate(depth);
+        self.before.truncate(mark.before);
+        let mut rollback = self.rollback.split_off(mark.rollback);
+        // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
+        rollback.reverse();
+        rollback.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
+        Dropped {
+            commit: self.commit.split_off(mark.commit),
+            rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
+        }
+    }
+
+    pub(crate) fn after_commit(&mut self, hook: H) {
+        self.commit.push(hook);
+    }
+
+    /// Takes over `hooks`, leaving an empty buffer.
+    pub(crate) fn append_after_commit(&mut self, hooks: &mut Vec<H>) {
+        if self.commit.is_empty() {
+            std::mem::swap(&mut self.commit, hooks);
+        } else {
+            self.commit.append(hooks);
+        }
+    }
+
+    pub(crate) fn after_rollback(&mut self, hook: H) {
+        self.rollback.push((self.marks.len(), hook));
+    }
+
+    pub(crate) fn before_commit(&mut self, hook: H) {
+        self.before.push(hook);
+    }
+
+    /// Whether anything waits that a commit has to be proven for.
+    pub(crate) fn has_commit_hooks(&self) -> bool {
+        !self.commit.is_empty()
+    }
+
+    /// The hooks that run before COMMIT; running one may register more.
+    pub(crate) fn take_before_commit(&mut self) -> Vec<H> {
+        for mark in &mut self.marks {
+            mark.before = 0;
+        }
+        std::mem::take(&mut self.before)
+    }
+
+    /// The outermost transaction, the one above `depth`, committed: its commit hooks are to run now, its rollback hooks
+    /// have lost their purpose.
+    pub(crate) fn take_committed(&mut self, depth: usize) -> (Vec<H>, Vec<(usize, H)>) {
+        let Some(&mark) = self.marks.get(depth) else { return (Vec::new(), Vec::new()) };
+        self.marks.truncate(depth);
+        // Not `split_off`, which allocates: below the outermost transaction there is nothing but a test transaction's.
+        let commit =
+            if mark.commit == 0 { std::mem::take(&mut self.commit) } else { self.commit.split_off(mark.commit) };
+        (commit, self.rollback.split_off(mark.rollback))
+    }
+
+    /// Gives an emptied buffer back, so that the next transaction need not allocate.
+    pub(crate) fn recycle(&mut self, buffer: Vec<H>) {
+        if self.commit.is_empty() && buffer.is_empty() && (1..=KEPT_CAPACITY).contains(&buffer.capacity()) {
+            self.commit = buffer;
+        }
+    }
+
+    /// The commit hooks, with the depth that each belongs to now.
+    pub(crate) fn commit_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
+        self.commit.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.commit), hook))
+    }
+
+    /// The rollback hooks, with the depth that each belongs to now.
+    pub(crate) fn rollback_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
+        self.rollback.iter().enumerate().map(|(at, (_, hook))| (self.depth_of(at, |mark| mark.rollback), hook))
+    }
+
+    /// The before-commit hooks, with the depth that each belongs to now.
+    pub(crate) fn before_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
+        self.before.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.before), hook))
+    }
+
+    /// How many depths were open already when the hook at this place of its list was registered.
+    fn depth_of(&self, place: usize, start: fn(&Mark) -> usize) -> usize {
+        self.marks.partition_point(|mark| start(mark) <= place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Queue;
+
+    #[test]
+    fn a_released_depth_merges_and_a_rolled_back_one_is_dropped() {
+        let mut queue = Queue::new();
+        queue.begin();
+        queue.after_commit(1);
+        queue.begin();
+        queue.after_commit(2);
+        queue.begin();
+        queue.after_commit(3);
+        queue.release();
+        assert_eq!(queue.rollback_to(1).commit, [2, 3]);
+        queue.begin();
+        queue.after_commit(4);
+        queue.release();
+        queue.after_commit(5);
+        assert_eq!(queue.take_committed(0).0, [1, 4, 5]);
+        assert_eq!(queue.depth(), 0);
+    }
+
+    #[test]
+    fn rollback_hooks_run_deepest_first_and_latest_first() {
+        let mut queue = Queue::new();
+        queue.begin();
+        queue.after_rollback("outer 1");
+        queue.begin();
+        queue.after_rollback("inner 1");
+        queue.after_rollback("inner 2");
+        queue.release();
+        queue.after_rollback("outer 2");
+        assert_eq!(queue.rollback_to(0).rollback, ["inner 2", "inner 1", "outer 2", "outer 1"]);
+    }
+
+    #[test]
+    fn a_hook_is_listed_at_the_depth_that_it_belongs_to_now() {
+        let mut queue = Queue::new();
+        queue.begin();
+        queue.begin();
+        queue.after_commit("merged");
+        queue.release();
+        queue.begin();
+        queue.after_commit("inner");
+        assert_eq!(queue.commit_hooks().collect::<Vec<_>>(), [(1, &"merged"), (2, &"inner")]);
+    }
+}

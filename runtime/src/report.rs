@@ -1,0 +1,158 @@
+//! What a connection tells about its hooks: what waits, what failed, what never ran.
+//!
+//! Must not know: how hooks are stored or run.
+
+use std::fmt;
+use std::panic::Location;
+
+use crate::error::BoxError;
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HookKind {
+    /// After the outermost transaction committed.
+    AfterCommit,
+    /// After the transaction or savepoint that it belongs to was rolled back.
+    AfterRollback,
+    /// Just before the outermost COMMIT.
+    BeforeCommit,
+}
+
+impl fmt::Display for HookKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AfterCommit => "after commit",
+            Self::AfterRollback => "after rollback",
+            Self::BeforeCommit => "before commit",
+        })
+    }
+}
+
+/// A hook that waits, or that waited and never ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PendingHook {
+    /// The task's name, or the closure's type.
+    pub task: &'static str,
+    /// The captured arguments, as `name: value` where the value is `Debug`. Empty for a closure.
+    pub arguments: String,
+    /// Where the task was called, or the closure registered.
+    pub call_site: &'static Location<'static>,
+    /// The depth of the transaction that the hook belongs to now: 1 is the outermost.
+    pub depth: usize,
+    /// When it would run.
+    pub kind: HookKind,
+}
+
+impl fmt::Display for PendingHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({}) {} at {}, depth {}", self.task, self.arguments, self.kind, self.call_site, self.depth)
+    }
+}
+
+/// Why a hook failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FailureCause {
+    /// It returned this error.
+    Error(BoxError),
+    /// It panicked, with this message where it was a string.
+    Panic(String),
+    /// It returned with a transaction still open on the connection, which has been rolled back.
+    LeftTransactionOpen,
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(error) => write!(f, "{error}"),
+            Self::Panic(message) => write!(f, "panicked: {message}"),
+            Self::LeftTransactionOpen => {
+                f.write_str("left a transaction open, which was rolled back; close it, or use `atomic!`")
+            }
+        }
+    }
+}
+
+/// A hook that ran and failed. What was committed stays committed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct HookFailure {
+    /// The task's name, or the closure's type.
+    pub task: &'static str,
+    /// Where the task was called, or the closure registered.
+    pub call_site: &'static Location<'static>,
+    /// When it ran.
+    pub kind: HookKind,
+    /// What went wrong.
+    pub cause: FailureCause,
+}
+
+impl fmt::Display for HookFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, called at {}): {}", self.task, self.kind, self.call_site, self.cause)
+    }
+}
+
+impl std::error::Error for HookFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            FailureCause::Error(error) => Some(&**error),
+            FailureCause::Panic(_) | FailureCause::LeftTransactionOpen => None,
+        }
+    }
+}
+
+/// What became of the hooks of the last outermost transaction, with those of transactions that its hooks opened.
+///
+/// It begins anew when the next outermost transaction begins.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub(crate) ran: usize,
+    pub(crate) failures: Vec<HookFailure>,
+    pub(crate) not_run: Vec<PendingHook>,
+}
+
+impl Report {
+    /// How many hooks ran, failed ones included.
+    pub fn ran(&self) -> usize {
+        self.ran
+    }
+
+    /// The hooks that failed, in the order in which they ran.
+    pub fn failures(&self) -> &[HookFailure] {
+        &self.failures
+    }
+
+    /// Hooks that did not run although nothing is known to have rolled their transaction back: those behind a failure on
+    /// a connection that [stops at the first one](crate::DeferredConnection::stop_hooks_at_first_failure), and those of a
+    /// transaction whose end is [unknown](crate::CommitError::Unknown) or came [early](crate::CommitError::EndedEarly).
+    pub fn not_run(&self) -> &[PendingHook] {
+        &self.not_run
+    }
+
+    /// Whether every hook ran and none failed.
+    pub fn is_clean(&self) -> bool {
+        self.failures.is_empty() && self.not_run.is_empty()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.ran = 0;
+        self.failures.clear();
+        self.not_run.clear();
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} hooks ran, {} failed, {} did not run", self.ran, self.failures.len(), self.not_run.len())?;
+        for failure in &self.failures {
+            write!(f, "\n  failed: {failure}")?;
+        }
+        for hook in &self.not_run {
+            write!(f, "\n  not run: {hook}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! A database of its own for each test, and the few statements that differ between the kinds.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use diesel::connection::{Connection, SimpleConnection};
+use diesel::prelude::*;
+use diesel_deferred::{Deferrable, DeferredConnection};
+
+diesel::table! {
+    /// One row for each witness.
+    witness (id) {
+        id -> Integer,
+    }
+}
+
+/// A kind of database under test.
+pub trait Database: Deferrable + 'static {
+    /// As in the names of the tests.
+    const NAME: &'static str;
+
+    /// Makes an empty database, and says how to get rid of it.
+    fn create() -> (String, Box<dyn Send + Sync>);
+
+    /// Writes a witness. A second one of the same number fails.
+    fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()>;
+
+    /// The witnesses that this connection sees, sorted.
+    fn witnesses(conn: &mut Self) -> Vec<i32>;
+
+    /// Ends the server's side of a connection, from another one. SQLite has no such side.
+    fn kill(conn: &mut DeferredConnection<Self>, by: &mut Self);
+}
+
+/// A database that lives as long as this value.
+pub struct Scratch<C> {
+    url: String,
+    _cleanup: Box<dyn Send + Sync>,
+    _kind: PhantomData<fn() -> C>,
+}
+
+impl<C: Database> Default for Scratch<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C: Database> Scratch<C> {
+    /// Makes one, with the table `witness` in it.
+    pub fn new() -> Self {
+        let (url, cleanup) = C::create();
+        let scratch = Self { url, _cleanup: cleanup, _kind: PhantomData };
+        scratch.observer().batch_execute("CREATE TABLE witness (id INTEGER PRIMARY KEY)").expect("create the table");
+        scratch
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A deferring connection to it.
+    pub fn connect(&self) -> DeferredConnection<C> {
+        DeferredConnection::new(self.observer())
+    }
+
+    /// A plain connection to it.
+    pub fn observer(&self) -> C {
+        C::establish(&self.url).unwrap_or_else(|error| panic!("connect to {}: {error}", C::NAME))
+    }
+
+    /// The witnesses that another connection sees: what is really committed.
+    pub fn committed(&self) -> Vec<i32> {
+        C::witnesses(&mut self.observer())
+    }
+}
+
+/// A name that no other test uses, in this process or in one beside it.
+fn unique_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("deferred_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Runs a statement on drop.
+struct Cleanup<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Cleanup<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+macro_rules! witness_queries {
+    () => {
+        fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()> {
+            diesel::insert_into(witness::table).values(witness::id.eq(id)).execute(conn).map(drop)
+        }
+
+        fn witnesses(conn: &mut Self) -> Vec<i32> {
+            witness::table.select(witness::id).order(witness::id).load(conn).expect("read the witnesses")
+        }
+    };
+}
+
+impl Database for SqliteConnection {
+    const NAME: &'static str = "SQLite";
+
+    fn create() -> (String, Box<dyn Send + Sync>) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let url = directory.path().join("scratch.sqlite").display().to_string();
+        // So that an observer can read while a transaction is open.
+        Self::establish(&url).expect("open").batch_execute("PRAGMA journal_mode = WAL").expect("WAL");
+        (url, Box::new(directory))
+    }
+
+    fn kill(_: &mut DeferredConnection<Self>, _: &mut Self) {
+        panic!("SQLite has no server");
+    }
+
+    witness_queries!();
+}
+
+/// A server's address: `./test` sets it.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn server(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run the tests with `./test`"))
+}
+
+#[cfg(feature = "postgres")]
+impl Database for PgConnection {
+    const NAME: &'static str = "PostgreSQL";
+
+    fn create() -> (String, Box<dyn Send + Sync>) {
+        let server = server("PG_DATABASE_URL");
+        let schema = unique_name();
+        Self::establish(&server)
+            .unwrap_or_else(|error| panic!("connect to {server}: {error}"))
+            .batch_execute(&format!("CREATE SCHEMA {schema}"))
+            .expect("create a schema");
+        let separator = if server.contains('?') { '&' } else { '?' };
+        let url = format!("{server}{separator}options=-csearch_path%3D{schema}%20-cclient_min_messages%3Derror");
+        let cleanup = Cleanup(move || {
+            if let Ok(mut conn) = Self::establish(&server) {
+                let _ = conn.batch_execute(&format!("DROP SCHEMA {schema} CASCADE"));
+            }
+        });
+        (url, Box::new(cleanup))
+    }
+
+    fn kill(conn: &mut DeferredConnection<Self>, by: &mut Self) {
+        let pid: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("pg_backend_pid()"))
+            .get_result(conn)
+            .expect("the backend's number");
+        diesel::sql_query(format!("SELECT pg_terminate_backend({pid}, 5000)")).execute(by).expect("terminate");
+    }
+
+    witness_queries!();
+}
+
+#[cfg(feature = "mysql")]
+impl Database for MysqlConnection {
+    const NAME: &'static str = "MariaDB";
+
+    fn create() -> (String, Box<dyn Send + Sync>) {
+        let server = server("MYSQL_DATABASE_URL");
+        let database = unique_name();
+        Self::establish(&server)
+            .unwrap_or_else(|error| panic!("connect to {server}: {error}"))
+            .batch_execute(&format!("CREATE DATABASE {database}"))
+            .expect("create a database");
+        let (address, _) = server.rsplit_once('/').expect("MYSQL_DATABASE_URL names a database");
+        let url = format!("{address}/{database}");
+        let cleanup = Cleanup(move || {
+            if let Ok(mut conn) = Self::establish(&server) {
+                let _ = conn.batch_execute(&format!("DROP DATABASE {database}"));
+            }
+        });
+        (url, Box::new(cleanup))
+    }
+
+    fn kill(conn: &mut DeferredConnection<Self>, by: &mut Self) {
+        let id: i64 = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>("CONNECTION_ID()"))
+            .get_result(conn)
+            .expect("the connection's number");
+        diesel::sql_query(format!("KILL CONNECTION {id}")).execute(by).expect("kill");
+    }
+
+    witness_queries!();
+}

@@ -1,0 +1,29 @@
+//! What the tests share: a scratch database of each kind, witnesses, and a log of the hooks that ran.
+//!
+//! A *witness* is a row that a test writes in the block beside a hook; a second connection tells whether it was committed.
+
+mod database;
+mod log;
+mod statements;
+
+pub use database::{Database, Scratch};
+pub use log::{Log, note, note_failing, note_panicking};
+pub use statements::{Statements, record};
+
+/// Makes a `#[test]` of each generic `fn name<C: Database>(db: &Scratch<C>)` for each database.
+#[macro_export]
+macro_rules! on_every_database {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test] fn $name() { super::$name(&$crate::Scratch::<diesel::SqliteConnection>::new()) })*
+        }
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[test] fn $name() { super::$name(&$crate::Scratch::<diesel::PgConnection>::new()) })*
+        }
+        #[cfg(feature = "mysql")]
+        mod mysql {
+            $(#[test] fn $name() { super::$name(&$crate::Scratch::<diesel::MysqlConnection>::new()) })*
+        }
+    };
+}

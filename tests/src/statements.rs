@@ -1,0 +1,31 @@
+//! The statements that a connection sends, as Diesel's instrumentation sees them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use diesel::connection::{Connection, InstrumentationEvent};
+use diesel_deferred::{Deferrable, DeferredConnection};
+
+/// The messages that were sent, in order. One message may hold several statements.
+#[derive(Debug, Clone, Default)]
+pub struct Statements(Arc<Mutex<Vec<String>>>);
+
+impl Statements {
+    /// Takes what was recorded so far.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Records what `conn` sends from now on.
+pub fn record<C: Deferrable>(conn: &mut DeferredConnection<C>) -> Statements {
+    let statements = Statements::default();
+    let sink = statements.clone();
+    conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
+        if let InstrumentationEvent::StartQuery { query, .. } = event {
+            let text = query.to_string();
+            let text = text.split(" -- binds").next().unwrap_or_default().to_owned();
+            sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        }
+    });
+    statements
+}
