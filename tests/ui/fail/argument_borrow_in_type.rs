@@ -1,0 +1,8 @@
+use diesel_deferred::deferred_task;
+
+#[deferred_task]
+fn greet(user_id: i32, nickname: Option<&str>) {
+    println!("{user_id} {nickname:?}");
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use diesel_deferred::deferred_task;
+
+#[deferred_task]
+fn greet<'a>(nickname: &'a str) {
+    println!("{nickname}");
+}
+
+fn main() {}

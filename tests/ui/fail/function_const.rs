@@ -1,0 +1,6 @@
+use diesel_deferred::deferred_task;
+
+#[deferred_task]
+const fn nothing() {}
+
+fn main() {}

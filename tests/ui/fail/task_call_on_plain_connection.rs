@@ -1,0 +1,13 @@
+use diesel::prelude::*;
+use diesel_deferred::deferred_task;
+
+#[deferred_task]
+fn send(user_id: i32) {
+    println!("{user_id}");
+}
+
+fn helper(conn: &mut SqliteConnection) -> QueryResult<()> {
+    send(1).after_commit(conn)
+}
+
+fn main() {}

@@ -1,0 +1,21 @@
+use diesel::prelude::*;
+use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+
+type Conn = DeferredConnection<SqliteConnection>;
+
+#[deferred_task]
+fn send(user_id: i32) {
+    println!("{user_id}");
+}
+
+fn sign_up(conn: &mut Conn, vip: bool) -> QueryResult<()> {
+    atomic!(conn, {
+        let done = match vip {
+            true => send(1),
+            false => (),
+        };
+        Ok(done)
+    })
+}
+
+fn main() {}

@@ -1,0 +1,17 @@
+use diesel::prelude::*;
+use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+
+type Conn = DeferredConnection<SqliteConnection>;
+
+#[deferred_task]
+fn send(user_id: i32) {
+    println!("{user_id}");
+}
+
+#![deny(unused_must_use)]
+
+fn sign_up() {
+    send(1);
+}
+
+fn main() {}

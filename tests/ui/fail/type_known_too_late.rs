@@ -1,0 +1,23 @@
+use diesel::prelude::*;
+use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+
+type Conn = DeferredConnection<SqliteConnection>;
+
+#[deferred_task]
+fn send(user_id: i32) {
+    println!("{user_id}");
+}
+
+struct User;
+
+fn sign_up(conn: &mut Conn) -> QueryResult<()> {
+    atomic!(conn, {
+        let mut users = Vec::new();
+        users.swap_remove(0);
+        users.push(User);
+        send(1);
+        Ok(())
+    })
+}
+
+fn main() {}
