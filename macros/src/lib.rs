@@ -91,3 +91,10 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 pub fn atomic(input: TokenStream) -> TokenStream {
     atomic::atomic(input.into()).into()
 }
+
+/// Puts `items` beside the item that it stands on. Named by the expansion of [`deferred_task`](macro@deferred_task) only.
+#[doc(hidden)]
+#[proc_macro_attribute]
+pub fn __with_items(items: TokenStream, item: TokenStream) -> TokenStream {
+    [item, items].into_iter().collect()
+}

@@ -2,7 +2,7 @@
 //!
 //! Must not know: what is expanded.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::Path;
 
@@ -12,6 +12,18 @@ pub(crate) fn private(root: Option<&Path>) -> TokenStream {
         Some(root) => quote!(#root::__private_0_1_0),
         None => quote!(::diesel_deferred::__private_0_1_0),
     }
+}
+
+/// The same tokens at another place in the source: names mean what they meant, messages point there.
+pub(crate) fn located_at(tokens: &TokenStream, span: Span) -> TokenStream {
+    tokens
+        .clone()
+        .into_iter()
+        .map(|mut token| {
+            token.set_span(span);
+            token
+        })
+        .collect()
 }
 
 /// Collects errors: several mistakes, several messages, one compile.

@@ -84,6 +84,14 @@ fn argument(arg: &Arg, errors: &mut Errors) {
                 owned(elem)
             ),
         )),
+        Type::Reference(TypeReference { elem, .. }) if matches!(unwrap_groups(elem), Type::TraitObject(_)) => {
+            let object = rendered(elem);
+            let send = if object.contains("Send") { "" } else { " + Send" };
+            errors.push(syn::Error::new_spanned(
+                &arg.ty,
+                format!("a trait object cannot be copied out of a reference; take it by value: `{name}: Box<{object}{send}>`"),
+            ));
+        }
         // A named lifetime of the function's has its message already, at its declaration.
         Type::Reference(reference) if !reference.lifetime.as_ref().is_some_and(is_static) => {
             borrows(&reference.elem, name, &arg.ty, errors);

@@ -2,15 +2,33 @@
 //!
 //! Must not know: what is allowed (`check` has seen to that).
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, GenericParam, Ident, ReturnType};
+use syn::visit::Visit;
+use syn::{Attribute, GenericParam, Generics, Ident, ReturnType, Type};
 
-use super::parse::{Capture, TaskDef};
-use crate::paths::private;
+use super::parse::{Arg, Capture, TaskDef, unwrap_groups};
+use crate::paths::{located_at, private};
 
-pub(super) fn expand(task: &TaskDef) -> TokenStream {
+/// The struct, and all that comes with it.
+pub(super) struct Expansion {
+    pub(super) call: TokenStream,
+    pub(super) items: TokenStream,
+}
+
+impl Expansion {
+    /// The items wait in an attribute on the struct: in an impl block, where none of them can stand, the compiler then
+    /// refuses the struct alone, on the user's function, and not each of them.
+    pub(super) fn into_tokens(self, task: &TaskDef) -> TokenStream {
+        let private = private(task.options.root.as_ref());
+        let Self { call, items } = self;
+        quote!(#[#private::with_items { #items }] #call)
+    }
+}
+
+pub(super) fn expand(task: &TaskDef) -> Expansion {
     let private = private(task.options.root.as_ref());
     let name = &task.function.sig.ident;
     let vis = &task.function.vis;
@@ -23,24 +41,26 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
     let attrs = Attributes::sort(&task.function.attrs);
     let (cfg, on_function) = (&attrs.cfg, &attrs.on_function);
 
-    let fields: Vec<_> = task.args.iter().map(|arg| &arg.name).collect();
-    let names = fields.iter().map(|field| field.to_string());
-    let types = task.args.iter().map(|arg| match arg.capture() {
-        Capture::Owned(ty) => quote!(#ty),
-        Capture::Copied(ty) => quote_spanned!(ty.span()=> <#ty as ::std::borrow::ToOwned>::Owned),
-    });
+    let fields: Vec<_> = task.args.iter().map(field).collect();
+    let names = task.args.iter().map(|arg| arg.name.to_string());
+    let types = task.args.iter().map(captured_type);
     let parameters = task.args.iter().map(|arg| {
         let (name, ty) = (&arg.name, &arg.ty);
         quote!(#name: #ty)
     });
     let captures = task.args.iter().map(|arg| {
-        let name = &arg.name;
+        let field = field(arg);
         match arg.capture() {
-            Capture::Owned(_) => quote!(#name),
-            Capture::Copied(ty) => quote!(#name: <#ty as ::std::borrow::ToOwned>::to_owned(#name)),
+            Capture::Owned(_) => quote!(#field),
+            Capture::Copied(ty) => quote_spanned!(ty.span()=> #field: <#ty as ::std::borrow::ToOwned>::to_owned(#field)),
         }
     });
     let separators = fields.iter().enumerate().map(|(at, _)| if at == 0 { "" } else { ", " });
+    let shown = task.args.iter().map(|arg| {
+        let field = field(arg);
+        let private = located_at(&private, captured_span(arg));
+        quote_spanned!(captured_span(arg)=> #private::Shown(&self.#field).write(f)?;)
+    });
     let task_name = match &task.options.name {
         Some(name) => quote!(#name),
         None => {
@@ -48,21 +68,34 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
             quote!(::core::concat!(::core::module_path!(), "::", #name))
         }
     };
-    let run = run(task, &private, &attrs.on_body);
+    let run = run(task, &attrs.on_body);
+    let hand_over = hand_over(task, &private);
+    // A parameter of a type that cannot be is one more mistake: see `field`.
+    let this = match task.args.iter().filter(|arg| !is_known_to_be_send(arg)).find_map(copied) {
+        Some(ty) => quote_spanned!(ty.span()=> self),
+        None => quote!(self),
+    };
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let phantom = phantom(task);
 
-    quote! {
+    let keyword = Ident::new("struct", task.function.sig.fn_token.span);
+    let mut body = Group::new(
+        Delimiter::Brace,
+        quote! {
+            #(#fields: #types,)*
+            __call_site: &'static ::core::panic::Location<'static>,
+            __generics: ::core::marker::PhantomData<#phantom>,
+        },
+    );
+    body.set_span(task.function.sig.paren_token.span.close());
+    let call = quote! {
         #(#cfg)*
         #[doc = #doc]
         #[allow(non_camel_case_types)]
         #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
-        #vis struct #name #generics #where_clause {
-            #(#fields: #types,)*
-            __call_site: &'static ::core::panic::Location<'static>,
-            __generics: ::core::marker::PhantomData<#phantom>,
-        }
-
+        #vis #keyword #name #generics #where_clause #body
+    };
+    let items = quote! {
         #(#cfg)*
         #(#on_function)*
         #[track_caller]
@@ -81,6 +114,8 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
 
             #run
 
+            #hand_over
+
             fn call_site(&self) -> &'static ::core::panic::Location<'static> {
                 self.__call_site
             }
@@ -90,7 +125,7 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
                 use #private::Opaque as _;
                 #(
                     ::core::fmt::Write::write_str(f, ::core::concat!(#separators, #names, ": "))?;
-                    #private::Shown(&self.#fields).write(f)?;
+                    #shown
                 )*
                 ::core::result::Result::Ok(())
             }
@@ -100,23 +135,23 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
         #[allow(dead_code)]
         impl #impl_generics #name #ty_generics #where_clause {
             /// Runs the task now.
-            #vis fn run(self) -> #output {
-                #private::Task::run(self)
+            #vis fn run(#this) -> #output {
+                #private::Task::run(#this)
             }
 
             /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
-            #vis fn after_commit(self, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
-                #private::after_commit(self, conn)
+            #vis fn after_commit(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
+                #private::after_commit(#this, conn)
             }
 
             /// Runs the task after the outermost commit, or now where no transaction is open.
-            #vis fn after_commit_or_now(self, conn: &mut impl #private::AfterCommit) -> ::core::result::Result<(), #private::BoxError> {
-                #private::after_commit_or_now(self, conn)
+            #vis fn after_commit_or_now(#this, conn: &mut impl #private::AfterCommit) -> ::core::result::Result<(), #private::BoxError> {
+                #private::after_commit_or_now(#this, conn)
             }
 
             /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
-            #vis fn after_rollback(self, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
-                #private::after_rollback(self, conn)
+            #vis fn after_rollback(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
+                #private::after_rollback(#this, conn)
             }
         }
 
@@ -129,31 +164,45 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
                 ::core::fmt::Formatter::write_str(f, ")")
             }
         }
+    };
+    Expansion { call, items }
+}
+
+/// An argument's field. Where its type cannot be captured each use of the field is a mistake, and all of them are on the
+/// type: the compiler shows one of several messages that are the same.
+fn field(arg: &Arg) -> Ident {
+    let mut field = arg.name.clone();
+    field.set_span(captured_span(arg));
+    field
+}
+
+fn captured_span(arg: &Arg) -> Span {
+    match arg.capture() {
+        Capture::Owned(ty) | Capture::Copied(ty) => ty.span(),
+    }
+}
+
+/// What a field keeps: the argument itself, or the copy of what it refers to.
+fn captured_type(arg: &Arg) -> TokenStream {
+    match arg.capture() {
+        Capture::Owned(ty) => quote!(#ty),
+        Capture::Copied(ty) => quote_spanned!(ty.span()=> <#ty as ::std::borrow::ToOwned>::Owned),
     }
 }
 
 /// `Task::run`: the user's function as an inner one, called with what was captured.
-fn run(task: &TaskDef, private: &TokenStream, on_body: &[&Attribute]) -> TokenStream {
+fn run(task: &TaskDef, on_body: &[&Attribute]) -> TokenStream {
     let mut signature = task.function.sig.clone();
     // Not the user's name: in the body that must mean the function that captures.
     signature.ident = Ident::new("__deferred_body", Span::mixed_site().located_at(signature.ident.span()));
     let (body_name, block) = (signature.ident.clone(), &task.function.block);
     let turbofish = turbofish(task);
-    let fields: Vec<_> = task.args.iter().map(|arg| &arg.name).collect();
+    let fields = task.args.iter().map(field);
     let arguments = task.args.iter().map(|arg| {
-        let name = &arg.name;
+        let field = field(arg);
         match arg.capture() {
-            Capture::Owned(_) => quote!(#name),
-            Capture::Copied(ty) => quote!(::core::borrow::Borrow::<#ty>::borrow(&#name)),
-        }
-    });
-    // On the user's own type, so that it is what the compiler underlines.
-    let checks = task.args.iter().map(|arg| match arg.capture() {
-        Capture::Owned(ty) => {
-            quote_spanned!(ty.span()=> #private::captured_argument_is_send_and_static::<#ty>();)
-        }
-        Capture::Copied(ty) => {
-            quote_spanned!(ty.span()=> #private::captured_argument_is_send_and_static::<<#ty as ::std::borrow::ToOwned>::Owned>();)
+            Capture::Owned(_) => quote!(#field),
+            Capture::Copied(ty) => quote_spanned!(ty.span()=> ::core::borrow::Borrow::<#ty>::borrow(&#field)),
         }
     });
     quote! {
@@ -161,11 +210,102 @@ fn run(task: &TaskDef, private: &TokenStream, on_body: &[&Attribute]) -> TokenSt
             #(#on_body)*
             #signature #block
 
-            #(#checks)*
             let Self { #(#fields,)* .. } = self;
             #body_name #turbofish (#(#arguments),*)
         }
     }
+}
+
+/// `Task::hand_over`: proves, argument by argument, that the call can go to another thread.
+///
+/// In each of the inner functions one more argument is taken for granted, by its bound; calling it is where that has to
+/// hold, which the compiler says on the argument's type, once.
+fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
+    let (_, ty_generics, where_clause) = generics.split_for_impl();
+    let parameters = generics.params.iter();
+    let parameters = quote!(#(#parameters,)*);
+    let predicates = where_clause.map(|clause| &clause.predicates).into_iter().flatten();
+    let predicates = quote!(#(#predicates,)*);
+    let doubtful = || task.args.iter().filter(|arg| !is_known_to_be_send(arg));
+    let owned: Vec<_> = doubtful().filter(|arg| matches!(arg.capture(), Capture::Owned(_))).collect();
+
+    let mut known = TokenStream::new();
+    let mut functions = Vec::with_capacity(owned.len());
+    let mut calls = Vec::with_capacity(owned.len() + 1);
+    for arg in &owned {
+        let (span, ty) = (captured_span(arg), &arg.ty);
+        let step = Ident::new(&format!("capture_{}", arg.name.unraw()), span);
+        calls.push(quote_spanned!(span=> #step(call, receiver)));
+        let private = located_at(private, span);
+        // Of a generic parameter the compiler itself says best what to write.
+        let bound = if mentions_parameter(ty, generics) {
+            quote_spanned!(span=> ::core::marker::Send + 'static)
+        } else {
+            quote_spanned!(span=> #private::Captured)
+        };
+        known.extend(quote_spanned!(span=> <#ty as #private::Argument<__Receiver>>::Type: #bound,));
+        functions.push(quote! {
+            fn #step<#parameters __Receiver: #private::Receiver>(
+                call: #name #ty_generics,
+                receiver: __Receiver,
+            ) -> __Receiver::Output
+            where
+                #predicates
+                #known
+        });
+    }
+    // What cannot be copied has been said on the field; here the compiler says the same, in the same place.
+    calls.push(match doubtful().find_map(copied) {
+        Some(ty) => {
+            let private = located_at(private, ty.span());
+            quote_spanned! {ty.span()=>
+                let _: ::core::marker::PhantomData<<#ty as ::std::borrow::ToOwned>::Owned>;
+                #private::Receiver::receive(receiver, call)
+            }
+        }
+        None => quote!(#private::Receiver::receive(receiver, call)),
+    });
+    let mut calls = calls.into_iter();
+    let first = calls.next();
+    let functions = functions.into_iter().zip(calls).map(|(head, next)| quote!(#head { #next }));
+    quote! {
+        fn hand_over<__Receiver: #private::Receiver>(self, receiver: __Receiver) -> __Receiver::Output {
+            #(#functions)*
+            let call = self;
+            #first
+        }
+    }
+}
+
+fn copied(arg: &Arg) -> Option<&Type> {
+    match arg.capture() {
+        Capture::Copied(ty) => Some(ty),
+        Capture::Owned(_) => None,
+    }
+}
+
+fn mentions_parameter(ty: &Type, generics: &Generics) -> bool {
+    struct Mentions<'a>(&'a Generics, bool);
+    impl<'ast> Visit<'ast> for Mentions<'_> {
+        fn visit_ident(&mut self, ident: &'ast Ident) {
+            self.1 |= self.0.type_params().any(|parameter| parameter.ident == *ident);
+        }
+    }
+    let mut visitor = Mentions(generics, false);
+    visitor.visit_type(ty);
+    visitor.1
+}
+
+/// Most arguments: they need no proof, so that most tasks are expanded without one. Whoever gives these names to types of
+/// their own gets a message all the same, though not on the argument.
+fn is_known_to_be_send(arg: &Arg) -> bool {
+    const KNOWN: [&str; 19] = [
+        "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128",
+        "usize", "str", "String", "PathBuf",
+    ];
+    let (Capture::Owned(ty) | Capture::Copied(ty)) = arg.capture();
+    matches!(unwrap_groups(ty), Type::Path(path) if KNOWN.iter().any(|known| path.path.is_ident(known)))
 }
 
 /// `::<T, N>`: the inner function has generic parameters of its own.

@@ -7,11 +7,15 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::FnArg;
 
+use super::expand::Expansion;
 use super::parse::TaskDef;
 use crate::paths::private;
 
 pub(super) fn expand(task: &TaskDef) -> TokenStream {
-    let function = &task.function;
+    let mut function = task.function.clone();
+    // It has its message; with it, each statement of the body would have another.
+    function.sig.constness = None;
+    let function = &function;
     if function.sig.inputs.iter().any(|input| matches!(input, FnArg::Receiver(_))) {
         // A method, in an impl block: no struct can stand beside it there.
         return quote!(#function);
@@ -20,15 +24,16 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
     let (vis, name, generics) = (&function.vis, &function.sig.ident, &function.sig.generics);
     let (inputs, where_clause) = (&function.sig.inputs, &generics.where_clause);
     let cfg: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
-    quote! {
-        #(#cfg)*
-        #[allow(unused, clippy::all)]
-        const _: () = { #function };
-
+    let call = quote! {
         #(#cfg)*
         #[allow(non_camel_case_types, dead_code, missing_docs)]
         #[derive(Debug)]
         #vis struct #name { __stub: () }
+    };
+    let items = quote! {
+        #(#cfg)*
+        #[allow(unused, clippy::all)]
+        const _: () = { #function };
 
         #(#cfg)*
         #[allow(unused_variables, dead_code, missing_docs, clippy::all)]
@@ -41,6 +46,9 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
             type Output = ();
             const NAME: &'static str = "";
             fn run(self) {}
+            fn hand_over<__Receiver: #private::Receiver>(self, receiver: __Receiver) -> __Receiver::Output {
+                #private::Receiver::receive(receiver, self)
+            }
             fn call_site(&self) -> &'static ::core::panic::Location<'static> {
                 ::core::panic::Location::caller()
             }
@@ -63,5 +71,6 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
                 #private::after_rollback(self, conn)
             }
         }
-    }
+    };
+    Expansion { call, items }.into_tokens(task)
 }

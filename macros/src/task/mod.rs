@@ -28,7 +28,7 @@ pub(crate) fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStr
     let mut errors = Errors::default();
     let task = TaskDef::new(options, function, &mut errors);
     check::check(&task, &mut errors);
-    let expansion = if errors.is_empty() { expand::expand(&task) } else { fallback::expand(&task) };
+    let expansion = if errors.is_empty() { expand::expand(&task).into_tokens(&task) } else { fallback::expand(&task) };
     let errors = errors.into_tokens();
     quote!(#expansion #option_errors #errors)
 }

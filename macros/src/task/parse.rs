@@ -2,9 +2,10 @@
 //!
 //! Must not know: what a task may look like beyond that (`check`), or what it becomes (`expand`).
 
-use proc_macro2::TokenStream;
+use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::parse::{Parse, ParseStream, Parser};
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, LitStr, Pat, PatIdent, Path, Token, Type};
 
@@ -63,83 +64,89 @@ pub(super) fn is_static(lifetime: &Lifetime) -> bool {
     lifetime.ident == "static"
 }
 
+const OPTIONS: &str = "`name = \"…\"` or `crate = \"…\"`";
+
 impl Options {
     /// Reads all options; what is wrong with one does not hide the others.
     pub(super) fn parse(tokens: TokenStream, errors: &mut Errors) -> Self {
         let mut options = Self::default();
-        let parsed = syn::punctuated::Punctuated::<Opt, Token![,]>::parse_terminated.parse2(tokens);
-        let parsed = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                errors.push(error);
-                return options;
+        let parse = |input: ParseStream<'_>| {
+            while !input.is_empty() {
+                if let Err(error) = options.option(input) {
+                    errors.push(error);
+                    skip_to_comma(input)?;
+                }
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
             }
+            Ok(())
         };
-        for Opt { key, value } in parsed {
-            let result = match key.to_string().as_str() {
-                "name" => set(&mut options.name, &key, value, "the task's name"),
-                "crate" => set(&mut options.root, &key, value, "my_crate::diesel_deferred"),
-                unknown => Err(syn::Error::new(
-                    key.span(),
-                    format!("unknown option `{unknown}`; expected `name = \"…\"` or `crate = \"…\"`"),
-                )),
-            };
-            if let Err(error) = result {
-                errors.push(error);
-            }
+        if let Err(error) = parse.parse2(tokens) {
+            errors.push(error);
         }
         options
     }
-}
 
-/// `key` or `key = value`.
-struct Opt {
-    key: Ident,
-    value: Option<syn::Lit>,
-}
-
-impl Parse for Opt {
-    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+    /// `key = value`.
+    fn option(&mut self, input: ParseStream<'_>) -> syn::Result<()> {
         // `crate` is a keyword, and no `Ident` for syn otherwise.
-        let key = input.call(<Ident as syn::ext::IdentExt>::parse_any)?;
-        let value = if input.parse::<Option<Token![=]>>()?.is_some() { Some(input.parse()?) } else { None };
-        Ok(Self { key, value })
+        if !input.peek(Ident::peek_any) {
+            return Err(syn::Error::new(input.span(), format!("expected {OPTIONS}")));
+        }
+        let key = input.call(Ident::parse_any)?;
+        match key.to_string().as_str() {
+            "name" => set(&mut self.name, &key, input, "the task's name"),
+            "crate" => set(&mut self.root, &key, input, "my_crate::diesel_deferred"),
+            unknown => Err(syn::Error::new(key.span(), format!("unknown option `{unknown}`; expected {OPTIONS}"))),
+        }
     }
+}
+
+fn skip_to_comma(input: ParseStream<'_>) -> syn::Result<()> {
+    while !input.is_empty() && !input.peek(Token![,]) {
+        let _: TokenTree = input.parse()?;
+    }
+    Ok(())
 }
 
 /// Sets an option whose value is a string literal that parses as `T`.
-fn set<T: FromLiteral>(slot: &mut Option<T>, key: &Ident, value: Option<syn::Lit>, example: &str) -> syn::Result<()> {
+fn set<T: FromLiteral>(slot: &mut Option<T>, key: &Ident, input: ParseStream<'_>, example: &str) -> syn::Result<()> {
+    let wrong = |span| syn::Error::new(span, format!("`{key}` takes a string; write `{key} = \"{example}\"`"));
+    if !input.peek(Token![=]) {
+        return Err(wrong(key.span()));
+    }
+    input.parse::<Token![=]>()?;
+    let Some(literal) = input.parse::<Option<LitStr>>()? else { return Err(wrong(input.span())) };
     if slot.is_some() {
         return Err(syn::Error::new(key.span(), format!("`{key}` specified more than once")));
     }
-    match value {
-        Some(syn::Lit::Str(literal)) => {
-            *slot = Some(T::from_literal(literal)?);
-            Ok(())
-        }
-        other => {
-            let span = other.map_or_else(|| key.span(), |literal| literal.span());
-            Err(syn::Error::new(span, format!("`{key}` takes a string: write `{key} = \"{example}\"`")))
-        }
+    let after = input.is_empty() || input.peek(Token![,]);
+    if !after {
+        return Err(syn::Error::new(input.span(), "expected `,`"));
     }
+    *slot = Some(T::from_literal(&literal)?);
+    Ok(())
 }
 
 trait FromLiteral: Sized {
-    fn from_literal(literal: LitStr) -> syn::Result<Self>;
+    fn from_literal(literal: &LitStr) -> syn::Result<Self>;
 }
 
 impl FromLiteral for LitStr {
-    fn from_literal(literal: LitStr) -> syn::Result<Self> {
+    fn from_literal(literal: &LitStr) -> syn::Result<Self> {
         if literal.value().is_empty() {
             return Err(syn::Error::new(literal.span(), "a task's name cannot be empty; leave the option out"));
         }
-        Ok(literal)
+        Ok(literal.clone())
     }
 }
 
 impl FromLiteral for Path {
-    fn from_literal(literal: LitStr) -> syn::Result<Self> {
-        literal.parse_with(Path::parse_mod_style)
+    fn from_literal(literal: &LitStr) -> syn::Result<Self> {
+        literal.parse_with(Path::parse_mod_style).map_err(|_| {
+            syn::Error::new(literal.span(), "expected a path, such as `crate = \"my_crate::diesel_deferred\"`")
+        })
     }
 }
 

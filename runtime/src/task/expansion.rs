@@ -1,0 +1,289 @@
+//! What the macros' expansions name: what becomes of a statement's value in an `atomic!` block, and how a task captures its
+//! arguments. Much of it is there for what it says when it does not compile.
+//!
+//! Must not know: connections beyond the registrar that a block hands out, and how hooks are stored.
+
+use std::fmt::{self, Debug, Write};
+
+pub use diesel::QueryResult;
+pub use diesel_deferred_macros::__with_items as with_items;
+
+pub use super::Task;
+use super::TaskOutput;
+use crate::atomic::Registrar;
+pub use crate::connection::AfterCommit;
+use crate::connection::Deferrable;
+pub use crate::error::BoxError;
+use crate::hook::Hook;
+
+/// The value of a statement in an `atomic!` block.
+///
+/// `Statement(value).settle(…)` finds the inherent method when the value is a task, and the one of [`Pass`] when it
+/// is anything else: which of the two is all that is decided by type.
+#[derive(Debug)]
+pub struct Statement<T>(pub T);
+
+impl<T: Settle> Statement<T> {
+    /// Registers the task on the block's connection.
+    pub fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> T::Settled {
+        self.0.settle(registrar)
+    }
+
+    /// Refuses the task: it was called where `atomic!` does not reach.
+    pub fn stray(self) -> T::Settled
+    where
+        T: WithinReach,
+    {
+        self.0.pass()
+    }
+}
+
+/// What a statement that is no task does with its value: hand it on, so that a dropped `Result` still warns.
+pub trait Pass<T> {
+    /// Hands the value on.
+    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> T;
+    /// Hands the value on.
+    fn stray(self) -> T;
+}
+
+impl<T> Pass<T> for Statement<T> {
+    fn settle<C: Deferrable>(self, _: &Registrar<C>) -> T {
+        self.0
+    }
+
+    fn stray(self) -> T {
+        self.0
+    }
+}
+
+/// Values of statements that go through the inherent method.
+///
+/// Besides tasks: the types that inference would send there anyway, because nothing was known of them yet. For those
+/// settling is the identity.
+#[diagnostic::on_unimplemented(
+    message = "the type of this statement's value is not known early enough in an `atomic!` block",
+    label = "this turned out to be `{Self}` only later",
+    note = "name the type where the value comes from, as in `let mut list: Vec<{Self}> = …`, or write `let _ = …;`"
+)]
+pub trait Settle: Sized {
+    /// `()` for a task, the value itself otherwise.
+    type Settled;
+    /// Registers a task, hands on anything else.
+    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> Self::Settled;
+    /// Hands on anything but a task.
+    fn pass(self) -> Self::Settled
+    where
+        Self: WithinReach;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Task> Settle for T {
+    type Settled = ();
+
+    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) {
+        self.hand_over(Registered(registrar));
+    }
+
+    fn pass(self)
+    where
+        Self: WithinReach,
+    {
+        // No task is `WithinReach`: this cannot be called.
+    }
+}
+
+/// What may be dropped by a statement in a closure or async block. No task may.
+#[diagnostic::on_unimplemented(
+    message = "this task is never registered",
+    label = "called in a closure or async block, where `atomic!` does not reach: it may run at any time, or never",
+    note = "write a `for` loop in place of the closure, or `{Self}(…).after_commit(conn)?` with the connection that the \
+            closure is given"
+)]
+pub trait WithinReach {}
+
+macro_rules! settles_to_itself {
+    ($([$($generic:tt)*] $type:ty,)*) => {$(
+        #[diagnostic::do_not_recommend]
+        impl<$($generic)*> Settle for $type {
+            type Settled = Self;
+            fn settle<C: Deferrable>(self, _: &Registrar<C>) -> Self {
+                self
+            }
+            fn pass(self) -> Self {
+                self
+            }
+        }
+        #[diagnostic::do_not_recommend]
+        impl<$($generic)*> WithinReach for $type {}
+    )*};
+}
+
+/// `!`, which has no name on stable Rust but this one. A diverging call is inferred to be a task otherwise.
+type Never = <fn() -> ! as FnOutput>::Output;
+
+/// Names the return type of a function pointer.
+pub trait FnOutput {
+    /// That type.
+    type Output;
+}
+
+impl<R> FnOutput for fn() -> R {
+    type Output = R;
+}
+
+settles_to_itself! {
+    [] (),
+    [] Never,
+    [] bool, [] char, [] f32, [] f64, [] String,
+    [] i8, [] i16, [] i32, [] i64, [] i128, [] isize,
+    [] u8, [] u16, [] u32, [] u64, [] u128, [] usize,
+    [T] Option<T>,
+    [T] Vec<T>,
+    [T, const N: usize] [T; N],
+    [T, E] Result<T, E>,
+    [A, B] (A, B),
+    [A, B, D] (A, B, D),
+    [A, B, D, E] (A, B, D, E),
+}
+
+/// The end of a block whose last statement is not its value.
+#[derive(Debug)]
+pub struct End<'a, T>(pub &'a T);
+
+impl<T: Diverges> End<'_, T> {
+    /// Is never reached.
+    pub fn end<R>(self) -> R {
+        self.0.never()
+    }
+}
+
+/// What a block's last statement is when it is not the block's value.
+#[diagnostic::on_unimplemented(
+    message = "this `atomic!` block ends without a `Result`",
+    label = "add `Ok(())` after this",
+    note = "`Ok(…)` commits, `Err(…)` rolls back"
+)]
+pub trait Diverges {
+    /// Is never called.
+    fn never<R>(&self) -> R;
+}
+
+#[diagnostic::do_not_recommend]
+impl Diverges for Never {
+    fn never<R>(&self) -> R {
+        match *self {}
+    }
+}
+
+/// Takes a captured call, see [`Task::hand_over`].
+pub trait Receiver {
+    /// What becomes of it.
+    type Output;
+    /// Takes it.
+    fn receive<T: Task + Send + 'static>(self, task: T) -> Self::Output;
+}
+
+/// A type's name for itself. With a parameter in it, a bound of a concrete type is what a caller has to prove, not a
+/// mistake where it stands.
+pub trait Argument<Anything> {
+    /// Itself.
+    type Type: ?Sized;
+}
+
+impl<T: ?Sized, Anything> Argument<Anything> for T {
+    type Type = T;
+}
+
+/// An argument that can wait for the commit.
+#[diagnostic::on_unimplemented(
+    message = "a deferred task cannot capture `{Self}`",
+    label = "cannot be sent to another thread",
+    note = "a captured call waits in the connection, which may move to another thread before it commits: write a type that \
+            is `Send`, such as `Arc` for `Rc` and `Mutex` for `RefCell`, or a bound `Send + 'static` where it is a generic \
+            parameter"
+)]
+pub trait Captured: Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Send + 'static> Captured for T {}
+
+struct Registered<'r, C>(&'r Registrar<C>);
+
+impl<C: Deferrable> Receiver for Registered<'_, C> {
+    type Output = ();
+    fn receive<T: Task + Send + 'static>(self, task: T) {
+        self.0.register(Hook::task(task));
+    }
+}
+
+struct Deferred<'c, A>(&'c mut A);
+
+impl<A: AfterCommit> Receiver for Deferred<'_, A> {
+    type Output = QueryResult<()>;
+    fn receive<T: Task + Send + 'static>(self, task: T) -> QueryResult<()> {
+        self.0.defer_task(task)
+    }
+}
+
+struct Compensation<'c, A>(&'c mut A);
+
+impl<A: AfterCommit> Receiver for Compensation<'_, A> {
+    type Output = QueryResult<()>;
+    fn receive<T: Task + Send + 'static>(self, task: T) -> QueryResult<()> {
+        self.0.compensate_task(task)
+    }
+}
+
+/// Registers `task` to run after the commit, for `task(…).after_commit(conn)`.
+///
+/// # Errors
+/// `NotInTransaction` outside of a transaction.
+pub fn after_commit<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryResult<()> {
+    task.hand_over(Deferred(conn))
+}
+
+/// Registers `task` to run after the commit, or runs it now where there is no transaction.
+///
+/// # Errors
+/// What the task returns when it runs now.
+pub fn after_commit_or_now<T: Task>(task: T, conn: &mut impl AfterCommit) -> Result<(), BoxError> {
+    if conn.in_transaction() { Ok(task.hand_over(Deferred(conn))?) } else { task.run().into_result() }
+}
+
+/// Registers `task` to run after a rollback, for `task(…).after_rollback(conn)`.
+///
+/// # Errors
+/// `NotInTransaction` outside of a transaction.
+pub fn after_rollback<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryResult<()> {
+    task.hand_over(Compensation(conn))
+}
+
+/// Shows a captured argument: `(&Shown(&x)).write(f)` finds [`Shown::write`] when it is `Debug`, [`Opaque::write`]
+/// when it is not.
+#[derive(Debug)]
+pub struct Shown<'a, T>(pub &'a T);
+
+impl<T: Debug> Shown<'_, T> {
+    /// Writes the value.
+    ///
+    /// # Errors
+    /// What the sink returns.
+    pub fn write(&self, f: &mut dyn Write) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// The arguments that are not `Debug`.
+pub trait Opaque {
+    /// Writes the type.
+    ///
+    /// # Errors
+    /// What the sink returns.
+    fn write(&self, f: &mut dyn Write) -> fmt::Result;
+}
+
+impl<T> Opaque for Shown<'_, T> {
+    fn write(&self, f: &mut dyn Write) -> fmt::Result {
+        write!(f, "<{}>", std::any::type_name::<T>())
+    }
+}
