@@ -149,10 +149,11 @@ fn option(input: ParseStream<'_>, options: &mut Vec<Opt>, errors: &mut Errors) -
                 Err(syn::Error::new(equals.span, format!("`{name}` takes no value; write `{name}`, or leave it out")))
             }
         },
-        _ => {
+        _ if input.peek(Token![=]) || input.peek(Token![,]) => {
             skip_to_comma(input)?;
             Err(syn::Error::new(key.span(), format!("unknown option `{name}`; expected one of {OPTIONS}")))
         }
+        _ => return Err(syn::Error::new(key.span(), "expected a block; write `atomic!(conn, { … })`")),
     };
     match kind {
         Ok(_) if options.iter().any(|option| option.key == key) => {

@@ -100,18 +100,21 @@ impl<'a> Rewriter<'a> {
         let (first, last) = ends(expr);
         let (private, registrar) = (self.private, self.registrar);
         let value = Ident::new("value", Span::mixed_site().located_at(last));
+        // On the first token: what the compiler underlines when it has something to say about the statement's type.
+        let method = Span::mixed_site().located_at(first);
         let what = match self.reach {
-            Reach::Block => quote_spanned!(value.span()=> settle(#registrar)),
-            Reach::Closure => quote_spanned!(value.span()=> stray()),
+            Reach::Block => quote_spanned!(method=> settle(#registrar)),
+            Reach::Closure => quote_spanned!(method=> stray()),
         };
         // Diverging calls make the arm unreachable, which is no news to the user.
         let arm = quote_spanned! {value.span()=>
             #[allow(unreachable_code, unreachable_patterns, clippy::diverging_sub_expression)]
             #value => #private::Statement(#value).#what
         };
+        // The user's own spans, as far as the compiler asks for them: a warning about the statement's value points there.
         let mut arms = proc_macro2::Group::new(proc_macro2::Delimiter::Brace, arm);
-        arms.set_span(value.span());
-        let keyword = Ident::new("match", Span::mixed_site().located_at(first));
+        arms.set_span(last);
+        let keyword = Ident::new("match", first);
         // In parentheses because a struct literal cannot stand in a scrutinee.
         let mut scrutinee = proc_macro2::Group::new(proc_macro2::Delimiter::Parenthesis, expr.to_token_stream());
         scrutinee.set_span(Span::mixed_site().located_at(first));
@@ -145,6 +148,21 @@ impl VisitMut for Rewriter<'_> {
         self.block(&mut expr.then_branch, expr.else_branch.is_none());
         if let Some((_, otherwise)) = &mut expr.else_branch {
             self.visit_expr_mut(otherwise);
+        }
+    }
+
+    fn visit_expr_method_call_mut(&mut self, expr: &mut syn::ExprMethodCall) {
+        if expr.method != "for_each" {
+            visit_mut::visit_expr_method_call_mut(self, expr);
+            return;
+        }
+        // Its closure's value is dropped like a statement's: a task there is refused as one, and not as a wrong type.
+        self.visit_expr_mut(&mut expr.receiver);
+        for argument in &mut expr.args {
+            match argument {
+                Expr::Closure(closure) => self.elsewhere(|this| this.statement(&mut closure.body)),
+                other => self.visit_expr_mut(other),
+            }
         }
     }
 
@@ -234,9 +252,9 @@ fn holds_call(tokens: TokenStream) -> bool {
     false
 }
 
-/// The spans of the first and the last token: together the compiler makes the expression's of them.
-fn ends(expr: &Expr) -> (Span, Span) {
-    let mut tokens = expr.to_token_stream().into_iter();
+/// The spans of the first and the last token: together the compiler makes one of them.
+pub(super) fn ends(code: &impl ToTokens) -> (Span, Span) {
+    let mut tokens = code.to_token_stream().into_iter();
     let Some(first) = tokens.next() else { return (Span::call_site(), Span::call_site()) };
     let last = tokens.last().unwrap_or_else(|| first.clone());
     let last = match last {

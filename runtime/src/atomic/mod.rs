@@ -135,7 +135,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
         block: impl FnOnce(&mut DeferredConnection<C>, &Registrar<C>) -> Result<T, E>,
     ) -> Result<T, E>
     where
-        E: From<Error>, // the block's result type is not known: write it, `atomic!(conn, -> Result<T, MyError>, { … })`
+        E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`
     {
         self.run_once(block)
     }
@@ -172,8 +172,9 @@ pub trait AtomicTarget {
     /// The connection below.
     type Wrapped;
 
-    /// The transaction that `atomic!` is about to run. The name must not meet one of a user's traits.
-    fn __diesel_deferred_atomic(&mut self) -> TransactionBuilder<'_, Self::Wrapped>
+    /// The transaction that `atomic!` is about to run. The name must not meet one of a
+    /// user's traits, and is what the compiler says of a type that is no connection at all.
+    fn __atomic_needs_a_deferred_connection(&mut self) -> TransactionBuilder<'_, Self::Wrapped>
     where
         Self: DefersTasks,
     {
@@ -196,6 +197,7 @@ impl<C: Deferrable> AtomicTarget for DeferredConnection<C> {
     type Wrapped = C;
 }
 
+#[diagnostic::do_not_recommend]
 impl<C: Deferrable> DefersTasks for DeferredConnection<C> {
     fn builder(&mut self) -> TransactionBuilder<'_, C> {
         self.build_transaction()

@@ -82,10 +82,12 @@ macro_rules! capability {
 
         $(
             #[cfg(feature = $feature)]
+            #[diagnostic::do_not_recommend]
             impl $trait for $conn {}
         )*
 
         #[cfg(feature = "r2d2")]
+        #[diagnostic::do_not_recommend]
         impl<M> $trait for diesel::r2d2::PooledConnection<M>
         where
             M: diesel::r2d2::ManageConnection,

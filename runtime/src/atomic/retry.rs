@@ -54,7 +54,7 @@ impl<'c, C: Deferrable> RetryingTransaction<'c, C> {
         mut block: impl FnMut(&mut DeferredConnection<C>, &Registrar<C>) -> Result<T, E>,
     ) -> Result<T, E>
     where
-        E: From<Error>, // the block's result type is not known: write it, `atomic!(conn, -> Result<T, MyError>, { … })`
+        E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`
     {
         // A retry on its own would run in a transaction that the failure has already ended.
         let retries = if self.transaction.conn.in_transaction() { 0 } else { self.retries };

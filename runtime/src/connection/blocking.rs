@@ -332,6 +332,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<C: Deferrable> AfterCommit for DeferredConnection<C> {
     fn in_transaction(&mut self) -> bool {
         self.depth() > 0

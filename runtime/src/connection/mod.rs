@@ -66,6 +66,7 @@ pub enum CommitProof {
 /// Something that a task can be registered on: a [`DeferredConnection`], or a pooled one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not keep tasks until the commit",
+    label = "expected a `&mut DeferredConnection`",
     note = "pass a `DeferredConnection`: establish one with `DeferredConnection::<…>::establish(url)`, or wrap a connection \
             with `DeferredConnection::new(conn)`"
 )]
@@ -86,6 +87,7 @@ pub trait AfterCommit {
     fn compensate_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<A: AfterCommit + ?Sized> AfterCommit for &mut A {
     fn in_transaction(&mut self) -> bool {
         (**self).in_transaction()
@@ -131,6 +133,7 @@ where
 }
 
 #[cfg(feature = "r2d2")]
+#[diagnostic::do_not_recommend]
 impl<M> AfterCommit for diesel::r2d2::PooledConnection<M>
 where
     M: diesel::r2d2::ManageConnection,

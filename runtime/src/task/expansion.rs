@@ -146,21 +146,24 @@ settles_to_itself! {
     [A, B, D, E] (A, B, D, E),
 }
 
-/// The end of a block whose last statement is not its value.
+/// What a block without a value ended in.
 #[derive(Debug)]
 pub struct End<'a, T>(pub &'a T);
 
-impl<T: Diverges> End<'_, T> {
-    /// Is never reached.
-    pub fn end<R>(self) -> R {
+impl<T> End<'_, T> {
+    /// The block's result: never reached, or a mistake.
+    pub fn end<R>(self) -> R
+    where
+        T: Diverges,
+    {
         self.0.never()
     }
 }
 
-/// What a block's last statement is when it is not the block's value.
+/// What a block without a value may be: one that never gets to its end.
 #[diagnostic::on_unimplemented(
     message = "this `atomic!` block ends without a `Result`",
-    label = "add `Ok(())` after this",
+    label = "`Ok(())` is missing here",
     note = "`Ok(…)` commits, `Err(…)` rolls back"
 )]
 pub trait Diverges {

@@ -10,9 +10,10 @@ fn send(user_id: i32) {
 
 fn close(conn: &mut Conn) -> QueryResult<()> {
     atomic!(conn, {
-        drop::<&mut Conn>(conn);
+        let other = conn;
+        diesel::sql_query("SELECT 1").execute(other)?;
         send(1);
-        conn.after_commit(|_| ())?;
+        diesel::sql_query("SELECT 1").execute(conn)?;
         Ok(())
     })
 }

@@ -1,3 +1,6 @@
+#![deny(unused_must_use)]
+#![allow(dead_code)]
+
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, atomic, deferred_task};
 
@@ -7,8 +10,6 @@ type Conn = DeferredConnection<SqliteConnection>;
 fn send(user_id: i32) {
     println!("{user_id}");
 }
-
-#![deny(unused_must_use)]
 
 fn sign_up(conn: &mut Conn) -> QueryResult<()> {
     atomic!(conn, {

@@ -8,8 +8,6 @@ fn send(user_id: i32) {
     println!("{user_id}");
 }
 
-#![deny(unused_must_use)]
-
 fn sign_up(conn: &mut Conn) -> QueryResult<()> {
     atomic!(conn, {
         let sent: () = send(1);

@@ -1,15 +1,13 @@
 use diesel::prelude::*;
-use diesel_deferred::{DeferredConnection, atomic, deferred_task};
-
-type Conn = DeferredConnection<SqliteConnection>;
+use diesel_deferred::deferred_task;
 
 #[deferred_task]
 fn send(user_id: i32) {
     println!("{user_id}");
 }
 
-fn helper(conn: &mut Conn) -> QueryResult<()> {
-    send(1).after_commit(1)
+fn helper(url: &mut String) -> QueryResult<()> {
+    send(1).after_commit(url)
 }
 
 fn main() {}

@@ -1,3 +1,5 @@
+#![allow(dead_code)]
+
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, atomic, deferred_task};
 

@@ -1,17 +1,12 @@
-use diesel::prelude::*;
-use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+#![deny(unused_must_use)]
 
-type Conn = DeferredConnection<SqliteConnection>;
+use diesel_deferred::deferred_task;
 
 #[deferred_task]
 fn send(user_id: i32) {
     println!("{user_id}");
 }
 
-#![deny(unused_must_use)]
-
-fn sign_up() {
+fn main() {
     send(1);
 }
-
-fn main() {}
