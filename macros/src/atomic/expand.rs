@@ -72,7 +72,9 @@ fn end_without_value(body: &Block) -> Option<Span> {
         Stmt::Expr(_, Some(semi)) => Some(semi.span),
         Stmt::Expr(Expr::ForLoop(last), None) => Some(last.body.brace_token.span.close()),
         Stmt::Expr(Expr::While(last), None) => Some(last.body.brace_token.span.close()),
-        Stmt::Expr(Expr::If(last), None) if last.else_branch.is_none() => Some(last.then_branch.brace_token.span.close()),
+        Stmt::Expr(Expr::If(last), None) if last.else_branch.is_none() => {
+            Some(last.then_branch.brace_token.span.close())
+        }
         Stmt::Expr(_, None) => None,
         Stmt::Local(last) => Some(last.semi_token.span),
         Stmt::Macro(last) => last.semi_token.map(|semi| semi.span),

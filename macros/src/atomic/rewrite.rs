@@ -1,8 +1,8 @@
 //! The rewrite of a block: a statement's value is handed to the runtime, which registers it if it is a task.
 //!
-//! `f(x);` becomes `match (f(x)) { value => Statement(value).settle(registrar) };`: the user's expression stays what it
-//! was, in the place where it was, so that inference, coercions, borrows, temporaries and spans are the user's own. A
-//! `match` and not a `let`, because temporaries of the statement live as long in the one as they did before.
+//! `f(x);` becomes `match (f(x)) { value => Statement::of(&value).settle(value, registrar), … };`: the user's expression
+//! stays what it was, in the place where it was, so that inference, coercions, borrows, temporaries and spans are the
+//! user's own. A `match` and not a `let`, because temporaries of the statement live as long in the one as they did before.
 //!
 //! Must not know: which expressions are tasks. That is decided by type.
 
@@ -102,17 +102,21 @@ impl<'a> Rewriter<'a> {
         let value = Ident::new("value", Span::mixed_site().located_at(last));
         // On the first token: what the compiler underlines when it has something to say about the statement's type.
         let method = Span::mixed_site().located_at(first);
-        let what = match self.reach {
-            Reach::Block => quote_spanned!(method=> settle(#registrar)),
-            Reach::Closure => quote_spanned!(method=> stray()),
+        let settle = |value: TokenStream| match self.reach {
+            Reach::Block => quote_spanned!(method=> settle(#value, #registrar)),
+            Reach::Closure => quote_spanned!(method=> stray(#value)),
         };
-        // Diverging calls make the arm unreachable, which is no news to the user.
-        let arm = quote_spanned! {value.span()=>
+        let (taken, never_taken) = (settle(quote!(#value)), settle(quote!(#private::unreachable(#value))));
+        // The second arm is never taken. The `ref` in it is what it is there for: with one, the compiler keeps the type of a
+        // diverging call, where it would look for one that fits the first arm otherwise.
+        let arms = quote_spanned! {value.span()=>
             #[allow(unreachable_code, unreachable_patterns, clippy::diverging_sub_expression)]
-            #value => #private::Statement(#value).#what
+            #value => #private::Statement::of(&#value).#taken,
+            #[allow(unreachable_code, unreachable_patterns)]
+            ref #value => #private::Statement::of(#value).#never_taken,
         };
         // The user's own spans, as far as the compiler asks for them: a warning about the statement's value points there.
-        let mut arms = proc_macro2::Group::new(proc_macro2::Delimiter::Brace, arm);
+        let mut arms = proc_macro2::Group::new(proc_macro2::Delimiter::Brace, arms);
         arms.set_span(last);
         let keyword = Ident::new("match", first);
         // In parentheses because a struct literal cannot stand in a scrutinee.

@@ -4,12 +4,11 @@
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::visit::Visit;
-use syn::{Attribute, GenericParam, Generics, Ident, ReturnType, Type};
+use syn::{Attribute, GenericParam, Ident, ReturnType};
 
-use super::parse::{Arg, Capture, TaskDef, unwrap_groups};
+use super::hand_over::{doubtful_copy, hand_over};
+use super::parse::{Arg, Capture, TaskDef};
 use crate::paths::{located_at, private};
 
 /// The struct, and all that comes with it.
@@ -52,15 +51,19 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         let field = field(arg);
         match arg.capture() {
             Capture::Owned(_) => quote!(#field),
-            Capture::Copied(ty) => quote_spanned!(ty.span()=> #field: <#ty as ::std::borrow::ToOwned>::to_owned(#field)),
+            Capture::Copied(ty) => {
+                quote_spanned!(ty.span()=> #field: <#ty as ::std::borrow::ToOwned>::to_owned(#field))
+            }
         }
     });
     let separators = fields.iter().enumerate().map(|(at, _)| if at == 0 { "" } else { ", " });
     let shown = task.args.iter().map(|arg| {
         let field = field(arg);
-        let private = located_at(&private, captured_span(arg));
-        quote_spanned!(captured_span(arg)=> #private::Shown(&self.#field).write(f)?;)
+        let (at, private) = (captured_span(arg), located_at(&private, captured_span(arg)));
+        let (this, f) = (local("self", at, task), local("f", at, task));
+        quote_spanned!(at=> #private::Shown(&#this.#field).write(#f)?;)
     });
+    let (shown_self, f) = (local("self", Span::call_site(), task), local("f", Span::call_site(), task));
     let task_name = match &task.options.name {
         Some(name) => quote!(#name),
         None => {
@@ -71,10 +74,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let run = run(task, &attrs.on_body);
     let hand_over = hand_over(task, &private);
     // A parameter of a type that cannot be is one more mistake: see `field`.
-    let this = match task.args.iter().filter(|arg| !is_known_to_be_send(arg)).find_map(copied) {
-        Some(ty) => quote_spanned!(ty.span()=> self),
-        None => quote!(self),
-    };
+    let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let phantom = phantom(task);
 
@@ -120,11 +120,12 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
                 self.__call_site
             }
 
-            fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+            #[allow(unused_variables)]
+            fn write_arguments(&#shown_self, #f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
                 #[allow(unused_imports)]
                 use #private::Opaque as _;
                 #(
-                    ::core::fmt::Write::write_str(f, ::core::concat!(#separators, #names, ": "))?;
+                    ::core::fmt::Write::write_str(#f, ::core::concat!(#separators, #names, ": "))?;
                     #shown
                 )*
                 ::core::result::Result::Ok(())
@@ -172,14 +173,19 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
 /// type: the compiler shows one of several messages that are the same.
 fn field(arg: &Arg) -> Ident {
     let mut field = arg.name.clone();
-    field.set_span(captured_span(arg));
+    field.set_span(arg.name.span().located_at(captured_span(arg)));
     field
 }
 
-fn captured_span(arg: &Arg) -> Span {
+pub(super) fn captured_span(arg: &Arg) -> Span {
     match arg.capture() {
         Capture::Owned(ty) | Capture::Copied(ty) => ty.span(),
     }
+}
+
+/// A name of ours that is used at one of the user's types: as visible as the function itself, wherever its type comes from.
+pub(super) fn local(name: &str, at: Span, task: &TaskDef) -> Ident {
+    Ident::new(name, task.function.sig.fn_token.span.located_at(at))
 }
 
 /// What a field keeps: the argument itself, or the copy of what it refers to.
@@ -214,98 +220,6 @@ fn run(task: &TaskDef, on_body: &[&Attribute]) -> TokenStream {
             #body_name #turbofish (#(#arguments),*)
         }
     }
-}
-
-/// `Task::hand_over`: proves, argument by argument, that the call can go to another thread.
-///
-/// In each of the inner functions one more argument is taken for granted, by its bound; calling it is where that has to
-/// hold, which the compiler says on the argument's type, once.
-fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
-    let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
-    let (_, ty_generics, where_clause) = generics.split_for_impl();
-    let parameters = generics.params.iter();
-    let parameters = quote!(#(#parameters,)*);
-    let predicates = where_clause.map(|clause| &clause.predicates).into_iter().flatten();
-    let predicates = quote!(#(#predicates,)*);
-    let doubtful = || task.args.iter().filter(|arg| !is_known_to_be_send(arg));
-    let owned: Vec<_> = doubtful().filter(|arg| matches!(arg.capture(), Capture::Owned(_))).collect();
-
-    let mut known = TokenStream::new();
-    let mut functions = Vec::with_capacity(owned.len());
-    let mut calls = Vec::with_capacity(owned.len() + 1);
-    for arg in &owned {
-        let (span, ty) = (captured_span(arg), &arg.ty);
-        let step = Ident::new(&format!("capture_{}", arg.name.unraw()), span);
-        calls.push(quote_spanned!(span=> #step(call, receiver)));
-        let private = located_at(private, span);
-        // Of a generic parameter the compiler itself says best what to write.
-        let bound = if mentions_parameter(ty, generics) {
-            quote_spanned!(span=> ::core::marker::Send + 'static)
-        } else {
-            quote_spanned!(span=> #private::Captured)
-        };
-        known.extend(quote_spanned!(span=> <#ty as #private::Argument<__Receiver>>::Type: #bound,));
-        functions.push(quote! {
-            fn #step<#parameters __Receiver: #private::Receiver>(
-                call: #name #ty_generics,
-                receiver: __Receiver,
-            ) -> __Receiver::Output
-            where
-                #predicates
-                #known
-        });
-    }
-    // What cannot be copied has been said on the field; here the compiler says the same, in the same place.
-    calls.push(match doubtful().find_map(copied) {
-        Some(ty) => {
-            let private = located_at(private, ty.span());
-            quote_spanned! {ty.span()=>
-                let _: ::core::marker::PhantomData<<#ty as ::std::borrow::ToOwned>::Owned>;
-                #private::Receiver::receive(receiver, call)
-            }
-        }
-        None => quote!(#private::Receiver::receive(receiver, call)),
-    });
-    let mut calls = calls.into_iter();
-    let first = calls.next();
-    let functions = functions.into_iter().zip(calls).map(|(head, next)| quote!(#head { #next }));
-    quote! {
-        fn hand_over<__Receiver: #private::Receiver>(self, receiver: __Receiver) -> __Receiver::Output {
-            #(#functions)*
-            let call = self;
-            #first
-        }
-    }
-}
-
-fn copied(arg: &Arg) -> Option<&Type> {
-    match arg.capture() {
-        Capture::Copied(ty) => Some(ty),
-        Capture::Owned(_) => None,
-    }
-}
-
-fn mentions_parameter(ty: &Type, generics: &Generics) -> bool {
-    struct Mentions<'a>(&'a Generics, bool);
-    impl<'ast> Visit<'ast> for Mentions<'_> {
-        fn visit_ident(&mut self, ident: &'ast Ident) {
-            self.1 |= self.0.type_params().any(|parameter| parameter.ident == *ident);
-        }
-    }
-    let mut visitor = Mentions(generics, false);
-    visitor.visit_type(ty);
-    visitor.1
-}
-
-/// Most arguments: they need no proof, so that most tasks are expanded without one. Whoever gives these names to types of
-/// their own gets a message all the same, though not on the argument.
-fn is_known_to_be_send(arg: &Arg) -> bool {
-    const KNOWN: [&str; 19] = [
-        "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128",
-        "usize", "str", "String", "PathBuf",
-    ];
-    let (Capture::Owned(ty) | Capture::Copied(ty)) = arg.capture();
-    matches!(unwrap_groups(ty), Type::Path(path) if KNOWN.iter().any(|known| path.path.is_ident(known)))
 }
 
 /// `::<T, N>`: the inner function has generic parameters of its own.

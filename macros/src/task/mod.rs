@@ -5,6 +5,7 @@
 mod check;
 mod expand;
 mod fallback;
+mod hand_over;
 mod parse;
 
 use proc_macro2::TokenStream;

@@ -4,6 +4,7 @@
 //! Must not know: connections beyond the registrar that a block hands out, and how hooks are stored.
 
 use std::fmt::{self, Debug, Write};
+use std::marker::PhantomData;
 
 pub use diesel::QueryResult;
 pub use diesel_deferred_macros::__with_items as with_items;
@@ -16,44 +17,59 @@ use crate::connection::Deferrable;
 pub use crate::error::BoxError;
 use crate::hook::Hook;
 
-/// The value of a statement in an `atomic!` block.
+/// The type of a statement's value in an `atomic!` block.
 ///
-/// `Statement(value).settle(…)` finds the inherent method when the value is a task, and the one of [`Pass`] when it
-/// is anything else: which of the two is all that is decided by type.
+/// `Statement::of(&value).settle(value, …)` finds the inherent method when the value is a task, and the one of [`Pass`]
+/// when it is anything else: which of the two is all that is decided by type.
+///
+/// Not the value itself: a diverging call's would be coerced to a type that is not known yet on its way in. A reference to
+/// it is not.
 #[derive(Debug)]
-pub struct Statement<T>(pub T);
+pub struct Statement<T>(PhantomData<fn(T)>);
+
+impl<T> Statement<T> {
+    /// The statement of this value.
+    pub fn of(_: &T) -> Self {
+        Self(PhantomData)
+    }
+}
 
 impl<T: Settle> Statement<T> {
     /// Registers the task on the block's connection.
-    pub fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> T::Settled {
-        self.0.settle(registrar)
+    pub fn settle<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T::Settled {
+        value.settle(registrar)
     }
 
     /// Refuses the task: it was called where `atomic!` does not reach.
-    pub fn stray(self) -> T::Settled
+    pub fn stray(self, value: T) -> T::Settled
     where
         T: WithinReach,
     {
-        self.0.pass()
+        value.pass()
     }
 }
 
 /// What a statement that is no task does with its value: hand it on, so that a dropped `Result` still warns.
 pub trait Pass<T> {
     /// Hands the value on.
-    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> T;
+    fn settle<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T;
     /// Hands the value on.
-    fn stray(self) -> T;
+    fn stray(self, value: T) -> T;
 }
 
 impl<T> Pass<T> for Statement<T> {
-    fn settle<C: Deferrable>(self, _: &Registrar<C>) -> T {
-        self.0
+    fn settle<C: Deferrable>(self, value: T, _: &Registrar<C>) -> T {
+        value
     }
 
-    fn stray(self) -> T {
-        self.0
+    fn stray(self, value: T) -> T {
+        value
     }
+}
+
+/// A value in an arm that is never taken.
+pub fn unreachable<T>(_: &T) -> T {
+    unreachable!("the arm before this one takes every value")
 }
 
 /// Values of statements that go through the inherent method.

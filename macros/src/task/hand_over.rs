@@ -1,0 +1,143 @@
+//! `Task::hand_over`: the proof that a captured call can go to another thread, one argument at a time.
+//!
+//! In each of the inner functions one more thing is taken for granted, by a bound. Calling the function is where that has to
+//! hold, which the compiler says once, on the user's own token.
+//!
+//! Must not know: what else a task becomes.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::visit::{self, Visit};
+use syn::{Generics, Type};
+
+use super::expand::{captured_span, local};
+use super::parse::{Arg, Capture, TaskDef, unwrap_groups};
+use crate::paths::located_at;
+
+/// What one of the inner functions takes for granted.
+struct Step {
+    name: Ident,
+    predicate: TokenStream,
+}
+
+pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
+    let (_, ty_generics, where_clause) = generics.split_for_impl();
+    let parameters = generics.params.iter();
+    let parameters = quote!(#(#parameters,)*);
+    let predicates = where_clause.map(|clause| &clause.predicates).into_iter().flatten();
+    let predicates = quote!(#(#predicates,)*);
+    let steps = steps(task, private);
+    let spans = steps.iter().map(|step| step.name.span());
+    let calls = steps.iter().zip(spans).map(|(Step { name, .. }, span)| {
+        let (call, receiver) = (local("call", span, task), local("receiver", span, task));
+        quote_spanned!(span=> #name(#call, #receiver))
+    });
+    let mut calls = calls.chain([receive(task, private)]);
+    let first = calls.next();
+    let (call, receiver) = (local("call", Span::call_site(), task), local("receiver", Span::call_site(), task));
+    let mut known = TokenStream::new();
+    let functions = steps.iter().zip(calls).map(|(Step { name: step, predicate }, next)| {
+        known.extend(quote!(#predicate,));
+        quote! {
+            #[allow(non_snake_case)]
+            fn #step<#parameters __Receiver: #private::Receiver>(
+                #call: #name #ty_generics,
+                #receiver: __Receiver,
+            ) -> __Receiver::Output
+            where
+                #predicates
+                #known
+            {
+                #next
+            }
+        }
+    });
+    quote! {
+        fn hand_over<__Receiver: #private::Receiver>(self, #receiver: __Receiver) -> __Receiver::Output {
+            #(#functions)*
+            let #call = self;
+            #first
+        }
+    }
+}
+
+fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
+    let generics = &task.function.sig.generics;
+    let step = |name: &Ident, ty: &dyn quote::ToTokens, bound: TokenStream, span: Span| {
+        let private = located_at(private, span);
+        Step {
+            name: Ident::new(&format!("capture_{}", name.unraw()), span),
+            predicate: quote_spanned!(span=> <#ty as #private::Argument<__Receiver>>::Type: #bound),
+        }
+    };
+    let arguments = task.args.iter().filter(|arg| !is_known_to_be_send(arg));
+    let arguments = arguments.filter(|arg| matches!(arg.capture(), Capture::Owned(_))).map(|arg| {
+        let span = captured_span(arg);
+        // Of a generic parameter the compiler itself says best what to write.
+        let bound = if mentioned(generics, &arg.ty).is_empty() {
+            let private = located_at(private, span);
+            quote_spanned!(span=> #private::Captured)
+        } else {
+            quote_spanned!(span=> ::core::marker::Send + 'static)
+        };
+        step(&arg.name, &arg.ty, bound, span)
+    });
+    // Those that occur nowhere else, or behind a reference: the call has their names in its type.
+    let owned = task.args.iter().filter(|arg| matches!(arg.capture(), Capture::Owned(_)));
+    let in_arguments: Vec<_> = owned.flat_map(|arg| mentioned(generics, &arg.ty)).collect();
+    let parameters =
+        generics.type_params().filter(|parameter| !in_arguments.contains(&&parameter.ident)).map(|parameter| {
+            let (name, span) = (&parameter.ident, parameter.ident.span());
+            step(name, name, quote_spanned!(span=> 'static), span)
+        });
+    parameters.chain(arguments).collect()
+}
+
+/// The end of the proof.
+fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let at = doubtful_copy(task).map_or_else(Span::call_site, captured_span);
+    let private = located_at(private, at);
+    let (call, receiver) = (local("call", at, task), local("receiver", at, task));
+    let receive = quote_spanned!(at=> #private::Receiver::receive(#receiver, #call));
+    match doubtful_copy(task).map(Arg::capture) {
+        // What cannot be copied has been said on the field; the compiler says the same once more, in the same place, and
+        // then no longer minds what follows from it.
+        Some(Capture::Copied(ty)) => quote_spanned! {at=>
+            let _: ::core::marker::PhantomData<<#ty as ::std::borrow::ToOwned>::Owned>;
+            #receive
+        },
+        _ => receive,
+    }
+}
+
+/// The first argument that is copied out of a reference and may not allow it.
+pub(super) fn doubtful_copy(task: &TaskDef) -> Option<&Arg> {
+    task.args.iter().find(|arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Copied(_)))
+}
+
+/// Most arguments: they need no proof, so that most tasks are expanded without one. Whoever gives these names to types of
+/// their own gets a message all the same, though not on the argument.
+fn is_known_to_be_send(arg: &Arg) -> bool {
+    const KNOWN: [&str; 19] = [
+        "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128",
+        "usize", "str", "String", "PathBuf",
+    ];
+    let (Capture::Owned(ty) | Capture::Copied(ty)) = arg.capture();
+    matches!(unwrap_groups(ty), Type::Path(path) if KNOWN.iter().any(|known| path.path.is_ident(known)))
+}
+
+/// The generic parameters that a type mentions.
+fn mentioned<'a>(generics: &'a Generics, ty: &Type) -> Vec<&'a Ident> {
+    struct Mentioned<'a>(&'a Generics, Vec<&'a Ident>);
+    impl Visit<'_> for Mentioned<'_> {
+        fn visit_ident(&mut self, ident: &Ident) {
+            self.1.extend(self.0.type_params().map(|parameter| &parameter.ident).find(|name| *name == ident));
+            visit::visit_ident(self, ident);
+        }
+    }
+    let mut mentioned = Mentioned(generics, Vec::new());
+    mentioned.visit_type(ty);
+    mentioned.1
+}

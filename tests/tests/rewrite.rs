@@ -1,0 +1,18 @@
+//! What `atomic!` must not change about a block, in both editions: the package beside this one compiles the same file.
+//!
+//! The blocks run: a test asserts what they did, in which order, and which tasks ran after the commit.
+
+#![deny(warnings)]
+#![forbid(unused_must_use)]
+
+use diesel::prelude::*;
+use diesel_deferred::DeferredConnection;
+
+#[path = "../ui/pass/mod.rs"]
+mod pass;
+
+type Conn = DeferredConnection<SqliteConnection>;
+
+fn connect() -> Conn {
+    Conn::establish(":memory:").expect("in memory")
+}
