@@ -1,9 +1,9 @@
-//! Where the expansions find the runtime crate, and how errors become tokens.
+//! Where the expansions find the runtime crate, and how errors become tokens and tokens become text.
 //!
 //! Must not know: what is expanded.
 
 use proc_macro2::{Span, TokenStream};
-use quote::quote;
+use quote::{ToTokens, quote};
 use syn::Path;
 
 /// The hidden module of the runtime that has this version: macros and runtime of two versions don't mix.
@@ -46,4 +46,24 @@ impl Errors {
     pub(crate) fn into_tokens(self) -> TokenStream {
         self.0.map(|errors| errors.into_compile_error()).unwrap_or_default()
     }
+}
+
+/// Tokens as a person writes them: without the spaces that `to_string` puts between all of them.
+pub(crate) fn rendered(tokens: &impl ToTokens) -> String {
+    let mut text = tokens.to_token_stream().to_string();
+    for (spaced, tight) in [
+        (" <", "<"),
+        ("< ", "<"),
+        (" >", ">"),
+        (" ,", ","),
+        (" ::", "::"),
+        (":: ", "::"),
+        ("& ", "&"),
+        (" . ", "."),
+        (" (", "("),
+        (" ?", "?"),
+    ] {
+        text = text.replace(spaced, tight);
+    }
+    text
 }

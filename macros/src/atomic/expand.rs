@@ -46,6 +46,8 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
     quote! {{
         use #private::{AtomicTarget as _, Pass as _};
         match #target.#begin() {
+            // A diverging statement is a part of ours, and no mistake.
+            #[allow(clippy::diverging_sub_expression)]
             #builder => {
                 #(#options)*
                 #builder.run_block(|#conn, #registrar| #result {
@@ -88,7 +90,7 @@ fn ended(body: &TokenStream, span: Span, private: &TokenStream) -> TokenStream {
     let end = Ident::new("end", Span::mixed_site().located_at(span));
     quote! {
         match #body {
-            #[allow(unreachable_code, clippy::diverging_sub_expression)]
+            #[allow(unreachable_code)]
             ref #value => #private::End(#value).#end(),
         }
     }

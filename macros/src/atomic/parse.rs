@@ -8,7 +8,7 @@ use syn::parse::ParseStream;
 use syn::spanned::Spanned;
 use syn::{Block, Expr, Ident, Path, Token, Type, token};
 
-use crate::paths::Errors;
+use crate::paths::{Errors, rendered};
 
 /// One `atomic!`.
 pub(super) struct AtomicDef {
@@ -123,11 +123,11 @@ fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
     let advice = match &expr {
         Expr::Reference(reference) if matches!(&*reference.expr, Expr::Path(path) if path.path.get_ident().is_some()) =>
         {
-            let inner = &reference.expr;
-            let inner = quote::quote!(#inner);
-            format!("`atomic!` borrows the connection itself; write `atomic!({inner}, …)`")
+            format!("`atomic!` borrows the connection itself; write `atomic!({}, …)`", rendered(&reference.expr))
         }
-        _ => "the block needs a name for this connection; write `atomic!(conn = <this expression>, { … })`".to_owned(),
+        _ => {
+            format!("the block needs a name for this connection; write `atomic!(conn = {}, {{ … }})`", rendered(&expr))
+        }
     };
     Err(syn::Error::new_spanned(expr, advice))
 }

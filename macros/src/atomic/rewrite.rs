@@ -120,7 +120,7 @@ impl<'a> Rewriter<'a> {
         let arms = quote_spanned! {value.span()=>
             #[allow(unreachable_code)]
             ref #value if false => #private::Statement::of(#value).#never_taken,
-            #[allow(unreachable_code, clippy::diverging_sub_expression)]
+            #[allow(unreachable_code)]
             #value => #private::Statement::of(&#value).#taken,
         };
         // The user's own spans, as far as the compiler asks for them: a warning about the statement's value points there.

@@ -3,7 +3,6 @@
 //! Must not know: what a task becomes.
 
 use proc_macro2::Span;
-use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
@@ -13,7 +12,7 @@ use syn::{
 };
 
 use super::parse::{Arg, TaskDef, is_static, unwrap_groups};
-use crate::paths::Errors;
+use crate::paths::{Errors, rendered};
 
 pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
     signature(&task.function.sig, errors);
@@ -201,15 +200,4 @@ fn inside_cow(ty: &Type) -> Option<Type> {
         syn::GenericArgument::Type(ty) => Some(ty.clone()),
         _ => None,
     })
-}
-
-/// Tokens as a person writes them: without the spaces that `to_string` puts between all of them.
-fn rendered(tokens: &impl ToTokens) -> String {
-    let mut text = tokens.to_token_stream().to_string();
-    for (spaced, tight) in
-        [(" <", "<"), ("< ", "<"), (" >", ">"), (" ,", ","), (" ::", "::"), (":: ", "::"), ("& ", "&")]
-    {
-        text = text.replace(spaced, tight);
-    }
-    text
 }
