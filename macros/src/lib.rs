@@ -3,6 +3,8 @@
 //! Must not know: any database.
 
 mod atomic;
+#[cfg(test)]
+mod expansions;
 mod paths;
 mod task;
 

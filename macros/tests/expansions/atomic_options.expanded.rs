@@ -1,0 +1,45 @@
+fn transfer(pool: &Pool) -> Result<(), BankError> {
+    {
+        use ::diesel_deferred::__private_0_1_0::{AtomicTarget as _, Pass as _};
+        match (pool.get()?).__atomic_needs_a_deferred_connection() {
+            #[allow(clippy::diverging_sub_expression)]
+            builder => {
+                let builder = builder
+                    .isolation(
+                        ::diesel_deferred::__private_0_1_0::IsolationLevel::Serializable,
+                    );
+                let builder = builder.retries(3);
+                builder
+                    .run_block(|conn, registrar| -> Result<(), BankError> {
+                        let _ = (&conn, &registrar);
+                        match match () {
+                            #[deny(unused_must_use)]
+                            () => {
+                                twice!(notify(1));
+                                match (book(conn)?) {
+                                    #[allow(unreachable_code)]
+                                    ref value if false => {
+                                        ::diesel_deferred::__private_0_1_0::Statement::of(value)
+                                            .settle(
+                                                ::diesel_deferred::__private_0_1_0::unreachable(value),
+                                                registrar,
+                                            )
+                                    }
+                                    #[allow(unreachable_code)]
+                                    value => {
+                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
+                                            .settle(value, registrar)
+                                    }
+                                };
+                            }
+                        } {
+                            #[allow(unreachable_code)]
+                            ref value => {
+                                ::diesel_deferred::__private_0_1_0::End(value).end()
+                            }
+                        }
+                    })
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+///A captured call of [`send`](fn@send).
+#[allow(non_camel_case_types)]
+#[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
+struct send<T: Display + Send + 'static>
+where
+    T: Debug,
+{
+    mailer: <Mailer as ::std::borrow::ToOwned>::Owned,
+    subject: <str as ::std::borrow::ToOwned>::Owned,
+    body: T,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> (::core::marker::PhantomData<T>,)>,
+}
+#[track_caller]
+fn send<T: Display + Send + 'static>(mailer: &Mailer, subject: &str, body: T) -> send<T>
+where
+    T: Debug,
+{
+    send {
+        mailer: <Mailer as ::std::borrow::ToOwned>::to_owned(mailer),
+        subject: <str as ::std::borrow::ToOwned>::to_owned(subject),
+        body,
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl<T: Display + Send + 'static> crate::deferred::__private_0_1_0::Task for send<T>
+where
+    T: Debug,
+{
+    type Output = Result<(), MailError>;
+    const NAME: &'static str = "mail.send";
+    fn run(self) -> Self::Output {
+        #[allow(clippy::missing_const_for_fn)]
+        #[tracing::instrument]
+        fn __deferred_body<T: Display + Send + 'static>(
+            mailer: &Mailer,
+            subject: &str,
+            body: T,
+        ) -> Result<(), MailError>
+        where
+            T: Debug,
+        {
+            mailer.send(subject, body)
+        }
+        let Self { mailer, subject, body, .. } = self;
+        __deferred_body::<
+            T,
+        >(
+            ::core::borrow::Borrow::<Mailer>::borrow(&mailer),
+            ::core::borrow::Borrow::<str>::borrow(&subject),
+            body,
+        )
+    }
+    fn hand_over<__Receiver: crate::deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        fn capture_0<
+            T: Display + Send + 'static,
+            __Receiver: crate::deferred::__private_0_1_0::Receiver,
+        >(call: send<T>, receiver: __Receiver) -> __Receiver::Output
+        where
+            T: Debug,
+            <T as crate::deferred::__private_0_1_0::Argument<
+                __Receiver,
+            >>::Type: ::core::marker::Send + 'static,
+        {
+            let _: ::core::marker::PhantomData<
+                <Mailer as ::std::borrow::ToOwned>::Owned,
+            >;
+            crate::deferred::__private_0_1_0::Receiver::receive(receiver, call)
+        }
+        let call = self;
+        capture_0(call, receiver)
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use crate::deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "mailer", ": "))?;
+        crate::deferred::__private_0_1_0::Shown(&self.mailer).write(f)?;
+        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "subject", ": "))?;
+        crate::deferred::__private_0_1_0::Shown(&self.subject).write(f)?;
+        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "body", ": "))?;
+        crate::deferred::__private_0_1_0::Shown(&self.body).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+#[allow(dead_code)]
+impl<T: Display + Send + 'static> send<T>
+where
+    T: Debug,
+{
+    /// Runs the task now.
+    fn run(self) -> Result<(), MailError> {
+        crate::deferred::__private_0_1_0::Task::run(self)
+    }
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    fn after_commit(
+        self,
+        conn: &mut impl crate::deferred::__private_0_1_0::AfterCommit,
+    ) -> crate::deferred::__private_0_1_0::QueryResult<()> {
+        crate::deferred::__private_0_1_0::after_commit(self, conn)
+    }
+    /// Runs the task after the outermost commit, or now where no transaction is open.
+    fn after_commit_or_now(
+        self,
+        conn: &mut impl crate::deferred::__private_0_1_0::AfterCommit,
+    ) -> ::core::result::Result<(), crate::deferred::__private_0_1_0::BoxError> {
+        crate::deferred::__private_0_1_0::after_commit_or_now(self, conn)
+    }
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    fn after_rollback(
+        self,
+        conn: &mut impl crate::deferred::__private_0_1_0::AfterCommit,
+    ) -> crate::deferred::__private_0_1_0::QueryResult<()> {
+        crate::deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+}
+impl<T: Display + Send + 'static> ::core::fmt::Debug for send<T>
+where
+    T: Debug,
+{
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as crate::deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        crate::deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}

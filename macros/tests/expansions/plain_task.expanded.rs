@@ -1,0 +1,89 @@
+///A captured call of [`greet`](fn@greet).
+#[allow(non_camel_case_types)]
+#[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
+pub struct greet {
+    user_id: i32,
+    name: String,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> ()>,
+}
+/// Says hello.
+#[track_caller]
+pub fn greet(user_id: i32, name: String) -> greet {
+    greet {
+        user_id,
+        name,
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for greet {
+    type Output = ();
+    const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "greet");
+    fn run(self) -> Self::Output {
+        #[allow(clippy::missing_const_for_fn)]
+        fn __deferred_body(user_id: i32, name: String) {
+            println!("hello {name}, user {user_id}");
+        }
+        let Self { user_id, name, .. } = self;
+        __deferred_body(user_id, name)
+    }
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        let call = self;
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(receiver, call)
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use ::diesel_deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "user_id", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.user_id).write(f)?;
+        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "name", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.name).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+#[allow(dead_code)]
+impl greet {
+    /// Runs the task now.
+    pub fn run(self) -> () {
+        ::diesel_deferred::__private_0_1_0::Task::run(self)
+    }
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    pub fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
+    }
+    /// Runs the task after the outermost commit, or now where no transaction is open.
+    pub fn after_commit_or_now(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
+        ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
+    }
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    pub fn after_rollback(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+}
+impl ::core::fmt::Debug for greet {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}

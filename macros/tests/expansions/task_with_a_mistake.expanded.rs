@@ -1,0 +1,57 @@
+#[allow(non_camel_case_types, dead_code, missing_docs)]
+#[derive(Debug)]
+struct count {
+    __stub: (),
+}
+#[allow(unused, clippy::all)]
+const _: () = {
+    fn count(seen: &mut u64) {
+        *seen += 1;
+    }
+};
+#[allow(unused_variables, dead_code, missing_docs, clippy::all)]
+fn count(seen: &mut u64) -> count {
+    count { __stub: () }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for count {
+    type Output = ();
+    const NAME: &'static str = "";
+    fn run(self) {}
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(receiver, self)
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        ::core::panic::Location::caller()
+    }
+    fn write_arguments(&self, _: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        ::core::result::Result::Ok(())
+    }
+}
+#[allow(dead_code, missing_docs)]
+impl count {
+    fn run(self) {}
+    fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
+    }
+    fn after_commit_or_now(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
+        ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
+    }
+    fn after_rollback(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+}
+::core::compile_error! {
+    "a task runs when the caller's variable is gone, so that it cannot change it; take it by value: `seen: u64`"
+}
