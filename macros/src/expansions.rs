@@ -72,7 +72,8 @@ fn expand_item(mut item: Item) -> Vec<Item> {
     if let Item::Fn(function) = &mut item
         && let Some(options) = take(&mut function.attrs, "deferred_task")
     {
-        let expansion: File = syn::parse2(crate::task::deferred_task(options, item.into_token_stream())).expect("items");
+        let expansion: File =
+            syn::parse2(crate::task::deferred_task(options, item.into_token_stream())).expect("items");
         return expansion.items.into_iter().flat_map(expand_item).collect();
     }
     if let Item::Struct(call) = &mut item

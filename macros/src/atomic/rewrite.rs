@@ -39,8 +39,8 @@ impl<'a> Rewriter<'a> {
         for (at, stmt) in block.stmts.iter_mut().enumerate() {
             match stmt {
                 Stmt::Expr(expr, semi) if semi.is_some() || at < last || tail_is_statement => {
-                    self.statement(expr);
-                    // Ours, because what it follows is: a `match` needs none.
+                    self.statement(expr, semi.is_none());
+                    // Ours, because what stands before it is: a `match` needs none.
                     if let (Expr::Verbatim(_), Some(semi)) = (expr, semi) {
                         semi.span = Span::mixed_site().located_at(semi.span);
                     }
@@ -61,14 +61,14 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// An expression whose value is dropped.
-    fn statement(&mut self, expr: &mut Expr) {
+    /// An expression whose value is dropped, or is `()` and that of a block, arm or closure.
+    fn statement(&mut self, expr: &mut Expr, is_tail: bool) {
         match expr {
             Expr::If(expr) => {
                 self.visit_expr_mut(&mut expr.cond);
                 self.block(&mut expr.then_branch, true);
                 if let Some((_, otherwise)) = &mut expr.else_branch {
-                    self.statement(otherwise);
+                    self.statement(otherwise, true);
                 }
             }
             Expr::Match(expr) => {
@@ -77,12 +77,12 @@ impl<'a> Rewriter<'a> {
                     if let Some((_, guard)) = &mut arm.guard {
                         self.visit_expr_mut(guard);
                     }
-                    self.statement(&mut arm.body);
+                    self.statement(&mut arm.body, true);
                 }
             }
             Expr::Block(expr) => self.block(&mut expr.block, true),
             Expr::Unsafe(expr) => self.block(&mut expr.block, true),
-            Expr::Group(expr) => self.statement(&mut expr.expr),
+            Expr::Group(expr) => self.statement(&mut expr.expr, is_tail),
             Expr::Call(_)
             | Expr::MethodCall(_)
             | Expr::Path(_)
@@ -94,14 +94,14 @@ impl<'a> Rewriter<'a> {
             | Expr::Unary(_)
             | Expr::Struct(_) => {
                 self.visit_expr_mut(expr);
-                self.settle(expr);
+                self.settle(expr, is_tail);
             }
             // Loops have their own rule below; nothing else can have a task as its value.
             _ => self.visit_expr_mut(expr),
         }
     }
 
-    fn settle(&mut self, expr: &mut Expr) {
+    fn settle(&mut self, expr: &mut Expr, is_tail: bool) {
         let attrs = take_attributes(expr);
         let (first, last) = ends(expr);
         let (private, registrar) = (self.private, self.registrar);
@@ -113,13 +113,17 @@ impl<'a> Rewriter<'a> {
             Reach::Closure => quote_spanned!(method=> stray(#value)),
         };
         let (taken, never_taken) = (settle(quote!(#value)), settle(quote!(#private::unreachable(#value))));
-        // The arms are not reachable where the user's expression diverges, which is no news to the user.
-        //
-        // The first arm is never taken. The `ref` in it is what it is there for: with one, the compiler keeps the type of a
-        // diverging call, where it would look for one that fits the other arm otherwise.
+        // A diverging tail has to fit the other branches. It does if the compiler keeps its type, and does not look for one
+        // that fits the arm below; it keeps the type where a pattern has a `ref` in it.
+        let keeping_type = is_tail.then(|| {
+            quote_spanned! {value.span()=>
+                #[allow(unreachable_code)]
+                ref #value if false => #private::Statement::of(#value).#never_taken,
+            }
+        });
+        // Not reachable where the user's expression diverges, which is no news to the user.
         let arms = quote_spanned! {value.span()=>
-            #[allow(unreachable_code)]
-            ref #value if false => #private::Statement::of(#value).#never_taken,
+            #keeping_type
             #[allow(unreachable_code)]
             #value => #private::Statement::of(&#value).#taken,
         };
@@ -172,7 +176,7 @@ impl VisitMut for Rewriter<'_> {
         self.visit_expr_mut(&mut expr.receiver);
         for argument in &mut expr.args {
             match argument {
-                Expr::Closure(closure) => self.elsewhere(|this| this.statement(&mut closure.body)),
+                Expr::Closure(closure) => self.elsewhere(|this| this.statement(&mut closure.body, true)),
                 other => self.visit_expr_mut(other),
             }
         }

@@ -18,14 +18,6 @@ fn transfer(pool: &Pool) -> Result<(), BankError> {
                                 twice!(notify(1));
                                 match (book(conn)?) {
                                     #[allow(unreachable_code)]
-                                    ref value if false => {
-                                        ::diesel_deferred::__private_0_1_0::Statement::of(value)
-                                            .settle(
-                                                ::diesel_deferred::__private_0_1_0::unreachable(value),
-                                                registrar,
-                                            )
-                                    }
-                                    #[allow(unreachable_code)]
                                     value => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
                                             .settle(value, registrar)

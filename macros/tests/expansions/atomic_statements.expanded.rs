@@ -12,14 +12,6 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                 let id = user.insert(conn)?;
                                 match (send_welcome(id, &user.email)) {
                                     #[allow(unreachable_code)]
-                                    ref value if false => {
-                                        ::diesel_deferred::__private_0_1_0::Statement::of(value)
-                                            .settle(
-                                                ::diesel_deferred::__private_0_1_0::unreachable(value),
-                                                registrar,
-                                            )
-                                    }
-                                    #[allow(unreachable_code)]
                                     value => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
                                             .settle(value, registrar)
@@ -68,14 +60,6 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                             let Some(first) = users.first() else {
                                 match (report()) {
                                     #[allow(unreachable_code)]
-                                    ref value if false => {
-                                        ::diesel_deferred::__private_0_1_0::Statement::of(value)
-                                            .settle(
-                                                ::diesel_deferred::__private_0_1_0::unreachable(value),
-                                                registrar,
-                                            )
-                                    }
-                                    #[allow(unreachable_code)]
                                     value => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
                                             .settle(value, registrar)
@@ -100,14 +84,6 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                     }
                                 }))
                             {
-                                #[allow(unreachable_code)]
-                                ref value if false => {
-                                    ::diesel_deferred::__private_0_1_0::Statement::of(value)
-                                        .settle(
-                                            ::diesel_deferred::__private_0_1_0::unreachable(value),
-                                            registrar,
-                                        )
-                                }
                                 #[allow(unreachable_code)]
                                 value => {
                                     ::diesel_deferred::__private_0_1_0::Statement::of(&value)

@@ -5,7 +5,7 @@ type Conn = DeferredConnection<SqliteConnection>;
 
 fn sign_up(conn: &mut Conn) -> QueryResult<()> {
     atomic!(conn, {
-        let names = vec![String::new()];
+        let names = vec!["ada"];
         drop(names);
         names.len();
         Ok(())

@@ -9,13 +9,13 @@ fn send(user_id: i32) {
 }
 
 #[deferred_task]
-fn greet(name: String) {
-    println!("{name}");
+fn greet(names: Vec<i32>) {
+    println!("{names:?}");
 }
 
-fn sign_up(conn: &mut Conn, name: String) -> QueryResult<()> {
+fn sign_up(conn: &mut Conn, names: Vec<i32>) -> QueryResult<()> {
     atomic!(conn, retries = 3, {
-        greet(name);
+        greet(names);
         Ok(())
     })
 }

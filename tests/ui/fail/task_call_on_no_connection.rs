@@ -6,7 +6,7 @@ fn send(user_id: i32) {
     println!("{user_id}");
 }
 
-fn helper(url: &mut String) -> QueryResult<()> {
+fn helper(url: &mut [u8; 4]) -> QueryResult<()> {
     send(1).after_commit(url)
 }
 
