@@ -47,13 +47,13 @@ impl AtomicDef {
         let (mut result, mut root) = (None, None);
         loop {
             if input.is_empty() {
-                return Err(syn::Error::new(input.span(), "the block is missing: `atomic!(conn, { … })`"));
+                return Err(syn::Error::new(input.span(), "the block is missing; write `atomic!(conn, { … })`"));
             }
             input
                 .parse::<Token![,]>()
                 .map_err(|error| syn::Error::new(error.span(), "expected `,` here: `atomic!(conn, option, { … })`"))?;
             if input.is_empty() {
-                return Err(syn::Error::new(input.span(), "the block is missing: `atomic!(conn, { … })`"));
+                return Err(syn::Error::new(input.span(), "the block is missing; write `atomic!(conn, { … })`"));
             }
             if input.peek(token::Brace) {
                 break;
@@ -104,7 +104,7 @@ fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
     if input.is_empty() {
         return Err(syn::Error::new(
             Span::call_site(),
-            "`atomic!` needs a connection and a block: `atomic!(conn, { … })`",
+            "the connection and the block are missing; write `atomic!(conn, { … })`",
         ));
     }
     if input.peek(Ident) && (input.peek2(Token![,]) || input.cursor().token_tree().is_some_and(|(_, rest)| rest.eof()))
@@ -117,7 +117,7 @@ fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
         return Ok((conn, Some(input.parse()?)));
     }
     if input.peek(token::Brace) {
-        return Err(syn::Error::new(input.span(), "`atomic!` needs a connection: `atomic!(conn, { … })`"));
+        return Err(syn::Error::new(input.span(), "the connection is missing; write `atomic!(conn, { … })`"));
     }
     let expr: Expr = input.parse()?;
     let advice = match &expr {

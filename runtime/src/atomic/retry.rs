@@ -51,7 +51,7 @@ impl<'c, C: Deferrable> RetryingTransaction<'c, C> {
     #[doc(hidden)]
     pub fn run_block<T, E>(
         mut self,
-        mut block: impl FnMut(&mut DeferredConnection<C>, &Registrar<C>) -> Result<T, E>,
+        mut block: impl FnMut(&mut DeferredConnection<C>, &Registrar<C>) -> Result<T, E>, // runs again with `retries`
     ) -> Result<T, E>
     where
         E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`
