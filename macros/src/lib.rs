@@ -66,12 +66,14 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// # Task calls
 /// A statement whose value is a task registers it: `send_welcome(user.id);`. This reaches every statement, at any depth of
 /// `if`, `match`, loops and blocks. It does not reach into closures, async blocks, nested functions and arguments of
-/// macros, which may outlive the block or never run: a task that is called as a statement of a closure or async block is a
-/// compile error, and in a block with a macro whose arguments hold a call `unused_must_use` is denied. Write
+/// macros, which may outlive the block or never run: a task that is called as a statement of a closure or async block, or
+/// as the value of a closure that is given to `for_each`, is a compile error, and in a block with a macro whose arguments hold a call `unused_must_use` is denied. Write
 /// `send_welcome(user.id).after_commit(conn)?` there.
 ///
 /// To every other statement nothing happens, with one exception: `#[must_use]` on a *function* (not on its type) is not
-/// seen by the compiler in a statement of the block.
+/// seen by the compiler in a statement of the block. (And of Clippy's lints `diverging_sub_expression` is off in it.)
+///
+/// The block ends with a `Result`; `Ok(())` where there is nothing to return.
 ///
 /// # Options
 /// | option | backends | meaning |

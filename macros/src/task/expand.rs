@@ -132,7 +132,6 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
 
         #(#cfg)*
-        #[allow(dead_code)]
         impl #impl_generics #name #ty_generics #where_clause {
             /// Runs the task now.
             #vis fn run(#this) -> #output {

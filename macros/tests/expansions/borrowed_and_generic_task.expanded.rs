@@ -89,7 +89,6 @@ where
         ::core::result::Result::Ok(())
     }
 }
-#[allow(dead_code)]
 impl<T: Display + Send + 'static> send<T>
 where
     T: Debug,

@@ -48,7 +48,6 @@ impl ::diesel_deferred::__private_0_1_0::Task for greet {
         ::core::result::Result::Ok(())
     }
 }
-#[allow(dead_code)]
 impl greet {
     /// Runs the task now.
     pub fn run(self) -> () {

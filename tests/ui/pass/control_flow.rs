@@ -101,9 +101,16 @@ fn loops() -> QueryResult<()> {
             id += 1;
         };
         assert_eq!(last, 9);
+        loop {
+            id += 1;
+            if id == 12 {
+                break;
+            }
+            note(&log, id)
+        }
         Ok(())
     })?;
-    assert_eq!(log.ran(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(log.ran(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
     Ok(())
 }
 

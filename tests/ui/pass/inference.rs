@@ -53,6 +53,16 @@ fn a_type_that_is_known_only_later() -> QueryResult<()> {
         let mut numbers = vec![made(), made()];
         numbers.swap_remove(0);
         numbers.push(5_u8);
+        let mut lists = Vec::new();
+        lists.extend([made()]);
+        lists.swap_remove(0);
+        lists.push(vec!['a']);
+        let mut arrays = Vec::from([made()]);
+        arrays.swap_remove(0);
+        arrays.push(["a"; 3]);
+        let mut options = Vec::from([made()]);
+        options.swap_remove(0);
+        options.push(Some(conn));
         let mut pairs = Vec::new();
         pairs.pop();
         pairs.push((1, "one"));

@@ -35,6 +35,18 @@ fn on_the_same_connection() -> QueryResult<()> {
 }
 
 #[test]
+fn options_in_any_order() -> QueryResult<()> {
+    let conn = &mut connect();
+    let log = Log::new();
+    atomic!(conn, retries = 1, -> QueryResult<()>, immediate, outermost, {
+        note(&log, 1);
+        Ok(())
+    })?;
+    assert_eq!(log.ran(), [1]);
+    Ok(())
+}
+
+#[test]
 fn on_another_connection() -> QueryResult<()> {
     let (conn, other) = (&mut connect(), &mut connect());
     let log = Log::new();
