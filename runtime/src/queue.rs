@@ -13,11 +13,11 @@ struct Mark {
 
 /// What waits on one connection.
 #[derive(Debug)]
-pub(crate) struct Queue<H> {
+pub(crate) struct Queue<H, B> {
     commit: Vec<H>,
     /// With the depth of registration: when they run, the deepest go first.
     rollback: Vec<(usize, H)>,
-    before: Vec<H>,
+    before: Vec<B>,
     marks: Vec<Mark>,
 }
 
@@ -40,7 +40,7 @@ impl<H> Dropped<H> {
 /// left behind (64 KiB of hooks at 64 bytes each).
 const KEPT_CAPACITY: usize = 1024;
 
-impl<H> Queue<H> {
+impl<H, B> Queue<H, B> {
     pub(crate) const fn new() -> Self {
         Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), marks: Vec::new() }
     }
@@ -101,7 +101,7 @@ impl<H> Queue<H> {
         self.rollback.push((self.marks.len(), hook));
     }
 
-    pub(crate) fn before_commit(&mut self, hook: H) {
+    pub(crate) fn before_commit(&mut self, hook: B) {
         self.before.push(hook);
     }
 
@@ -110,23 +110,27 @@ impl<H> Queue<H> {
         !self.commit.is_empty()
     }
 
+    /// Whether anything runs before COMMIT.
+    pub(crate) fn has_before_commit(&self) -> bool {
+        !self.before.is_empty()
+    }
+
     /// The hooks that run before COMMIT; running one may register more.
-    pub(crate) fn take_before_commit(&mut self) -> Vec<H> {
+    pub(crate) fn take_before_commit(&mut self) -> Vec<B> {
         for mark in &mut self.marks {
             mark.before = 0;
         }
         std::mem::take(&mut self.before)
     }
 
-    /// The outermost transaction, the one above `depth`, committed: its commit hooks are to run now, its rollback hooks
-    /// have lost their purpose.
-    pub(crate) fn take_committed(&mut self, depth: usize) -> (Vec<H>, Vec<(usize, H)>) {
-        let Some(&mark) = self.marks.get(depth) else { return (Vec::new(), Vec::new()) };
+    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now. Its
+    /// rollback hooks have lost their purpose.
+    pub(crate) fn take_committed(&mut self, depth: usize) -> Vec<H> {
+        let Some(&mark) = self.marks.get(depth) else { return Vec::new() };
         self.marks.truncate(depth);
+        self.rollback.truncate(mark.rollback);
         // Not `split_off`, which allocates: below the outermost transaction there is nothing but a test transaction's.
-        let commit =
-            if mark.commit == 0 { std::mem::take(&mut self.commit) } else { self.commit.split_off(mark.commit) };
-        (commit, self.rollback.split_off(mark.rollback))
+        if mark.commit == 0 { std::mem::take(&mut self.commit) } else { self.commit.split_off(mark.commit) }
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.
@@ -147,7 +151,7 @@ impl<H> Queue<H> {
     }
 
     /// The before-commit hooks, with the depth that each belongs to now.
-    pub(crate) fn before_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
+    pub(crate) fn before_hooks(&self) -> impl Iterator<Item = (usize, &B)> {
         self.before.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.before), hook))
     }
 
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_released_depth_merges_and_a_rolled_back_one_is_dropped() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::<_, ()>::new();
         queue.begin();
         queue.after_commit(1);
         queue.begin();
@@ -176,13 +180,13 @@ mod tests {
         queue.after_commit(4);
         queue.release();
         queue.after_commit(5);
-        assert_eq!(queue.take_committed(0).0, [1, 4, 5]);
+        assert_eq!(queue.take_committed(0), [1, 4, 5]);
         assert_eq!(queue.depth(), 0);
     }
 
     #[test]
     fn rollback_hooks_run_deepest_first_and_latest_first() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::<_, ()>::new();
         queue.begin();
         queue.after_rollback("outer 1");
         queue.begin();
@@ -195,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_hook_is_listed_at_the_depth_that_it_belongs_to_now() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::<_, ()>::new();
         queue.begin();
         queue.begin();
         queue.after_commit("merged");

@@ -137,10 +137,13 @@ impl Report {
         self.failures.is_empty() && self.not_run.is_empty()
     }
 
+    #[inline]
     pub(crate) fn clear(&mut self) {
         self.ran = 0;
-        self.failures.clear();
-        self.not_run.clear();
+        if !self.is_clean() {
+            self.failures.clear();
+            self.not_run.clear();
+        }
     }
 }
 

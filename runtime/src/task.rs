@@ -85,6 +85,7 @@ pub mod expansion {
 
     impl<T: Settle> Statement<T> {
         /// Registers the task on the block's connection.
+        #[inline]
         pub fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> T::Settled {
             self.0.settle(registrar)
         }
@@ -107,6 +108,7 @@ pub mod expansion {
     }
 
     impl<T> Pass<T> for Statement<T> {
+        #[inline]
         fn settle<C: Deferrable>(self, _: &Registrar<C>) -> T {
             self.0
         }
@@ -139,6 +141,7 @@ pub mod expansion {
     impl<T: Task + Send + 'static> Settle for T {
         type Settled = ();
 
+        #[inline]
         fn settle<C: Deferrable>(self, registrar: &Registrar<C>) {
             registrar.register(Hook::task(self));
         }
@@ -163,6 +166,7 @@ pub mod expansion {
         ($([$($generic:tt)*] $type:ty,)*) => {$(
             impl<$($generic)*> Settle for $type {
                 type Settled = Self;
+                #[inline]
                 fn settle<C: Deferrable>(self, _: &Registrar<C>) -> Self {
                     self
                 }

@@ -14,7 +14,7 @@ use super::watch::{Doubt, Watch};
 use super::{AfterCommit, Deferrable};
 use crate::atomic::{HasImmediate, TransactionBuilder};
 use crate::error::CommitError;
-use crate::hook::Hook;
+use crate::hook::{BeforeCommit, Hook};
 use crate::queue::Queue;
 use crate::report::{HookKind, PendingHook, Report};
 use crate::task::{Task, TaskOutput};
@@ -57,8 +57,11 @@ use crate::task::{Task, TaskOutput};
 /// ```
 pub struct DeferredConnection<C> {
     pub(super) inner: C,
-    queue: Queue<Hook<C>>,
+    /// Up to date only behind a call of [`Self::queue`].
+    pub(super) queue: Queue<Hook<C>, BeforeCommit<C>>,
     staging: Staging<C>,
+    /// A second handle to it for the next block: handing out one that exists costs no atomic operation.
+    spare: Option<Staging<C>>,
     pub(super) watch: Watch,
     /// Why the open transaction must not be committed any more.
     pub(super) doom: Option<Doom>,
@@ -107,6 +110,7 @@ impl<C> Staging<C> {
         self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[inline]
     pub(crate) fn push(&self, hook: Hook<C>) {
         let mut tasks = self.lock();
         tasks.push(hook);
@@ -136,6 +140,7 @@ impl<C> DeferredConnection<C> {
             inner,
             queue: Queue::new(),
             staging: Staging::new(),
+            spare: None,
             watch: Watch::default(),
             doom: None,
             report: Report::default(),
@@ -191,12 +196,13 @@ impl<C> DeferredConnection<C> {
         let queue = self.queue();
         let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
         let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
-        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(HookKind::BeforeCommit, depth));
+        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(depth));
         commit.chain(rollback).chain(before).collect()
     }
 
     /// The queue, up to date with what blocks have staged.
-    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>> {
+    #[inline]
+    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>, BeforeCommit<C>> {
         if self.staging.0.occupied.load(Ordering::Relaxed) {
             let mut staged = self.staging.lock();
             self.staging.0.occupied.store(false, Ordering::Relaxed);
@@ -206,8 +212,15 @@ impl<C> DeferredConnection<C> {
     }
 
     /// Where a block's statements register their tasks.
-    pub(crate) fn staging(&self) -> Staging<C> {
-        self.staging.clone()
+    pub(crate) fn lend_staging(&mut self) -> Staging<C> {
+        self.spare.take().unwrap_or_else(|| self.staging.clone())
+    }
+
+    /// The block has ended.
+    pub(crate) fn return_staging(&mut self, staging: Staging<C>) {
+        if self.spare.is_none() {
+            self.spare = Some(staging);
+        }
     }
 }
 
@@ -263,7 +276,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     where
         F: FnOnce(&mut Self) -> QueryResult<()> + Send + 'static,
     {
-        let hook = Hook::closure(Location::caller(), hook);
+        let hook = BeforeCommit::new(Location::caller(), hook);
         self.open_queue()?.before_commit(hook);
         Ok(())
     }
@@ -312,7 +325,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// The queue, where a transaction is open, with a mark for each depth.
-    fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>>> {
+    fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>, BeforeCommit<C>>> {
         let depth = self.depth();
         if depth == 0 {
             return Err(Error::NotInTransaction);
@@ -324,7 +337,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// The depth of open transactions, as Diesel knows it. A broken connection has none.
-    pub(super) fn depth(&mut self) -> usize {
+    pub(crate) fn depth(&mut self) -> usize {
         match C::TransactionManager::transaction_manager_status_mut(&mut self.inner).transaction_depth() {
             Ok(Some(depth)) => depth.get() as usize,
             Ok(None) | Err(_) => 0,

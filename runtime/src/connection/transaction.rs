@@ -18,8 +18,8 @@ use super::blocking::{DeferredConnection, Doom};
 use super::watch::Doubt;
 use super::{CommitProof, Deferrable};
 use crate::error::CommitError;
-use crate::hook::Hook;
-use crate::report::{FailureCause, HookFailure, HookKind, PendingHook};
+use crate::hook::{Failed, Hook};
+use crate::report::{HookFailure, HookKind, PendingHook};
 
 /// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,9 @@ pub struct DeferredTransactionManager;
 
 /// The name is looked for in the server's message, so that it must not be found in any other.
 const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
+
+/// What Diesel's own savepoints are called.
+const DIESEL_SAVEPOINT: &str = "diesel_savepoint_";
 
 /// One message to the server: where there is no live transaction the savepoint cannot be released (MySQL, MariaDB,
 /// SQLite) or not even set (PostgreSQL), and the COMMIT behind it is not executed.
@@ -37,7 +40,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
     type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
 
     fn begin_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
-        conn.begin(C::TransactionManager::begin_transaction)
+        conn.begin(|inner, _| C::TransactionManager::begin_transaction(inner)).map(drop)
     }
 
     fn rollback_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
@@ -57,7 +60,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
         F: FnOnce(&mut DeferredConnection<C>) -> Result<R, E>,
         E: From<Error>,
     {
-        conn.run_transaction(C::TransactionManager::begin_transaction, callback)
+        conn.run_transaction(|inner, _| C::TransactionManager::begin_transaction(inner), callback)
     }
 
     fn is_broken_transaction_manager(conn: &mut DeferredConnection<C>) -> bool {
@@ -66,12 +69,25 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
 }
 
 /// What Diesel knows of the open transaction.
-struct State {
+#[derive(Clone, Copy)]
+pub(crate) struct State {
     depth: usize,
     /// 1 in a test transaction, whose own depth does not count.
     base: usize,
     /// A statement failed, and only a rollback can follow.
     aborted: bool,
+}
+
+impl State {
+    /// Whether a transaction begun now would be a savepoint of the application's.
+    pub(crate) fn is_nested(self) -> bool {
+        self.depth > self.base
+    }
+
+    /// Whether BEGIN is what begins a transaction now.
+    pub(crate) fn is_idle(self) -> bool {
+        self.depth == 0
+    }
 }
 
 impl<C: Deferrable> DeferredConnection<C> {
@@ -90,11 +106,6 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
     }
 
-    /// Whether a transaction begun now would be a savepoint; in a test transaction the first one does not count as such.
-    pub(crate) fn is_nested(&mut self) -> bool {
-        self.state().is_some_and(|state| state.depth > state.base)
-    }
-
     /// Whether a concurrent transaction was in the way of the last one, which may succeed when it is run again.
     pub(crate) fn lost_to_another(&self) -> bool {
         self.watch.saw_conflict()
@@ -105,15 +116,14 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// A panic in the callback rolls back to where the transaction began, and goes on.
     pub(crate) fn run_transaction<F, R, E>(
         &mut self,
-        begin: impl FnOnce(&mut C) -> QueryResult<()>,
+        begin: impl FnOnce(&mut C, State) -> QueryResult<()>,
         callback: F,
     ) -> Result<R, E>
     where
         F: FnOnce(&mut Self) -> Result<R, E>,
         E: From<Error>,
     {
-        let entry = self.depth();
-        self.begin(begin)?;
+        let entry = self.begin(begin)?;
         match catch_unwind(AssertUnwindSafe(|| callback(self))) {
             Ok(Ok(value)) => match self.commit() {
                 Ok(()) => Ok(value),
@@ -142,9 +152,10 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
     }
 
-    fn begin(&mut self, begin: impl FnOnce(&mut C) -> QueryResult<()>) -> QueryResult<()> {
-        let state = self.state().ok_or(Error::BrokenTransactionManager)?;
-        if state.depth == state.base {
+    /// Begins a transaction and returns the depth that it was begun at.
+    fn begin(&mut self, begin: impl FnOnce(&mut C, State) -> QueryResult<()>) -> QueryResult<usize> {
+        let Some(state) = self.state() else { return Err(Error::BrokenTransactionManager) };
+        if !state.is_nested() {
             if self.running == 0 {
                 self.report.clear();
             }
@@ -155,10 +166,9 @@ impl<C: Deferrable> DeferredConnection<C> {
             // What is left belongs to a transaction that ended behind our back.
             self.abandon(state.depth);
         }
-        begin(&mut self.inner)?;
-        let depth = self.depth();
-        self.queue().begin_up_to(depth);
-        Ok(())
+        begin(&mut self.inner, state)?;
+        self.queue.begin_up_to(state.depth + 1);
+        Ok(state.depth)
     }
 
     fn rollback(&mut self) -> QueryResult<()> {
@@ -195,75 +205,66 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     fn commit(&mut self) -> QueryResult<()> {
-        let Some(State { depth, base, .. }) = self.state() else {
+        let Some(mut state) = self.state() else {
             // COMMIT was never sent.
             self.discard(0);
             return Err(CommitError::RolledBack.into());
         };
         let waiting = self.queue().depth();
-        if depth == 0 && waiting == 0 {
+        if state.depth == 0 && waiting == 0 {
             return Err(Error::NotInTransaction);
         }
-        if depth < waiting {
-            self.abandon(depth);
+        if state.depth < waiting {
+            self.abandon(state.depth);
             return Err(CommitError::EndedEarly.into());
         }
-        if depth > base + 1 { self.release() } else { self.commit_outermost() }
+        let outermost = state.depth <= state.base + 1;
+        if outermost && self.queue.has_before_commit() {
+            state = self.run_before_commit(state)?;
+        }
+        if let Some(doom) = self.doom.or_else(|| state.aborted.then_some(Doom::RolledBack)) {
+            self.doom = Some(doom);
+            self.unwind_to(state.depth - 1);
+            return Err(CommitError::from(doom).into());
+        }
+        if outermost {
+            self.send_commit(state.depth)?;
+            self.run_committed(state.depth - 1);
+            Ok(())
+        } else {
+            self.release(state.depth)
+        }
     }
 
     /// Ends a savepoint.
-    fn release(&mut self) -> QueryResult<()> {
-        self.refuse_if_lost()?;
-        let entry = self.depth();
+    fn release(&mut self, depth: usize) -> QueryResult<()> {
         match C::TransactionManager::commit_transaction(&mut self.inner) {
             Ok(()) => {
-                self.queue().release();
+                self.queue.release();
                 Ok(())
             }
             Err(error) => {
                 self.watch.error(&error);
-                if message_of(&error).contains("diesel_savepoint_") {
+                if message_of(&error).contains(DIESEL_SAVEPOINT) {
                     // The savepoint is gone, and the transaction with it.
                     self.doom = Some(self.verdict());
                 }
+                let doom = self.doom;
                 // Diesel keeps the depth on some failures: the level did not commit, so it is rolled back.
-                self.unwind_to(entry.saturating_sub(1));
-                Err(self.doom.map_or(error, |doom| CommitError::from(doom).into()))
+                self.unwind_to(depth - 1);
+                Err(doom.map_or(error, |doom| CommitError::from(doom).into()))
             }
         }
     }
 
-    /// Ends the outermost transaction (of the application: in a test transaction that is a savepoint) and runs its hooks.
-    fn commit_outermost(&mut self) -> QueryResult<()> {
-        self.run_before_commit()?;
-        self.refuse_if_lost()?;
-        self.send_commit()?;
-        self.run_committed();
-        Ok(())
-    }
-
-    /// Rolls back and refuses where it is known already that the transaction can't commit.
-    fn refuse_if_lost(&mut self) -> QueryResult<()> {
-        let Some(State { depth, aborted, .. }) = self.state() else {
-            self.discard(0);
-            return Err(CommitError::RolledBack.into());
-        };
-        let doom = self.doom.or_else(|| aborted.then_some(Doom::RolledBack));
-        let Some(doom) = doom else { return Ok(()) };
-        self.doom = Some(doom);
-        self.unwind_to(depth.saturating_sub(1));
-        Err(CommitError::from(doom).into())
-    }
-
     /// COMMIT, or its equivalent in a test transaction, believed only when proven.
-    fn send_commit(&mut self) -> QueryResult<()> {
+    fn send_commit(&mut self, depth: usize) -> QueryResult<()> {
         let prove = match C::PROOF {
             CommitProof::Commit => false,
-            CommitProof::Status => self.watch.doubt() >= Doubt::Unseen || self.queue().has_commit_hooks(),
-            CommitProof::Savepoint => self.watch.doubt() >= Doubt::RawSql || self.queue().has_commit_hooks(),
+            CommitProof::Status => self.watch.doubt() >= Doubt::Unseen || self.queue.has_commit_hooks(),
+            CommitProof::Savepoint => self.watch.doubt() >= Doubt::RawSql || self.queue.has_commit_hooks(),
         };
         // Above depth 1 the RELEASE of Diesel's own savepoint is the proof.
-        let depth = self.depth();
         let sent = if prove && depth == 1 {
             self.send_proven_commit()
         } else {
@@ -272,7 +273,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         let Err(error) = sent else { return Ok(()) };
         self.watch.error(&error);
         let message = message_of(&error);
-        let no_transaction = [PROOF_SAVEPOINT, "diesel_savepoint_", "no transaction is active"];
+        let no_transaction = [PROOF_SAVEPOINT, DIESEL_SAVEPOINT, "no transaction is active"];
         let state = self.state();
         let still_open = state.as_ref().is_some_and(|state| state.depth >= depth);
         let doom = if no_transaction.iter().any(|text| message.contains(text)) {
@@ -318,76 +319,71 @@ impl<C: Deferrable> DeferredConnection<C> {
         if self.watch.saw_conflict() { Doom::RolledBack } else { Doom::EndedEarly }
     }
 
-    fn run_before_commit(&mut self) -> QueryResult<()> {
+    /// Runs the hooks that run before COMMIT, and says what the state is then.
+    #[cold]
+    fn run_before_commit(&mut self, state: State) -> QueryResult<State> {
         loop {
             let hooks = self.queue().take_before_commit();
             if hooks.is_empty() {
-                return Ok(());
+                return self.state().ok_or_else(|| CommitError::RolledBack.into());
             }
             for hook in hooks {
-                let depth = self.depth();
-                let failed = match catch_unwind(AssertUnwindSafe(|| hook.run(self))) {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => Ok(error),
-                    Err(panic) => Err(panic),
-                };
-                self.unwind_to(depth.saturating_sub(1));
-                match failed {
-                    Ok(error) => {
-                        return Err(error.downcast::<Error>().map_or_else(Error::QueryBuilderError, |error| *error));
+                match catch_unwind(AssertUnwindSafe(|| (hook.run)(self))) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        self.unwind_to(state.depth - 1);
+                        return Err(error);
                     }
-                    Err(panic) => resume_unwind(panic),
+                    Err(panic) => {
+                        self.unwind_to(state.depth - 1);
+                        resume_unwind(panic);
+                    }
                 }
             }
         }
     }
 
-    /// The outermost transaction has committed: runs what waited for that.
-    fn run_committed(&mut self) {
-        let depth = self.depth();
-        let (hooks, spent) = self.queue().take_committed(depth);
-        drop(spent);
+    /// The outermost transaction, the one above `depth`, has committed: runs what waited for that.
+    fn run_committed(&mut self, depth: usize) {
+        let hooks = self.queue.take_committed(depth);
         if !hooks.is_empty() {
             let buffer = self.run_hooks(hooks, HookKind::AfterCommit);
-            self.queue().recycle(buffer);
+            self.queue.recycle(buffer);
         }
     }
 
     /// Runs hooks one after the other; gives the emptied buffer back.
     fn run_hooks(&mut self, mut hooks: Vec<Hook<C>>, kind: HookKind) -> Vec<Hook<C>> {
-        let depth = self.depth();
         self.running += 1;
-        let failures_before = self.report.failures.len();
-        for hook in hooks.drain(..) {
-            if self.stop_at_first_failure && self.report.failures.len() > failures_before {
-                self.report.not_run.push(hook.describe(kind, depth + 1));
-                continue;
-            }
-            let (task, call_site) = (hook.name(), hook.call_site());
-            let outcome = catch_unwind(AssertUnwindSafe(|| hook.run(self)));
+        let mut waiting = hooks.iter_mut();
+        while let Some(hook) = waiting.next() {
             self.report.ran += 1;
-            let left_open = self.depth() > depth;
-            if left_open {
-                self.unwind_to(depth);
+            if let Err(failed) = hook.run(self) {
+                self.report_failure(hook.name(), kind, *failed);
+                if self.stop_at_first_failure {
+                    let depth = self.depth() + 1;
+                    self.report.not_run.extend(waiting.by_ref().map(|hook| hook.describe(kind, depth)));
+                }
             }
-            let cause = match outcome {
-                Ok(Ok(())) if !left_open => continue,
-                Ok(Ok(())) => FailureCause::LeftTransactionOpen,
-                Ok(Err(error)) => FailureCause::Error(error),
-                Err(panic) => FailureCause::Panic(panic_message(&*panic)),
-            };
-            let failure = HookFailure { task, call_site, kind, cause };
-            tracing::error!(
-                task,
-                call_site = %call_site,
-                kind = %kind,
-                error = %failure.cause,
-                "a deferred task failed"
-            );
-            self.report.failures.push(failure);
         }
         self.running -= 1;
+        hooks.clear();
         hooks
+    }
+
+    #[cold]
+    fn report_failure(&mut self, task: &'static str, kind: HookKind, Failed { call_site, cause }: Failed) {
+        tracing::error!(task, call_site = %call_site, kind = %kind, error = %cause, "a deferred task failed");
+        self.report.failures.push(HookFailure { task, call_site, kind, cause });
+    }
+
+    /// Rolls back what a hook left open; says whether there was something.
+    pub(crate) fn close_above(&mut self, depth: usize) -> bool {
+        let left_open = self.depth() > depth;
+        if left_open {
+            self.unwind_to(depth);
+        }
+        left_open
     }
 
     /// What was registered above `depth` was rolled back: commit hooks vanish, rollback hooks run.
@@ -441,12 +437,4 @@ fn message_of(error: &Error) -> String {
         Error::RollbackErrorOnCommit { commit_error, .. } => message_of(commit_error),
         _ => String::new(),
     }
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "not with a string".to_owned())
 }
