@@ -76,3 +76,8 @@ pub mod __private_0_1_0 {
     pub use crate::atomic::{AtomicTarget, DefersTasks, IsolationLevel, Registrar};
     pub use crate::task::expansion::*;
 }
+
+/// The README's code, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ReadmeDoctests;
