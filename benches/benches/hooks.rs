@@ -27,9 +27,15 @@ fn capture_24(a: u64, b: u64, c: u64) {
     add(&[a, b, c]);
 }
 
-/// Too large for a hook's inline storage: it is boxed.
+/// The largest that is stored inline.
 #[deferred_task]
 fn capture_64(a: [u64; 8]) {
+    add(&a);
+}
+
+/// Boxed.
+#[deferred_task]
+fn capture_128(a: [u64; 16]) {
     add(&a);
 }
 
@@ -141,6 +147,7 @@ fn many(c: &mut Criterion) {
     capture!("8", |i| x = i, [x], capture_8(x));
     capture!("24", |i| x = (i, i, i), [x.0, x.1, x.2], capture_24(x.0, x.1, x.2));
     capture!("64", |i| x = [i; 8], x, capture_64(x));
+    capture!("128", |i| x = [i; 16], x, capture_128(x));
 }
 
 /// The same cost a hook whatever their number: nothing is quadratic.

@@ -13,9 +13,8 @@ use crate::connection::{Deferrable, DeferredConnection};
 use crate::report::{FailureCause, HookKind, PendingHook};
 use crate::task::{Task, TaskOutput};
 
-/// Captures up to this size need no allocation: six words hold an id, a `String` or `Vec` and the call site, and make a
-/// hook 64 bytes, one cache line.
-type Inline = [usize; 6];
+/// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56) and the call site.
+type Inline = [usize; 9];
 
 /// A hook of a `DeferredConnection<C>`.
 pub(crate) struct Hook<C>(SmallBox<dyn Body<C>, Inline>);
@@ -64,9 +63,14 @@ trait Body<C>: Send {
 }
 
 impl<C> Hook<C> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn task<T: Task + Send + 'static>(task: T) -> Self {
-        let body: SmallBox<dyn Body<C>, Inline> = smallbox!(Some(task));
+        let body: SmallBox<dyn Body<C>, Inline> = if size_of::<Option<T>>() <= size_of::<Inline>() {
+            smallbox!(Some(task))
+        } else {
+            // `SmallBox` could do this too, but moves the value twice more.
+            smallbox!(Some(Box::new(task)))
+        };
         Self(body)
     }
 
@@ -91,8 +95,10 @@ impl<C> Hook<C> {
 
     pub(crate) fn describe(&self, kind: HookKind, depth: usize) -> PendingHook {
         let mut arguments = String::new();
-        if self.0.arguments(&mut arguments).is_err() {
-            // A user's `Debug` that fails: show what it wrote before that.
+        // A user's `Debug` may fail, or panic, where a report is made of a transaction that has ended: show what it wrote
+        // before that.
+        let written = catch_unwind(AssertUnwindSafe(|| self.0.arguments(&mut arguments)));
+        if !matches!(written, Ok(Ok(()))) {
             arguments.push('…');
         }
         PendingHook { task: self.name(), arguments, call_site: self.0.call_site(), depth, kind }
@@ -187,7 +193,7 @@ mod tests {
     use super::Hook;
 
     #[test]
-    fn a_hook_is_one_cache_line() {
-        assert_eq!(size_of::<Hook<()>>(), 64);
+    fn a_hook_is_its_inline_storage_and_a_fat_pointer() {
+        assert_eq!(size_of::<Hook<()>>(), 88);
     }
 }

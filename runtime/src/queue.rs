@@ -3,6 +3,8 @@
 //! Must not know: Diesel, connections, what a hook is. It is told when a depth opens, merges or is rolled back, and says
 //! which hooks that leaves. Releasing a depth is O(1), rolling one back costs what it drops.
 
+use std::cmp::Reverse;
+
 /// The lengths of the lists when a depth was opened: what lies beyond belongs to that depth.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
@@ -21,23 +23,8 @@ pub(crate) struct Queue<H, B> {
     marks: Vec<Mark>,
 }
 
-/// What a rollback took out of the queue.
-#[derive(Debug)]
-pub(crate) struct Dropped<H> {
-    /// Commit hooks, which will never run.
-    pub(crate) commit: Vec<H>,
-    /// Rollback hooks in the order in which they run.
-    pub(crate) rollback: Vec<H>,
-}
-
-impl<H> Dropped<H> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.commit.is_empty() && self.rollback.is_empty()
-    }
-}
-
-/// Buffers up to this many hooks stay with the connection: what a busy transaction needs again, not what a bulk load
-/// left behind (64 KiB of hooks at 64 bytes each).
+/// Buffers of more than this many hooks are not kept for the next transaction: what a busy connection needs again is,
+/// what a bulk load left behind is not. About 90 KB.
 const KEPT_CAPACITY: usize = 1024;
 
 impl<H, B> Queue<H, B> {
@@ -55,6 +42,11 @@ impl<H, B> Queue<H, B> {
         self.marks.push(Mark { commit: self.commit.len(), rollback: self.rollback.len(), before: self.before.len() });
     }
 
+    /// Whether anything is left above `depth`; at 0 also what was registered while nothing was open.
+    pub(crate) fn has_above(&self, depth: usize) -> bool {
+        self.marks.len() > depth || depth == 0 && !(self.commit.is_empty() && self.rollback.is_empty())
+    }
+
     /// Opens depths until there are `depth` of them.
     pub(crate) fn begin_up_to(&mut self, depth: usize) {
         while self.marks.len() < depth {
@@ -67,21 +59,31 @@ impl<H, B> Queue<H, B> {
         self.marks.pop();
     }
 
-    /// Everything above `depth` was rolled back, or is known to be gone.
-    pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H> {
-        let Some(&mark) = self.marks.get(depth) else {
-            return Dropped { commit: Vec::new(), rollback: Vec::new() };
+    /// Everything above `depth` was rolled back: drops its commit hooks, and returns its rollback hooks in the order in
+    /// which they are to run.
+    pub(crate) fn rollback_to(&mut self, depth: usize) -> Vec<H> {
+        let Some(&mark) = self.marks.get(depth) else { return Vec::new() };
+        self.marks.truncate(depth);
+        self.before.truncate(mark.before);
+        let mut rollback = take_from(&mut self.rollback, mark.rollback);
+        // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
+        rollback.reverse();
+        rollback.sort_by_key(|(depth, _)| Reverse(*depth));
+        // Last, because it runs `Drop`s of a user's, which may panic.
+        self.commit.truncate(mark.commit);
+        rollback.into_iter().map(|(_, hook)| hook).collect()
+    }
+
+    /// Everything above `depth` is gone, nobody knows how: returns its commit hooks and its rollback hooks, none of which
+    /// is to run.
+    pub(crate) fn abandon_to(&mut self, depth: usize) -> (Vec<H>, Vec<H>) {
+        let Some(mark) = self.marks.get(depth).copied().or((depth == 0).then(Mark::default)) else {
+            return (Vec::new(), Vec::new());
         };
         self.marks.truncate(depth);
         self.before.truncate(mark.before);
-        let mut rollback = self.rollback.split_off(mark.rollback);
-        // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
-        rollback.reverse();
-        rollback.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
-        Dropped {
-            commit: self.commit.split_off(mark.commit),
-            rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
-        }
+        let rollback = take_from(&mut self.rollback, mark.rollback);
+        (take_from(&mut self.commit, mark.commit), rollback.into_iter().map(|(_, hook)| hook).collect())
     }
 
     pub(crate) fn after_commit(&mut self, hook: H) {
@@ -94,6 +96,9 @@ impl<H, B> Queue<H, B> {
             std::mem::swap(&mut self.commit, hooks);
         } else {
             self.commit.append(hooks);
+            if hooks.capacity() > KEPT_CAPACITY {
+                *hooks = Vec::new();
+            }
         }
     }
 
@@ -129,8 +134,7 @@ impl<H, B> Queue<H, B> {
         let Some(&mark) = self.marks.get(depth) else { return Vec::new() };
         self.marks.truncate(depth);
         self.rollback.truncate(mark.rollback);
-        // Not `split_off`, which allocates: below the outermost transaction there is nothing but a test transaction's.
-        if mark.commit == 0 { std::mem::take(&mut self.commit) } else { self.commit.split_off(mark.commit) }
+        take_from(&mut self.commit, mark.commit)
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.
@@ -161,6 +165,11 @@ impl<H, B> Queue<H, B> {
     }
 }
 
+/// The elements from `start` on. Unlike `split_off` it hands the whole buffer over where it can.
+fn take_from<T>(list: &mut Vec<T>, start: usize) -> Vec<T> {
+    if start == 0 { std::mem::take(list) } else { list.split_off(start) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Queue;
@@ -175,7 +184,8 @@ mod tests {
         queue.begin();
         queue.after_commit(3);
         queue.release();
-        assert_eq!(queue.rollback_to(1).commit, [2, 3]);
+        assert_eq!(queue.rollback_to(1), []);
+        assert_eq!(queue.commit, [1], "2 and 3 are dropped");
         queue.begin();
         queue.after_commit(4);
         queue.release();
@@ -194,7 +204,7 @@ mod tests {
         queue.after_rollback("inner 2");
         queue.release();
         queue.after_rollback("outer 2");
-        assert_eq!(queue.rollback_to(0).rollback, ["inner 2", "inner 1", "outer 2", "outer 1"]);
+        assert_eq!(queue.rollback_to(0), ["inner 2", "inner 1", "outer 2", "outer 1"]);
     }
 
     #[test]

@@ -34,6 +34,23 @@ pub trait Task: Sized {
     fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result;
 }
 
+impl<T: Task> Task for Box<T> {
+    type Output = T::Output;
+    const NAME: &'static str = T::NAME;
+
+    fn run(self) -> T::Output {
+        (*self).run()
+    }
+
+    fn call_site(&self) -> &'static Location<'static> {
+        (**self).call_site()
+    }
+
+    fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result {
+        (**self).write_arguments(f)
+    }
+}
+
 /// What a task or hook may return: `()` or `Result<(), E>` with an `E` that converts into [`BoxError`].
 #[diagnostic::on_unimplemented(
     message = "a deferred task cannot return `{Self}`",

@@ -18,7 +18,7 @@ use crate::hook::Hook;
 pub struct Registrar<C>(Staging<C>);
 
 impl<C: Deferrable> Registrar<C> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn register(&self, hook: Hook<C>) {
         self.0.push(hook);
     }

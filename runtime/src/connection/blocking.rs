@@ -4,11 +4,12 @@
 
 use std::fmt;
 use std::panic::Location;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diesel::connection::TransactionManager;
 use diesel::result::{Error, QueryResult};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::watch::{Doubt, Watch};
 use super::{AfterCommit, Deferrable};
@@ -97,20 +98,21 @@ pub(crate) struct Staging<C>(Arc<StagingInner<C>>);
 struct StagingInner<C> {
     /// Whether the list may hold anything: a transaction without tasks never takes the lock.
     occupied: AtomicBool,
-    tasks: Mutex<Vec<Hook<C>>>,
+    tasks: SpinMutex<Vec<Hook<C>>>,
 }
 
 impl<C> Staging<C> {
     fn new() -> Self {
-        Self(Arc::new(StagingInner { occupied: AtomicBool::new(false), tasks: Mutex::new(Vec::new()) }))
-    }
-
-    /// No code of a user runs under the lock, so it cannot be poisoned.
-    fn lock(&self) -> MutexGuard<'_, Vec<Hook<C>>> {
-        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        Self(Arc::new(StagingInner { occupied: AtomicBool::new(false), tasks: SpinMutex::new(Vec::new()) }))
     }
 
     #[inline]
+    fn lock(&self) -> SpinMutexGuard<'_, Vec<Hook<C>>> {
+        self.0.tasks.lock()
+    }
+
+    // Always inlined: the hook is then built where it is stored, not copied there.
+    #[inline(always)]
     pub(crate) fn push(&self, hook: Hook<C>) {
         let mut tasks = self.lock();
         tasks.push(hook);

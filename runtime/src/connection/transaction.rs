@@ -162,20 +162,22 @@ impl<C: Deferrable> DeferredConnection<C> {
             self.watch.reset();
             self.doom = None;
         }
-        if self.queue().depth() > state.depth {
-            // What is left belongs to a transaction that ended behind our back.
-            self.abandon(state.depth);
-        }
-        begin(&mut self.inner, state)?;
+        self.abandon_leftovers(state.depth);
+        self.watch.result(begin(&mut self.inner, state))?;
         self.queue.begin_up_to(state.depth + 1);
         Ok(state.depth)
     }
 
     fn rollback(&mut self) -> QueryResult<()> {
         let result = C::TransactionManager::rollback_transaction(&mut self.inner);
-        if let Err(error) = &result {
-            self.watch.error(error);
-        }
+        let result = self.watch.result(result).map_err(|error| match self.verdict(&error) {
+            Some(doom) => {
+                // The savepoint is gone, and the transaction with it.
+                self.doom = Some(doom);
+                CommitError::from(doom).into()
+            }
+            None => error,
+        });
         let depth = self.depth();
         let ended_early = matches!(self.doom, Some(Doom::EndedEarly)) || matches!(result, Err(Error::NotInTransaction));
         if ended_early {
@@ -192,10 +194,13 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// Rolls back what is open above `depth`, whatever it takes.
     fn unwind_to(&mut self, depth: usize) {
         loop {
-            let open = self.depth();
+            let Some(State { depth: open, .. }) = self.state() else {
+                // Nothing on a broken connection can be committed any more.
+                self.discard(0);
+                return;
+            };
             if open <= depth {
-                // Also on a broken connection, which has no depth: nothing on it can be committed any more.
-                self.discard(open);
+                self.abandon_leftovers(open);
                 return;
             }
             if self.rollback().is_err() && self.depth() >= open {
@@ -245,14 +250,11 @@ impl<C: Deferrable> DeferredConnection<C> {
             }
             Err(error) => {
                 self.watch.error(&error);
-                if message_of(&error).contains(DIESEL_SAVEPOINT) {
-                    // The savepoint is gone, and the transaction with it.
-                    self.doom = Some(self.verdict());
-                }
-                let doom = self.doom;
+                self.doom = self.verdict(&error);
+                let refused = self.doom.or_else(|| is_aborted(&error).then_some(Doom::RolledBack));
                 // Diesel keeps the depth on some failures: the level did not commit, so it is rolled back.
                 self.unwind_to(depth - 1);
-                Err(doom.map_or(error, |doom| CommitError::from(doom).into()))
+                Err(refused.map_or(error, |doom| CommitError::from(doom).into()))
             }
         }
     }
@@ -272,18 +274,11 @@ impl<C: Deferrable> DeferredConnection<C> {
         };
         let Err(error) = sent else { return Ok(()) };
         self.watch.error(&error);
-        let message = message_of(&error);
-        let no_transaction = [PROOF_SAVEPOINT, DIESEL_SAVEPOINT, "no transaction is active"];
         let state = self.state();
-        let still_open = state.as_ref().is_some_and(|state| state.depth >= depth);
-        let doom = if no_transaction.iter().any(|text| message.contains(text)) {
-            Some(self.verdict())
-        } else if still_open && state.is_some_and(|state| state.aborted) {
-            // The proof failed, so that COMMIT was not executed.
-            Some(Doom::RolledBack)
-        } else {
-            None
-        };
+        let still_open = state.is_some_and(|state| state.depth >= depth);
+        // Aborted and still open: the proof failed, so that COMMIT was not executed.
+        let aborted = still_open && state.is_some_and(|state| state.aborted) || is_aborted(&error);
+        let doom = self.verdict(&error).or_else(|| aborted.then_some(Doom::RolledBack));
         if still_open && C::TransactionManager::rollback_transaction(&mut self.inner).is_err() {
             C::TransactionManager::transaction_manager_status_mut(&mut self.inner).set_in_error();
         }
@@ -314,9 +309,11 @@ impl<C: Deferrable> DeferredConnection<C> {
         Ok(())
     }
 
-    /// How a transaction ended that is found to be gone: after a deadlock it is the server that rolled it back.
-    fn verdict(&self) -> Doom {
-        if self.watch.saw_conflict() { Doom::RolledBack } else { Doom::EndedEarly }
+    /// How the transaction ended, if this error says that it has: after a deadlock it is the server that rolled it back.
+    fn verdict(&self, error: &Error) -> Option<Doom> {
+        let gone = [PROOF_SAVEPOINT, DIESEL_SAVEPOINT, "no transaction is active"];
+        let gone = message_of(error).is_some_and(|message| gone.iter().any(|text| message.contains(text)));
+        gone.then_some(if self.watch.saw_deadlock() { Doom::RolledBack } else { Doom::EndedEarly })
     }
 
     /// Runs the hooks that run before COMMIT, and says what the state is then.
@@ -388,21 +385,25 @@ impl<C: Deferrable> DeferredConnection<C> {
 
     /// What was registered above `depth` was rolled back: commit hooks vanish, rollback hooks run.
     fn discard(&mut self, depth: usize) {
-        let dropped = self.queue().rollback_to(depth);
-        if !dropped.rollback.is_empty() {
-            self.run_hooks(dropped.rollback, HookKind::AfterRollback);
+        let rollback = self.queue().rollback_to(depth);
+        if !rollback.is_empty() {
+            self.run_hooks(rollback, HookKind::AfterRollback);
+        }
+    }
+
+    /// What is left above `depth` belongs to transactions that ended behind our back.
+    fn abandon_leftovers(&mut self, depth: usize) {
+        if self.queue().has_above(depth) {
+            self.abandon(depth);
         }
     }
 
     /// What was registered above `depth` is gone, but nobody knows how that transaction ended: nothing runs, all is
     /// reported.
     fn abandon(&mut self, depth: usize) {
-        let dropped = self.queue().rollback_to(depth);
-        if dropped.is_empty() {
-            return;
-        }
-        let commit = dropped.commit.iter().map(|hook| hook.describe(HookKind::AfterCommit, depth + 1));
-        let rollback = dropped.rollback.iter().map(|hook| hook.describe(HookKind::AfterRollback, depth + 1));
+        let (commit, rollback) = self.queue().abandon_to(depth);
+        let commit = commit.iter().map(|hook| hook.describe(HookKind::AfterCommit, depth + 1));
+        let rollback = rollback.iter().map(|hook| hook.describe(HookKind::AfterRollback, depth + 1));
         let lost: Vec<PendingHook> = commit.chain(rollback).collect();
         for hook in &lost {
             tracing::error!(
@@ -431,10 +432,15 @@ pub(crate) fn begin_with_sql<C: Connection>(conn: &mut C, sql: &str) -> QueryRes
     }
 }
 
-fn message_of(error: &Error) -> String {
+/// PostgreSQL's answer, in its default language, to every statement behind a failed one.
+fn is_aborted(error: &Error) -> bool {
+    message_of(error).is_some_and(|message| message.contains("current transaction is aborted"))
+}
+
+fn message_of(error: &Error) -> Option<&str> {
     match error {
-        Error::DatabaseError(_, information) => information.message().to_owned(),
+        Error::DatabaseError(_, information) => Some(information.message()),
         Error::RollbackErrorOnCommit { commit_error, .. } => message_of(commit_error),
-        _ => String::new(),
+        _ => None,
     }
 }

@@ -23,6 +23,7 @@ pub(crate) enum Doubt {
 pub(crate) struct Watch {
     doubt: Doubt,
     conflict: bool,
+    deadlock: bool,
 }
 
 impl Watch {
@@ -33,6 +34,11 @@ impl Watch {
     /// Whether a statement failed because of another transaction, so that the block may succeed when it is run again.
     pub(crate) fn saw_conflict(&self) -> bool {
         self.conflict
+    }
+
+    /// Whether a statement failed in a way after which MySQL has rolled the whole transaction back.
+    pub(crate) fn saw_deadlock(&self) -> bool {
+        self.deadlock
     }
 
     pub(crate) fn reset(&mut self) {
@@ -61,6 +67,7 @@ impl Watch {
     pub(crate) fn error(&mut self, error: &Error) {
         self.suspect(Doubt::RawSql);
         self.conflict |= is_conflict(error);
+        self.deadlock |= is_deadlock(error);
     }
 }
 
@@ -68,20 +75,29 @@ impl Watch {
 ///
 /// Diesel has a kind for serialisation failures only (PostgreSQL 40001, MySQL 1213 through the query builder) and no
 /// SQLSTATE, so the rest is known by the server's text: PostgreSQL's in its default language.
-pub(crate) fn is_conflict(error: &Error) -> bool {
+fn is_conflict(error: &Error) -> bool {
+    let texts = [
+        "deadlock detected",
+        "could not serialize access",
+        "database is locked",
+        "database table is locked",
+        "Record has changed since last read",
+    ];
+    is_deadlock(error) || is_unknown_with(error, &texts)
+}
+
+/// MySQL's 1213, by its kind or by its text, and what Diesel reports with the same kind.
+fn is_deadlock(error: &Error) -> bool {
+    matches!(error, Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _))
+        || is_unknown_with(error, &["Deadlock found"])
+}
+
+fn is_unknown_with(error: &Error, texts: &[&str]) -> bool {
     match error {
-        Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
-        Error::DatabaseError(DatabaseErrorKind::Unknown, information) => [
-            "deadlock detected",
-            "could not serialize access",
-            "database is locked",
-            "database table is locked",
-            "Deadlock found",
-            "Record has changed since last read",
-        ]
-        .iter()
-        .any(|text| information.message().contains(text)),
-        Error::RollbackErrorOnCommit { commit_error, .. } => is_conflict(commit_error),
+        Error::DatabaseError(DatabaseErrorKind::Unknown, information) => {
+            texts.iter().any(|text| information.message().contains(text))
+        }
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_unknown_with(commit_error, texts),
         _ => false,
     }
 }
