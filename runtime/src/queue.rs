@@ -130,10 +130,15 @@ impl<H, B> Queue<H, B> {
 
     /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now. Its
     /// rollback hooks have lost their purpose.
+    #[inline]
     pub(crate) fn take_committed(&mut self, depth: usize) -> Vec<H> {
         let Some(&mark) = self.marks.get(depth) else { return Vec::new() };
         self.marks.truncate(depth);
         self.rollback.truncate(mark.rollback);
+        if self.commit.len() == mark.commit {
+            // Keeps the buffer for a transaction that has use for it.
+            return Vec::new();
+        }
         take_from(&mut self.commit, mark.commit)
     }
 
