@@ -137,6 +137,18 @@ impl Report {
         self.failures.is_empty() && self.not_run.is_empty()
     }
 
+    /// Notes hooks that will not run although nothing is known to have rolled them back.
+    pub(crate) fn lose(&mut self, hooks: impl Iterator<Item = PendingHook>) {
+        self.not_run.extend(hooks.inspect(|hook| {
+            tracing::error!(
+                task = hook.task,
+                call_site = %hook.call_site,
+                kind = %hook.kind,
+                "a deferred task did not run: how its transaction ended is not known"
+            );
+        }));
+    }
+
     pub(crate) fn clear(&mut self) {
         self.ran = 0;
         self.failures.clear();

@@ -198,11 +198,24 @@ impl<C> DeferredConnection<C> {
     /// The queue, up to date with what blocks have staged.
     pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>> {
         if self.staging.0.occupied.load(Ordering::Relaxed) {
-            let mut staged = self.staging.lock();
-            self.staging.0.occupied.store(false, Ordering::Relaxed);
-            self.queue.append_after_commit(&mut staged);
+            self.take_over_staged();
         }
         &mut self.queue
+    }
+
+    #[inline(never)]
+    fn take_over_staged(&mut self) {
+        let mut staged = self.staging.lock();
+        self.staging.0.occupied.store(false, Ordering::Relaxed);
+        if self.queue.depth() > 0 {
+            self.queue.append_after_commit(&mut staged);
+            return;
+        }
+        // A block goes on after its transaction was ended by hand. These belong to nothing that can be committed, and
+        // must not wait for the next transaction.
+        let strays = std::mem::take(&mut *staged);
+        drop(staged);
+        self.report.lose(strays.iter().map(|hook| hook.describe(HookKind::AfterCommit, 1)));
     }
 
     /// Where a block's statements register their tasks.

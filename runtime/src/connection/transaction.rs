@@ -19,7 +19,7 @@ use super::watch::Doubt;
 use super::{CommitProof, Deferrable};
 use crate::error::CommitError;
 use crate::hook::Hook;
-use crate::report::{FailureCause, HookFailure, HookKind, PendingHook};
+use crate::report::{FailureCause, HookFailure, HookKind};
 
 /// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
 #[derive(Debug, Clone, Copy)]
@@ -407,16 +407,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
         let commit = dropped.commit.iter().map(|hook| hook.describe(HookKind::AfterCommit, depth + 1));
         let rollback = dropped.rollback.iter().map(|hook| hook.describe(HookKind::AfterRollback, depth + 1));
-        let lost: Vec<PendingHook> = commit.chain(rollback).collect();
-        for hook in &lost {
-            tracing::error!(
-                task = hook.task,
-                call_site = %hook.call_site,
-                kind = %hook.kind,
-                "a deferred task did not run: how its transaction ended is not known"
-            );
-        }
-        self.report.not_run.extend(lost);
+        self.report.lose(commit.chain(rollback));
     }
 }
 
