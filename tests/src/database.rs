@@ -66,13 +66,23 @@ impl<C: Database> Scratch<C> {
 
     /// A plain connection to it.
     pub fn observer(&self) -> C {
-        C::establish(&self.url).unwrap_or_else(|error| panic!("connect to {}: {error}", C::NAME))
+        open(&self.url)
     }
 
     /// The witnesses that another connection sees: what is really committed.
     pub fn committed(&self) -> Vec<i32> {
-        C::witnesses(&mut self.observer())
+        self.watcher()()
     }
+
+    /// [`committed`](Self::committed), for hooks to call.
+    pub fn watcher(&self) -> impl Fn() -> Vec<i32> + Clone + Send + 'static {
+        let url = self.url.clone();
+        move || C::witnesses(&mut open::<C>(&url))
+    }
+}
+
+fn open<C: Database>(url: &str) -> C {
+    C::establish(url).unwrap_or_else(|error| panic!("connect to {}: {error}", C::NAME))
 }
 
 /// A name that no other test uses, in this process or in one beside it.
