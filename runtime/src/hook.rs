@@ -4,7 +4,7 @@
 
 use std::any::type_name;
 use std::fmt::{self, Write};
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 
 use smallbox::{SmallBox, smallbox};
 
@@ -57,8 +57,9 @@ impl<C> Hook<C> {
 
     pub(crate) fn describe(&self, kind: HookKind, depth: usize) -> PendingHook {
         let mut arguments = String::new();
-        if self.0.arguments(&mut arguments).is_err() {
-            // A user's `Debug` that fails: show what it wrote before that.
+        let written = catch_unwind(AssertUnwindSafe(|| self.0.arguments(&mut arguments)));
+        if !matches!(written, Ok(Ok(()))) {
+            // A user's `Debug` that fails or panics: show what it wrote before that.
             arguments.push('…');
         }
         PendingHook { task: self.name(), arguments, call_site: self.call_site(), depth, kind }

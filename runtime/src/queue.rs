@@ -28,12 +28,8 @@ pub(crate) struct Dropped<H> {
     pub(crate) commit: Vec<H>,
     /// Rollback hooks in the order in which they run.
     pub(crate) rollback: Vec<H>,
-}
-
-impl<H> Dropped<H> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.commit.is_empty() && self.rollback.is_empty()
-    }
+    /// Hooks of a COMMIT that will not be.
+    pub(crate) before: Vec<H>,
 }
 
 /// Buffers up to this many hooks stay with the connection: what a busy transaction needs again, not what a bulk load
@@ -70,10 +66,9 @@ impl<H> Queue<H> {
     /// Everything above `depth` was rolled back, or is known to be gone.
     pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H> {
         let Some(&mark) = self.marks.get(depth) else {
-            return Dropped { commit: Vec::new(), rollback: Vec::new() };
+            return Dropped { commit: Vec::new(), rollback: Vec::new(), before: Vec::new() };
         };
         self.marks.truncate(depth);
-        self.before.truncate(mark.before);
         let mut rollback = self.rollback.split_off(mark.rollback);
         // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
         rollback.reverse();
@@ -81,6 +76,7 @@ impl<H> Queue<H> {
         Dropped {
             commit: self.commit.split_off(mark.commit),
             rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
+            before: self.before.split_off(mark.before),
         }
     }
 
@@ -108,6 +104,11 @@ impl<H> Queue<H> {
     /// Whether anything waits that a commit has to be proven for.
     pub(crate) fn has_commit_hooks(&self) -> bool {
         !self.commit.is_empty()
+    }
+
+    /// Whether anything waits for a rollback.
+    pub(crate) fn has_rollback_hooks(&self) -> bool {
+        !self.rollback.is_empty()
     }
 
     /// The hooks that run before COMMIT; running one may register more.

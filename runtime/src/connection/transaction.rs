@@ -28,6 +28,9 @@ pub struct DeferredTransactionManager;
 /// The name is looked for in the server's message, so that it must not be found in any other.
 const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
 
+/// Fails where there is no live transaction, and does nothing where there is one.
+const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof";
+
 /// One message to the server: where there is no live transaction the savepoint cannot be released (MySQL, MariaDB,
 /// SQLite) or not even set (PostgreSQL), and the COMMIT behind it is not executed.
 const PROVEN_COMMIT: &str =
@@ -95,9 +98,10 @@ impl<C: Deferrable> DeferredConnection<C> {
         self.state().is_some_and(|state| state.depth > state.base)
     }
 
-    /// Whether a concurrent transaction was in the way of the last one, which may succeed when it is run again.
-    pub(crate) fn lost_to_another(&self) -> bool {
-        self.watch.saw_conflict()
+    /// Whether a concurrent transaction was in the way of the last one, which may succeed when it is run again. Not where
+    /// it may have been committed, nor on a broken connection.
+    pub(crate) fn lost_to_another(&mut self) -> bool {
+        self.watch.saw_conflict() && self.state().is_some()
     }
 
     /// Begins, runs the callback, and ends the transaction as the callback did.
@@ -114,31 +118,63 @@ impl<C: Deferrable> DeferredConnection<C> {
     {
         let entry = self.depth();
         self.begin(begin)?;
+        let level = self.depth();
         match catch_unwind(AssertUnwindSafe(|| callback(self))) {
-            Ok(Ok(value)) => match self.commit() {
+            Ok(Ok(value)) => match self.expect_depth(level).and_then(|()| self.commit()) {
                 Ok(()) => Ok(value),
                 Err(error) => {
                     self.unwind_to(entry);
-                    Err(match error {
-                        // The block began a transaction, and now there is none.
-                        Error::NotInTransaction => CommitError::EndedEarly.into(),
-                        error => error,
+                    Err(error.into())
+                }
+            },
+            Ok(Err(user_error)) => {
+                if self.depth() != level && self.expect_depth(level).is_err() {
+                    return Err(user_error);
+                }
+                match self.rollback() {
+                    Ok(()) => Err(user_error),
+                    // A transaction that is gone already, or a connection that is: the user's error is why.
+                    Err(Error::BrokenTransactionManager) => Err(user_error),
+                    Err(rollback_error) if is_gone(&rollback_error) && entry == 0 => Err(user_error),
+                    Err(rollback_error) => {
+                        self.unwind_to(entry);
+                        Err(rollback_error.into())
                     }
-                    .into())
                 }
-            },
-            Ok(Err(user_error)) => match self.rollback() {
-                // A transaction that is gone already, or a connection that is: the user's error is why.
-                Ok(()) | Err(Error::BrokenTransactionManager | Error::NotInTransaction) => Err(user_error),
-                Err(rollback_error) => {
-                    self.unwind_to(entry);
-                    Err(rollback_error.into())
-                }
-            },
+            }
             Err(panic) => {
+                let _ = self.expect_depth(level);
                 self.unwind_to(entry);
                 resume_unwind(panic)
             }
+        }
+    }
+
+    /// Refuses to go on where a callback returned at another depth than `level`, at which it was called: rolls back what
+    /// it began and did not end, together with its level; gives up what it ended.
+    fn expect_depth(&mut self, level: usize) -> QueryResult<()> {
+        let Some(State { depth, .. }) = self.state() else {
+            // What follows will find out, and say so.
+            return Ok(());
+        };
+        if depth > level {
+            self.unwind_to(level.saturating_sub(1));
+            return Err(CommitError::LeftOpen.into());
+        }
+        if depth < level {
+            self.give_up(depth);
+            return Err(CommitError::EndedEarly.into());
+        }
+        Ok(())
+    }
+
+    /// The levels above `depth` ended behind our back.
+    fn give_up(&mut self, depth: usize) {
+        self.abandon(depth);
+        if depth == 0 {
+            // Diesel's bookkeeping does not know a transaction that was begun by raw SQL, and the next one must not become
+            // part of it. Where there is none this does nothing, or fails.
+            let _ = self.inner.batch_execute("ROLLBACK");
         }
     }
 
@@ -155,28 +191,42 @@ impl<C: Deferrable> DeferredConnection<C> {
             // What is left belongs to a transaction that ended behind our back.
             self.abandon(state.depth);
         }
-        begin(&mut self.inner)?;
+        let began = begin(&mut self.inner);
+        self.watch.result(began)?;
         let depth = self.depth();
         self.queue().begin_up_to(depth);
         Ok(())
     }
 
     fn rollback(&mut self) -> QueryResult<()> {
+        if self.is_unproven_rollback() && self.inner.batch_execute(PROOF).is_err() {
+            self.doom = Some(self.verdict());
+        }
         let result = C::TransactionManager::rollback_transaction(&mut self.inner);
         if let Err(error) = &result {
             self.watch.error(error);
+            if is_gone(error) {
+                self.doom = Some(self.verdict());
+            }
         }
         let depth = self.depth();
-        let ended_early = matches!(self.doom, Some(Doom::EndedEarly)) || matches!(result, Err(Error::NotInTransaction));
-        if ended_early {
-            self.abandon(depth);
-        } else {
-            self.discard(depth);
+        match self.doom {
+            Some(Doom::EndedEarly) => self.abandon(depth),
+            Some(Doom::RolledBack) | None => self.discard(depth),
         }
         if depth == 0 {
             self.doom = None;
         }
         result
+    }
+
+    /// Whether rollback hooks wait for a ROLLBACK that would succeed without a transaction: what ran may be committed.
+    fn is_unproven_rollback(&mut self) -> bool {
+        C::PROOF == CommitProof::Savepoint
+            && self.watch.doubt() >= Doubt::RawSql
+            && !self.watch.saw_conflict()
+            && self.queue().has_rollback_hooks()
+            && self.state().is_some_and(|state| state.depth == 1 && !state.aborted)
     }
 
     /// Rolls back what is open above `depth`, whatever it takes.
@@ -205,7 +255,11 @@ impl<C: Deferrable> DeferredConnection<C> {
             return Err(Error::NotInTransaction);
         }
         if depth < waiting {
-            self.abandon(depth);
+            // Hooks were registered at a level that ended below the wrapper.
+            self.give_up(depth);
+            if depth > base {
+                self.unwind_to(depth - 1);
+            }
             return Err(CommitError::EndedEarly.into());
         }
         if depth > base + 1 { self.release() } else { self.commit_outermost() }
@@ -222,7 +276,7 @@ impl<C: Deferrable> DeferredConnection<C> {
             }
             Err(error) => {
                 self.watch.error(&error);
-                if message_of(&error).contains("diesel_savepoint_") {
+                if is_gone(&error) {
                     // The savepoint is gone, and the transaction with it.
                     self.doom = Some(self.verdict());
                 }
@@ -250,7 +304,6 @@ impl<C: Deferrable> DeferredConnection<C> {
         };
         let doom = self.doom.or_else(|| aborted.then_some(Doom::RolledBack));
         let Some(doom) = doom else { return Ok(()) };
-        self.doom = Some(doom);
         self.unwind_to(depth.saturating_sub(1));
         Err(CommitError::from(doom).into())
     }
@@ -271,11 +324,9 @@ impl<C: Deferrable> DeferredConnection<C> {
         };
         let Err(error) = sent else { return Ok(()) };
         self.watch.error(&error);
-        let message = message_of(&error);
-        let no_transaction = [PROOF_SAVEPOINT, "diesel_savepoint_", "no transaction is active"];
         let state = self.state();
         let still_open = state.as_ref().is_some_and(|state| state.depth >= depth);
-        let doom = if no_transaction.iter().any(|text| message.contains(text)) {
+        let doom = if is_gone(&error) {
             Some(self.verdict())
         } else if still_open && state.is_some_and(|state| state.aborted) {
             // The proof failed, so that COMMIT was not executed.
@@ -320,18 +371,24 @@ impl<C: Deferrable> DeferredConnection<C> {
 
     fn run_before_commit(&mut self) -> QueryResult<()> {
         loop {
-            let hooks = self.queue().take_before_commit();
-            if hooks.is_empty() {
+            let mut hooks = self.queue().take_before_commit().into_iter();
+            if hooks.len() == 0 {
                 return Ok(());
             }
-            for hook in hooks {
-                let depth = self.depth();
-                let failed = match catch_unwind(AssertUnwindSafe(|| hook.run(self))) {
-                    Ok(Ok(())) => continue,
+            while let Some(hook) = hooks.next() {
+                let level = self.depth();
+                let outcome = catch_unwind(AssertUnwindSafe(|| hook.run(self)));
+                let balanced = self.expect_depth(level);
+                let failed = match outcome {
+                    Ok(Ok(())) => match balanced {
+                        Ok(()) => continue,
+                        Err(error) => Ok(error.into()),
+                    },
                     Ok(Err(error)) => Ok(error),
                     Err(panic) => Err(panic),
                 };
-                self.unwind_to(depth.saturating_sub(1));
+                self.bury(hooks, HookKind::BeforeCommit);
+                self.unwind_to(level.saturating_sub(1));
                 match failed {
                     Ok(error) => {
                         return Err(error.downcast::<Error>().map_or_else(Error::QueryBuilderError, |error| *error));
@@ -346,11 +403,11 @@ impl<C: Deferrable> DeferredConnection<C> {
     fn run_committed(&mut self) {
         let depth = self.depth();
         let (hooks, spent) = self.queue().take_committed(depth);
-        drop(spent);
         if !hooks.is_empty() {
             let buffer = self.run_hooks(hooks, HookKind::AfterCommit);
             self.queue().recycle(buffer);
         }
+        self.bury(spent.into_iter().map(|(_, hook)| hook), HookKind::AfterRollback);
     }
 
     /// Runs hooks one after the other; gives the emptied buffer back.
@@ -361,6 +418,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         for hook in hooks.drain(..) {
             if self.stop_at_first_failure && self.report.failures.len() > failures_before {
                 self.report.not_run.push(hook.describe(kind, depth + 1));
+                self.bury([hook], kind);
                 continue;
             }
             let (task, call_site) = (hook.name(), hook.call_site());
@@ -376,15 +434,7 @@ impl<C: Deferrable> DeferredConnection<C> {
                 Ok(Err(error)) => FailureCause::Error(error),
                 Err(panic) => FailureCause::Panic(panic_message(&*panic)),
             };
-            let failure = HookFailure { task, call_site, kind, cause };
-            tracing::error!(
-                task,
-                call_site = %call_site,
-                kind = %kind,
-                error = %failure.cause,
-                "a deferred task failed"
-            );
-            self.report.failures.push(failure);
+            self.report.fail(HookFailure { task, call_site, kind, cause });
         }
         self.running -= 1;
         hooks
@@ -393,21 +443,39 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// What was registered above `depth` was rolled back: commit hooks vanish, rollback hooks run.
     fn discard(&mut self, depth: usize) {
         let dropped = self.queue().rollback_to(depth);
+        self.bury(dropped.commit, HookKind::AfterCommit);
+        self.bury(dropped.before, HookKind::BeforeCommit);
         if !dropped.rollback.is_empty() {
+            // A hook may open transactions of its own; whether this one is worth another attempt is not about those.
+            let conflict = self.watch.saw_conflict();
             self.run_hooks(dropped.rollback, HookKind::AfterRollback);
+            self.watch.set_conflict(conflict);
+        }
+    }
+
+    /// Drops hooks that will not run. A captured value's `Drop` may panic: that must not stop anything here.
+    fn bury(&mut self, hooks: impl IntoIterator<Item = Hook<C>>, kind: HookKind) {
+        for hook in hooks {
+            let (task, call_site) = (hook.name(), hook.call_site());
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(hook))) {
+                let cause = FailureCause::Panic(panic_message(&*panic));
+                self.report.fail(HookFailure { task, call_site, kind, cause });
+            }
         }
     }
 
     /// What was registered above `depth` is gone, but nobody knows how that transaction ended: nothing runs, all is
     /// reported.
     fn abandon(&mut self, depth: usize) {
+        // It may have been committed: it is not to be run again.
+        self.watch.set_conflict(false);
         let dropped = self.queue().rollback_to(depth);
-        if dropped.is_empty() {
-            return;
-        }
         let commit = dropped.commit.iter().map(|hook| hook.describe(HookKind::AfterCommit, depth + 1));
         let rollback = dropped.rollback.iter().map(|hook| hook.describe(HookKind::AfterRollback, depth + 1));
         self.report.lose(commit.chain(rollback));
+        self.bury(dropped.commit, HookKind::AfterCommit);
+        self.bury(dropped.before, HookKind::BeforeCommit);
+        self.bury(dropped.rollback, HookKind::AfterRollback);
     }
 }
 
@@ -424,6 +492,13 @@ pub(crate) fn begin_with_sql<C: Connection>(conn: &mut C, sql: &str) -> QueryRes
         }
         TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
     }
+}
+
+/// Whether the error says that there is no transaction, or that a savepoint is not in it: that it ended behind our back.
+fn is_gone(error: &Error) -> bool {
+    let message = message_of(error);
+    matches!(error, Error::NotInTransaction)
+        || [PROOF_SAVEPOINT, "diesel_savepoint_", "no transaction is active"].iter().any(|text| message.contains(text))
 }
 
 fn message_of(error: &Error) -> String {

@@ -35,6 +35,10 @@ impl Watch {
         self.conflict
     }
 
+    pub(crate) fn set_conflict(&mut self, conflict: bool) {
+        self.conflict = conflict;
+    }
+
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
