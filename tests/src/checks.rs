@@ -18,6 +18,7 @@ pub fn refusal<T: Debug>(result: &QueryResult<T>) -> &'static str {
     match result.as_ref().map_err(CommitError::of) {
         Err(Some(CommitError::RolledBack)) => "RolledBack",
         Err(Some(CommitError::EndedEarly)) => "EndedEarly",
+        Err(Some(CommitError::LeftOpen)) => "LeftOpen",
         Err(Some(CommitError::Unknown { .. })) => "Unknown",
         _ => panic!("expected a refused commit, not {result:?}"),
     }
