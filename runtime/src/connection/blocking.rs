@@ -132,11 +132,14 @@ impl<C> DeferredConnection<C> {
     ///
     /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
     pub fn new(inner: C) -> Self {
+        let mut watch = Watch::default();
+        // Of a transaction that is open already nothing was seen.
+        watch.suspect(Doubt::Unseen);
         Self {
             inner,
             queue: Queue::new(),
             staging: Staging::new(),
-            watch: Watch::default(),
+            watch,
             doom: None,
             report: Report::default(),
             running: 0,

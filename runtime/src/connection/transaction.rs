@@ -199,7 +199,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     fn rollback(&mut self) -> QueryResult<()> {
-        if self.is_unproven_rollback() && self.inner.batch_execute(PROOF).is_err() {
+        if self.is_unproven_rollback() && self.inner.batch_execute(PROOF).is_err_and(|error| is_gone(&error)) {
             self.doom = Some(self.verdict());
         }
         let result = C::TransactionManager::rollback_transaction(&mut self.inner);
@@ -210,10 +210,7 @@ impl<C: Deferrable> DeferredConnection<C> {
             }
         }
         let depth = self.depth();
-        match self.doom {
-            Some(Doom::EndedEarly) => self.abandon(depth),
-            Some(Doom::RolledBack) | None => self.discard(depth),
-        }
+        self.drop_above(depth);
         if depth == 0 {
             self.doom = None;
         }
@@ -224,7 +221,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     fn is_unproven_rollback(&mut self) -> bool {
         C::PROOF == CommitProof::Savepoint
             && self.watch.doubt() >= Doubt::RawSql
-            && !self.watch.saw_conflict()
+            && !self.watch.lost_transaction()
             && self.queue().has_rollback_hooks()
             && self.state().is_some_and(|state| state.depth == 1 && !state.aborted)
     }
@@ -235,7 +232,7 @@ impl<C: Deferrable> DeferredConnection<C> {
             let open = self.depth();
             if open <= depth {
                 // Also on a broken connection, which has no depth: nothing on it can be committed any more.
-                self.discard(open);
+                self.drop_above(open);
                 return;
             }
             if self.rollback().is_err() && self.depth() >= open {
@@ -280,11 +277,18 @@ impl<C: Deferrable> DeferredConnection<C> {
                     // The savepoint is gone, and the transaction with it.
                     self.doom = Some(self.verdict());
                 }
+                let doom = self.doom.or_else(|| self.aborted_release());
                 // Diesel keeps the depth on some failures: the level did not commit, so it is rolled back.
                 self.unwind_to(entry.saturating_sub(1));
-                Err(self.doom.map_or(error, |doom| CommitError::from(doom).into()))
+                Err(doom.map_or(error, |doom| CommitError::from(doom).into()))
             }
         }
+    }
+
+    /// Why PostgreSQL refused to release a savepoint that is there: constraints wait for COMMIT, so that only an aborted
+    /// transaction is left. Diesel has rolled it back to the savepoint by now.
+    fn aborted_release(&mut self) -> Option<Doom> {
+        (C::PROOF == CommitProof::Status && self.state().is_some()).then_some(Doom::RolledBack)
     }
 
     /// Ends the outermost transaction (of the application: in a test transaction that is a savepoint) and runs its hooks.
@@ -302,7 +306,7 @@ impl<C: Deferrable> DeferredConnection<C> {
             self.discard(0);
             return Err(CommitError::RolledBack.into());
         };
-        let doom = self.doom.or_else(|| aborted.then_some(Doom::RolledBack));
+        let doom = self.doom.or_else(|| (aborted || self.watch.lost_transaction()).then_some(Doom::RolledBack));
         let Some(doom) = doom else { return Ok(()) };
         self.unwind_to(depth.saturating_sub(1));
         Err(CommitError::from(doom).into())
@@ -331,6 +335,8 @@ impl<C: Deferrable> DeferredConnection<C> {
         } else if still_open && state.is_some_and(|state| state.aborted) {
             // The proof failed, so that COMMIT was not executed.
             Some(Doom::RolledBack)
+        } else if depth > 1 {
+            self.aborted_release()
         } else {
             None
         };
@@ -366,7 +372,7 @@ impl<C: Deferrable> DeferredConnection<C> {
 
     /// How a transaction ended that is found to be gone: after a deadlock it is the server that rolled it back.
     fn verdict(&self) -> Doom {
-        if self.watch.saw_conflict() { Doom::RolledBack } else { Doom::EndedEarly }
+        if self.watch.lost_transaction() { Doom::RolledBack } else { Doom::EndedEarly }
     }
 
     fn run_before_commit(&mut self) -> QueryResult<()> {
@@ -438,6 +444,14 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
         self.running -= 1;
         hooks
+    }
+
+    /// What was registered above `depth` is over: rolled back, unless it is known to have ended otherwise.
+    fn drop_above(&mut self, depth: usize) {
+        match self.doom {
+            Some(Doom::EndedEarly) => self.abandon(depth),
+            Some(Doom::RolledBack) | None => self.discard(depth),
+        }
     }
 
     /// What was registered above `depth` was rolled back: commit hooks vanish, rollback hooks run.

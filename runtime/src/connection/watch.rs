@@ -23,6 +23,7 @@ pub(crate) enum Doubt {
 pub(crate) struct Watch {
     doubt: Doubt,
     conflict: bool,
+    lost: bool,
 }
 
 impl Watch {
@@ -33,6 +34,11 @@ impl Watch {
     /// Whether a statement failed because of another transaction, so that the block may succeed when it is run again.
     pub(crate) fn saw_conflict(&self) -> bool {
         self.conflict
+    }
+
+    /// Whether a statement failed with an error that ends the whole transaction on the server, unannounced.
+    pub(crate) fn lost_transaction(&self) -> bool {
+        self.lost
     }
 
     pub(crate) fn set_conflict(&mut self, conflict: bool) {
@@ -65,6 +71,18 @@ impl Watch {
     pub(crate) fn error(&mut self, error: &Error) {
         self.suspect(Doubt::RawSql);
         self.conflict |= is_conflict(error);
+        self.lost |= ends_transaction(error);
+    }
+}
+
+/// Whether MySQL or MariaDB rolled the whole transaction back, which no later statement or COMMIT tells when `autocommit`
+/// is off: the next statement begins a new one then.
+fn ends_transaction(error: &Error) -> bool {
+    match error {
+        Error::DatabaseError(_, information) => ["Deadlock found", "Record has changed since last read"]
+            .iter()
+            .any(|text| information.message().contains(text)),
+        _ => false,
     }
 }
 
