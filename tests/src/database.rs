@@ -25,6 +25,9 @@ pub trait Database: Deferrable + 'static {
     /// Writes a witness. A second one of the same number fails.
     fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()>;
 
+    /// Runs raw SQL as a prepared statement, where the database can prepare it.
+    fn execute_raw(conn: &mut DeferredConnection<Self>, sql: &str) -> QueryResult<()>;
+
     /// The witnesses that this connection sees, sorted.
     fn witnesses(conn: &mut Self) -> Vec<i32>;
 
@@ -104,6 +107,10 @@ macro_rules! witness_queries {
     () => {
         fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()> {
             diesel::insert_into(witness::table).values(witness::id.eq(id)).execute(conn).map(drop)
+        }
+
+        fn execute_raw(conn: &mut DeferredConnection<Self>, sql: &str) -> QueryResult<()> {
+            diesel::sql_query(sql).execute(conn).map(drop)
         }
 
         fn witnesses(conn: &mut Self) -> Vec<i32> {
