@@ -21,8 +21,8 @@ pub(crate) struct Hook<C>(SmallBox<dyn Body<C>, Inline>);
 
 /// A hook that runs in the transaction, just before COMMIT: its error is the transaction's.
 pub(crate) struct BeforeCommit<C> {
-    call_site: &'static Location<'static>,
-    name: &'static str,
+    pub(crate) call_site: &'static Location<'static>,
+    pub(crate) name: &'static str,
     pub(crate) run: Box<RunBeforeCommit<C>>,
 }
 
@@ -93,6 +93,10 @@ impl<C> Hook<C> {
         self.0.name()
     }
 
+    pub(crate) fn call_site(&self) -> &'static Location<'static> {
+        self.0.call_site()
+    }
+
     pub(crate) fn describe(&self, kind: HookKind, depth: usize) -> PendingHook {
         let mut arguments = String::new();
         // A user's `Debug` may fail, or panic, where a report is made of a transaction that has ended: show what it wrote
@@ -101,7 +105,7 @@ impl<C> Hook<C> {
         if !matches!(written, Ok(Ok(()))) {
             arguments.push('…');
         }
-        PendingHook { task: self.name(), arguments, call_site: self.0.call_site(), depth, kind }
+        PendingHook { task: self.name(), arguments, call_site: self.call_site(), depth, kind }
     }
 }
 
@@ -180,7 +184,7 @@ fn contain<R: TaskOutput>(call_site: &'static Location<'static>, run: impl FnOnc
     Err(Box::new(Failed { call_site, cause }))
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())

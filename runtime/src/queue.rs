@@ -23,6 +23,17 @@ pub(crate) struct Queue<H, B> {
     marks: Vec<Mark>,
 }
 
+/// What was taken out of the queue because its transaction did not commit.
+#[derive(Debug)]
+pub(crate) struct Dropped<H, B> {
+    /// Commit hooks, which will never run.
+    pub(crate) commit: Vec<H>,
+    /// Rollback hooks, in the order in which they are to run.
+    pub(crate) rollback: Vec<H>,
+    /// Hooks of a COMMIT that will not be.
+    pub(crate) before: Vec<B>,
+}
+
 /// Buffers of more than this many hooks are not kept for the next transaction: what a busy connection needs again is,
 /// what a bulk load left behind is not. About 90 KB.
 const KEPT_CAPACITY: usize = 1024;
@@ -42,11 +53,6 @@ impl<H, B> Queue<H, B> {
         self.marks.push(Mark { commit: self.commit.len(), rollback: self.rollback.len(), before: self.before.len() });
     }
 
-    /// Whether anything is left above `depth`; at 0 also what was registered while nothing was open.
-    pub(crate) fn has_above(&self, depth: usize) -> bool {
-        self.marks.len() > depth || depth == 0 && !(self.commit.is_empty() && self.rollback.is_empty())
-    }
-
     /// Opens depths until there are `depth` of them.
     pub(crate) fn begin_up_to(&mut self, depth: usize) {
         while self.marks.len() < depth {
@@ -59,31 +65,21 @@ impl<H, B> Queue<H, B> {
         self.marks.pop();
     }
 
-    /// Everything above `depth` was rolled back: drops its commit hooks, and returns its rollback hooks in the order in
-    /// which they are to run.
-    pub(crate) fn rollback_to(&mut self, depth: usize) -> Vec<H> {
-        let Some(&mark) = self.marks.get(depth) else { return Vec::new() };
+    /// Everything above `depth` was rolled back, or is known to be gone: takes it out.
+    pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H, B> {
+        let Some(&mark) = self.marks.get(depth) else {
+            return Dropped { commit: Vec::new(), rollback: Vec::new(), before: Vec::new() };
+        };
         self.marks.truncate(depth);
-        self.before.truncate(mark.before);
         let mut rollback = take_from(&mut self.rollback, mark.rollback);
         // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
         rollback.reverse();
         rollback.sort_by_key(|(depth, _)| Reverse(*depth));
-        // Last, because it runs `Drop`s of a user's, which may panic.
-        self.commit.truncate(mark.commit);
-        rollback.into_iter().map(|(_, hook)| hook).collect()
-    }
-
-    /// Everything above `depth` is gone, nobody knows how: returns its commit hooks and its rollback hooks, none of which
-    /// is to run.
-    pub(crate) fn abandon_to(&mut self, depth: usize) -> (Vec<H>, Vec<H>) {
-        let Some(mark) = self.marks.get(depth).copied().or((depth == 0).then(Mark::default)) else {
-            return (Vec::new(), Vec::new());
-        };
-        self.marks.truncate(depth);
-        self.before.truncate(mark.before);
-        let rollback = take_from(&mut self.rollback, mark.rollback);
-        (take_from(&mut self.commit, mark.commit), rollback.into_iter().map(|(_, hook)| hook).collect())
+        Dropped {
+            commit: take_from(&mut self.commit, mark.commit),
+            rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
+            before: take_from(&mut self.before, mark.before),
+        }
     }
 
     pub(crate) fn after_commit(&mut self, hook: H) {
@@ -115,6 +111,11 @@ impl<H, B> Queue<H, B> {
         !self.commit.is_empty()
     }
 
+    /// Whether anything waits for a rollback.
+    pub(crate) fn has_rollback_hooks(&self) -> bool {
+        !self.rollback.is_empty()
+    }
+
     /// Whether anything runs before COMMIT.
     pub(crate) fn has_before_commit(&self) -> bool {
         !self.before.is_empty()
@@ -128,18 +129,14 @@ impl<H, B> Queue<H, B> {
         std::mem::take(&mut self.before)
     }
 
-    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now. Its
-    /// rollback hooks have lost their purpose.
+    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now, and its
+    /// rollback hooks, which have lost their purpose.
     #[inline]
-    pub(crate) fn take_committed(&mut self, depth: usize) -> Vec<H> {
-        let Some(&mark) = self.marks.get(depth) else { return Vec::new() };
+    pub(crate) fn take_committed(&mut self, depth: usize) -> (Vec<H>, Vec<H>) {
+        let Some(&mark) = self.marks.get(depth) else { return (Vec::new(), Vec::new()) };
         self.marks.truncate(depth);
-        self.rollback.truncate(mark.rollback);
-        if self.commit.len() == mark.commit {
-            // Keeps the buffer for a transaction that has use for it.
-            return Vec::new();
-        }
-        take_from(&mut self.commit, mark.commit)
+        let spent = take_from(&mut self.rollback, mark.rollback);
+        (take_from(&mut self.commit, mark.commit), spent.into_iter().map(|(_, hook)| hook).collect())
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.
@@ -170,9 +167,17 @@ impl<H, B> Queue<H, B> {
     }
 }
 
-/// The elements from `start` on. Unlike `split_off` it hands the whole buffer over where it can.
+/// The elements from `start` on. Unlike `split_off` it hands the whole buffer over where it can, and leaves it where it is
+/// when there is nothing to take: the next transaction has use for it.
+#[inline]
 fn take_from<T>(list: &mut Vec<T>, start: usize) -> Vec<T> {
-    if start == 0 { std::mem::take(list) } else { list.split_off(start) }
+    if list.len() == start {
+        Vec::new()
+    } else if start == 0 {
+        std::mem::take(list)
+    } else {
+        list.split_off(start)
+    }
 }
 
 #[cfg(test)]
@@ -189,13 +194,12 @@ mod tests {
         queue.begin();
         queue.after_commit(3);
         queue.release();
-        assert_eq!(queue.rollback_to(1), []);
-        assert_eq!(queue.commit, [1], "2 and 3 are dropped");
+        assert_eq!(queue.rollback_to(1).commit, [2, 3]);
         queue.begin();
         queue.after_commit(4);
         queue.release();
         queue.after_commit(5);
-        assert_eq!(queue.take_committed(0), [1, 4, 5]);
+        assert_eq!(queue.take_committed(0).0, [1, 4, 5]);
         assert_eq!(queue.depth(), 0);
     }
 
@@ -209,7 +213,7 @@ mod tests {
         queue.after_rollback("inner 2");
         queue.release();
         queue.after_rollback("outer 2");
-        assert_eq!(queue.rollback_to(0), ["inner 2", "inner 1", "outer 2", "outer 1"]);
+        assert_eq!(queue.rollback_to(0).rollback, ["inner 2", "inner 1", "outer 2", "outer 1"]);
     }
 
     #[test]

@@ -138,12 +138,15 @@ impl<C> DeferredConnection<C> {
     ///
     /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
     pub fn new(inner: C) -> Self {
+        let mut watch = Watch::default();
+        // Of a transaction that is open already nothing was seen.
+        watch.suspect(Doubt::Unseen);
         Self {
             inner,
             queue: Queue::new(),
             staging: Staging::new(),
             spare: None,
-            watch: Watch::default(),
+            watch,
             doom: None,
             report: Report::default(),
             running: 0,
@@ -206,11 +209,23 @@ impl<C> DeferredConnection<C> {
     #[inline]
     pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>, BeforeCommit<C>> {
         if self.staging.0.occupied.load(Ordering::Relaxed) {
-            let mut staged = self.staging.lock();
-            self.staging.0.occupied.store(false, Ordering::Relaxed);
-            self.queue.append_after_commit(&mut staged);
+            self.take_over_staged();
         }
         &mut self.queue
+    }
+
+    fn take_over_staged(&mut self) {
+        let mut staged = self.staging.lock();
+        self.staging.0.occupied.store(false, Ordering::Relaxed);
+        if self.queue.depth() > 0 {
+            self.queue.append_after_commit(&mut staged);
+            return;
+        }
+        // A block goes on after its transaction was ended by hand. These belong to nothing that can be committed, and
+        // must not wait for the next transaction.
+        let strays = std::mem::take(&mut *staged);
+        drop(staged);
+        self.report.lose(strays.iter().map(|hook| hook.describe(HookKind::AfterCommit, 1)));
     }
 
     /// Where a block's statements register their tasks.

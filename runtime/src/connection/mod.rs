@@ -3,7 +3,9 @@
 //! Must not know: the macros, or how a task captures its arguments.
 
 mod blocking;
+mod commit;
 mod forward;
+mod run;
 mod transaction;
 mod watch;
 

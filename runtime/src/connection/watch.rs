@@ -23,7 +23,7 @@ pub(crate) enum Doubt {
 pub(crate) struct Watch {
     doubt: Doubt,
     conflict: bool,
-    deadlock: bool,
+    lost: bool,
 }
 
 impl Watch {
@@ -36,9 +36,13 @@ impl Watch {
         self.conflict
     }
 
-    /// Whether a statement failed in a way after which MySQL has rolled the whole transaction back.
-    pub(crate) fn saw_deadlock(&self) -> bool {
-        self.deadlock
+    /// Whether a statement failed with an error that ends the whole transaction on the server, unannounced.
+    pub(crate) fn lost_transaction(&self) -> bool {
+        self.lost
+    }
+
+    pub(crate) fn set_conflict(&mut self, conflict: bool) {
+        self.conflict = conflict;
     }
 
     pub(crate) fn reset(&mut self) {
@@ -67,8 +71,16 @@ impl Watch {
     pub(crate) fn error(&mut self, error: &Error) {
         self.suspect(Doubt::RawSql);
         self.conflict |= is_conflict(error);
-        self.deadlock |= is_deadlock(error);
+        self.lost |= ends_transaction(error);
     }
+}
+
+/// MySQL's 1213 and MariaDB's 1020: the server has rolled the whole transaction back, which no later statement or COMMIT
+/// tells when `autocommit` is off, because the next statement begins a new one then.
+const ENDS_TRANSACTION: [&str; 2] = ["Deadlock found", "Record has changed since last read"];
+
+fn ends_transaction(error: &Error) -> bool {
+    matches!(error, Error::DatabaseError(_, information) if says(information.message(), &ENDS_TRANSACTION))
 }
 
 /// Whether the database gave up on a statement or transaction because of a concurrent one.
@@ -76,30 +88,19 @@ impl Watch {
 /// Diesel has a kind for serialisation failures only (PostgreSQL 40001, MySQL 1213 through the query builder) and no
 /// SQLSTATE, so the rest is known by the server's text: PostgreSQL's in its default language.
 fn is_conflict(error: &Error) -> bool {
-    let texts = [
-        "deadlock detected",
-        "could not serialize access",
-        "database is locked",
-        "database table is locked",
-        "Record has changed since last read",
-    ];
-    is_deadlock(error) || is_unknown_with(error, &texts)
-}
-
-/// MySQL's 1213, by its kind or by its text, and what Diesel reports with the same kind.
-fn is_deadlock(error: &Error) -> bool {
-    matches!(error, Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _))
-        || is_unknown_with(error, &["Deadlock found"])
-}
-
-fn is_unknown_with(error: &Error, texts: &[&str]) -> bool {
+    let texts = ["deadlock detected", "could not serialize access", "database is locked", "database table is locked"];
     match error {
+        Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
         Error::DatabaseError(DatabaseErrorKind::Unknown, information) => {
-            texts.iter().any(|text| information.message().contains(text))
+            says(information.message(), &texts) || says(information.message(), &ENDS_TRANSACTION)
         }
-        Error::RollbackErrorOnCommit { commit_error, .. } => is_unknown_with(commit_error, texts),
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_conflict(commit_error),
         _ => false,
     }
+}
+
+fn says(message: &str, texts: &[&str]) -> bool {
+    texts.iter().any(|text| message.contains(text))
 }
 
 /// A cursor whose errors are seen: SQLite reports a statement's failure at its first row only.
