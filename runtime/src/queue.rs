@@ -129,14 +129,25 @@ impl<H, B> Queue<H, B> {
         std::mem::take(&mut self.before)
     }
 
+    /// The outermost transaction, the one above `depth`, committed, and nothing waited for that: closes it, and says so.
+    #[inline]
+    pub(crate) fn close_if_empty(&mut self, depth: usize) -> bool {
+        let empty = self
+            .marks
+            .get(depth)
+            .is_none_or(|mark| self.commit.len() == mark.commit && self.rollback.len() == mark.rollback);
+        if empty {
+            self.marks.truncate(depth);
+        }
+        empty
+    }
+
     /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now, and its
     /// rollback hooks, which have lost their purpose.
-    #[inline]
-    pub(crate) fn take_committed(&mut self, depth: usize) -> (Vec<H>, Vec<H>) {
+    pub(crate) fn take_committed(&mut self, depth: usize) -> (Vec<H>, Vec<(usize, H)>) {
         let Some(&mark) = self.marks.get(depth) else { return (Vec::new(), Vec::new()) };
         self.marks.truncate(depth);
-        let spent = take_from(&mut self.rollback, mark.rollback);
-        (take_from(&mut self.commit, mark.commit), spent.into_iter().map(|(_, hook)| hook).collect())
+        (take_from(&mut self.commit, mark.commit), take_from(&mut self.rollback, mark.rollback))
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.

@@ -134,6 +134,7 @@ impl Report {
     }
 
     /// Whether every hook ran and none failed.
+    #[inline]
     pub fn is_clean(&self) -> bool {
         self.failures.is_empty() && self.not_run.is_empty()
     }
@@ -163,7 +164,7 @@ impl Report {
         }));
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn clear(&mut self) {
         self.ran = 0;
         if !self.is_clean() {

@@ -15,15 +15,18 @@ use crate::report::{FailureCause, HookFailure, HookKind};
 
 impl<C: Deferrable> DeferredConnection<C> {
     /// The outermost transaction, the one above `depth`, has committed: runs what waited for that.
+    #[inline]
     pub(super) fn run_committed(&mut self, depth: usize) {
+        if !self.queue.close_if_empty(depth) {
+            self.run_waiting(depth);
+        }
+    }
+
+    fn run_waiting(&mut self, depth: usize) {
         let (hooks, spent) = self.queue.take_committed(depth);
-        if !hooks.is_empty() {
-            let buffer = self.run_hooks(hooks, HookKind::AfterCommit);
-            self.queue.recycle(buffer);
-        }
-        if !spent.is_empty() {
-            self.bury(spent, HookKind::AfterRollback);
-        }
+        let buffer = self.run_hooks(hooks, HookKind::AfterCommit);
+        self.queue.recycle(buffer);
+        self.bury(spent.into_iter().map(|(_, hook)| hook), HookKind::AfterRollback);
     }
 
     /// Runs hooks one after the other; gives the emptied buffer back.
@@ -88,7 +91,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// Drops hooks that will not run.
-    fn bury(&mut self, hooks: Vec<Hook<C>>, kind: HookKind) {
+    fn bury(&mut self, hooks: impl IntoIterator<Item = Hook<C>>, kind: HookKind) {
         for hook in hooks {
             let (task, call_site) = (hook.name(), hook.call_site());
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(hook))) {
