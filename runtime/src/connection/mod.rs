@@ -45,7 +45,9 @@ pub trait Deferrable: Connection {
     /// What it takes to believe that a COMMIT on this connection committed.
     const PROOF: CommitProof = CommitProof::Savepoint;
 
-    /// The SQL that opens a transaction with these options: the standard's by default.
+    /// The SQL that opens a transaction with these options: the standard's by default. Only connections with one of the
+    /// capability traits, such as [`HasIsolation`](crate::HasIsolation), can be asked for it.
+    #[doc(hidden)]
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         options.standard_sql()
     }
