@@ -10,7 +10,7 @@ use diesel::connection::TransactionManager;
 use diesel::result::Error;
 
 pub use self::retry::RetryingTransaction;
-use crate::connection::{Deferrable, DeferredConnection, Staging, begin_with_sql};
+use crate::connection::{Deferrable, DeferredConnection, Promise, Staging, begin_with_sql};
 use crate::hook::Hook;
 
 /// Where the statements of one block register their tasks.
@@ -154,6 +154,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
         let registrar = Registrar(self.conn.staging());
         let begin = &self.begin;
         self.conn.run_transaction(
+            Promise::Atomic,
             |inner| {
                 if begin.is_plain() || in_test {
                     C::TransactionManager::begin_transaction(inner)

@@ -48,7 +48,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
     }
 
     fn commit_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
-        conn.commit()
+        conn.commit(Promise::AsDiesel)
     }
 
     fn transaction_manager_status_mut(conn: &mut DeferredConnection<C>) -> &mut TransactionManagerStatus {
@@ -60,12 +60,22 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
         F: FnOnce(&mut DeferredConnection<C>) -> Result<R, E>,
         E: From<Error>,
     {
-        conn.run_transaction(C::TransactionManager::begin_transaction, callback)
+        conn.run_transaction(Promise::AsDiesel, C::TransactionManager::begin_transaction, callback)
     }
 
     fn is_broken_transaction_manager(conn: &mut DeferredConnection<C>) -> bool {
         C::TransactionManager::is_broken_transaction_manager(&mut conn.inner)
     }
+}
+
+/// What whoever opened a transaction was promised of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// All or nothing: `atomic!` and the builder.
+    Atomic,
+    /// What Diesel promises: DDL on MySQL and MariaDB may end it early, which is how diesel_migrations runs each migration.
+    /// Hooks are a promise of ours, so that there is none of these once one waits.
+    AsDiesel,
 }
 
 /// What Diesel knows of the open transaction.
@@ -109,6 +119,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// A panic in the callback rolls back to where the transaction began, and goes on.
     pub(crate) fn run_transaction<F, R, E>(
         &mut self,
+        promise: Promise,
         begin: impl FnOnce(&mut C) -> QueryResult<()>,
         callback: F,
     ) -> Result<R, E>
@@ -120,7 +131,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         self.begin(begin)?;
         let level = self.depth();
         match catch_unwind(AssertUnwindSafe(|| callback(self))) {
-            Ok(Ok(value)) => match self.expect_depth(level).and_then(|()| self.commit()) {
+            Ok(Ok(value)) => match self.expect_depth(level).and_then(|()| self.commit(promise)) {
                 Ok(()) => Ok(value),
                 Err(error) => {
                     self.unwind_to(entry);
@@ -241,7 +252,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
     }
 
-    fn commit(&mut self) -> QueryResult<()> {
+    fn commit(&mut self, promise: Promise) -> QueryResult<()> {
         let Some(State { depth, base, .. }) = self.state() else {
             // COMMIT was never sent.
             self.discard(0);
@@ -259,7 +270,7 @@ impl<C: Deferrable> DeferredConnection<C> {
             }
             return Err(CommitError::EndedEarly.into());
         }
-        if depth > base + 1 { self.release() } else { self.commit_outermost() }
+        if depth > base + 1 { self.release() } else { self.commit_outermost(promise) }
     }
 
     /// Ends a savepoint.
@@ -292,10 +303,10 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// Ends the outermost transaction (of the application: in a test transaction that is a savepoint) and runs its hooks.
-    fn commit_outermost(&mut self) -> QueryResult<()> {
+    fn commit_outermost(&mut self, promise: Promise) -> QueryResult<()> {
         self.run_before_commit()?;
         self.refuse_if_lost()?;
-        self.send_commit()?;
+        self.send_commit(promise)?;
         self.run_committed();
         Ok(())
     }
@@ -313,12 +324,13 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// COMMIT, or its equivalent in a test transaction, believed only when proven.
-    fn send_commit(&mut self) -> QueryResult<()> {
-        let prove = match C::PROOF {
-            CommitProof::Commit => false,
-            CommitProof::Status => self.watch.doubt() >= Doubt::Unseen || self.queue().has_commit_hooks(),
-            CommitProof::Savepoint => self.watch.doubt() >= Doubt::RawSql || self.queue().has_commit_hooks(),
+    fn send_commit(&mut self, promise: Promise) -> QueryResult<()> {
+        let suspicious = match (C::PROOF, promise) {
+            (CommitProof::Commit, _) => None,
+            (CommitProof::Savepoint, Promise::Atomic) => Some(Doubt::RawSql),
+            (CommitProof::Savepoint, Promise::AsDiesel) | (CommitProof::Status, _) => Some(Doubt::Unseen),
         };
+        let prove = suspicious.is_some_and(|doubt| self.watch.doubt() >= doubt || self.queue().has_commit_hooks());
         // Above depth 1 the RELEASE of Diesel's own savepoint is the proof.
         let depth = self.depth();
         let sent = if prove && depth == 1 {
