@@ -73,7 +73,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
 pub(crate) enum Promise {
     /// All or nothing: `atomic!` and the builder.
     Atomic,
-    /// What Diesel promises: DDL on MySQL and MariaDB may end it early, which is how diesel_migrations runs each migration.
+    /// What Diesel promises: DDL on MySQL and MariaDB may end it early, which is how `diesel_migrations` runs each migration.
     /// Hooks are a promise of ours, so that there is none of these once one waits.
     AsDiesel,
 }
