@@ -9,15 +9,24 @@ type DeferredSqlite = DeferredConnection<SqliteConnection>;
 
 #[cfg(not(feature = "postgres"))]
 mod connections {
-    use super::{DeferredSqlite, SqliteConnection};
+    pub use bare::Any;
+    pub use deferred::AnyDeferred;
 
-    #[derive(diesel::MultiConnection)]
-    pub enum Any {
-        Sqlite(SqliteConnection),
+    mod bare {
+        use diesel::SqliteConnection;
+
+        #[derive(diesel::MultiConnection)]
+        pub enum Any {
+            Sqlite(SqliteConnection),
+        }
     }
-    #[derive(diesel::MultiConnection)]
-    pub enum AnyDeferred {
-        Sqlite(DeferredSqlite),
+    mod deferred {
+        use super::super::DeferredSqlite;
+
+        #[derive(diesel::MultiConnection)]
+        pub enum AnyDeferred {
+            Sqlite(DeferredSqlite),
+        }
     }
 }
 

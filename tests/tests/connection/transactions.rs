@@ -6,7 +6,7 @@ use diesel::connection::{Connection, InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_deferred::atomic;
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, record, rolled_back, witness};
+use diesel_deferred_tests::{Log, Scratch, assert_clean, note, record, rolled_back, witness};
 
 use crate::on_each_connection;
 
@@ -108,6 +108,7 @@ mod on_sqlite {
 mod on_postgres {
     use diesel::sql_types::Text;
     use diesel_deferred::IsolationLevel;
+    use diesel_deferred_tests::Database;
 
     use super::*;
 
@@ -148,6 +149,8 @@ mod on_postgres {
 
 #[cfg(feature = "mysql")]
 mod on_mysql {
+    use diesel_deferred_tests::Database;
+
     use super::*;
 
     /// The level is set in the message that begins.
