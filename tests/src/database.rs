@@ -1,6 +1,7 @@
 //! A database of its own for each test, and the few statements that differ between the kinds.
 
 use std::marker::PhantomData;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use diesel::connection::{Connection, SimpleConnection};
@@ -89,14 +90,17 @@ fn open<C: Database>(url: &str) -> C {
 }
 
 /// A name that no other test uses, in this process or in one beside it.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("deferred_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Runs a statement on drop.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 struct Cleanup<F: FnMut()>(F);
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 impl<F: FnMut()> Drop for Cleanup<F> {
     fn drop(&mut self) {
         (self.0)();

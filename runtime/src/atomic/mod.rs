@@ -10,7 +10,7 @@ use diesel::connection::TransactionManager;
 use diesel::result::Error;
 
 pub use self::retry::RetryingTransaction;
-use crate::connection::{Deferrable, DeferredConnection, Staging, begin_with_sql};
+use crate::connection::{Deferrable, DeferredConnection, Promise, Staging, begin_with_sql};
 use crate::hook::Hook;
 
 /// Where the statements of one block register their tasks.
@@ -151,6 +151,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
         let (begin, outermost) = (&self.begin, self.outermost);
         let registrar = Registrar(self.conn.lend_staging());
         let result = self.conn.run_transaction(
+            Promise::Atomic,
             |inner, state| {
                 if state.is_nested() && (outermost || !begin.is_plain()) {
                     Err(Error::AlreadyInTransaction)

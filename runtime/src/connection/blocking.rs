@@ -27,6 +27,11 @@ use crate::task::{Task, TaskOutput};
 /// blocks. It derefs to `C` for functions that take the connection below; nothing can be registered there, but
 /// transactions opened there nest.
 ///
+/// # DDL on MySQL and MariaDB
+/// It commits what ran before it. A block, and any transaction with hooks, is refused then
+/// ([`CommitError::EndedEarly`]); a plain `conn.transaction(…)` without hooks is Diesel's, so that migrations, which run in
+/// one each, work as on the connection below.
+///
 /// # Dropping and replacing
 /// Hooks die with the connection that they wait on, and with the transaction: a connection that is dropped, closed or
 /// replaced (`*conn.inner_mut() = …`) while a transaction is open never runs them.

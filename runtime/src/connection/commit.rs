@@ -9,7 +9,7 @@ use diesel::connection::{InstrumentationEvent, TransactionDepthChange, Transacti
 use diesel::result::{Error, QueryResult};
 
 use super::blocking::{DeferredConnection, Doom};
-use super::transaction::State;
+use super::transaction::{Promise, State};
 use super::watch::Doubt;
 use super::{CommitProof, Deferrable};
 use crate::error::CommitError;
@@ -30,15 +30,15 @@ const PROVEN_COMMIT: &str =
 
 impl<C: Deferrable> DeferredConnection<C> {
     /// Commits the transaction or savepoint that was begun at `level`, which must be the innermost.
-    pub(super) fn commit_at(&mut self, level: usize) -> QueryResult<()> {
+    pub(super) fn commit_at(&mut self, level: usize, promise: Promise) -> QueryResult<()> {
         match self.state() {
             Some(State { depth, .. }) if depth != level => Err(self.unbalanced(depth, level)),
-            state => self.commit(state),
+            state => self.commit(state, promise),
         }
     }
 
     /// Commits the innermost transaction or savepoint.
-    pub(super) fn commit(&mut self, state: Option<State>) -> QueryResult<()> {
+    pub(super) fn commit(&mut self, state: Option<State>, promise: Promise) -> QueryResult<()> {
         let Some(mut state) = state else { return Err(self.broken()) };
         if self.queue().depth() > state.depth {
             // Hooks were registered at a level that ended below the wrapper.
@@ -57,7 +57,7 @@ impl<C: Deferrable> DeferredConnection<C> {
             return Err(CommitError::from(doom).into());
         }
         if outermost {
-            self.send_commit(state.depth)?;
+            self.send_commit(state.depth, promise)?;
             self.run_committed(state.depth - 1);
             Ok(())
         } else {
@@ -101,12 +101,13 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// COMMIT, or its equivalent in a test transaction, believed only when proven.
-    fn send_commit(&mut self, depth: usize) -> QueryResult<()> {
-        let prove = match C::PROOF {
-            CommitProof::Commit => false,
-            CommitProof::Status => self.watch.doubt() >= Doubt::Unseen || self.queue.has_commit_hooks(),
-            CommitProof::Savepoint => self.watch.doubt() >= Doubt::RawSql || self.queue.has_commit_hooks(),
+    fn send_commit(&mut self, depth: usize, promise: Promise) -> QueryResult<()> {
+        let suspicious = match (C::PROOF, promise) {
+            (CommitProof::Commit, _) => None,
+            (CommitProof::Savepoint, Promise::Atomic) => Some(Doubt::RawSql),
+            (CommitProof::Savepoint, Promise::AsDiesel) | (CommitProof::Status, _) => Some(Doubt::Unseen),
         };
+        let prove = suspicious.is_some_and(|doubt| self.watch.doubt() >= doubt || self.queue.has_commit_hooks());
         // Above depth 1 the RELEASE of Diesel's own savepoint is the proof.
         let sent = if prove && depth == 1 {
             self.send_proven_commit()

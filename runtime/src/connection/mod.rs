@@ -15,7 +15,7 @@ use diesel::result::QueryResult;
 pub use self::blocking::DeferredConnection;
 pub(crate) use self::blocking::Staging;
 pub use self::transaction::DeferredTransactionManager;
-pub(crate) use self::transaction::begin_with_sql;
+pub(crate) use self::transaction::{Promise, begin_with_sql};
 use crate::task::Task;
 
 /// A Diesel connection that a [`DeferredConnection`] can wrap.

@@ -38,7 +38,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
     fn commit_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
         match conn.state() {
             Some(State { depth: 0, .. }) if conn.queue().depth() == 0 => Err(Error::NotInTransaction),
-            state => conn.commit(state),
+            state => conn.commit(state, Promise::AsDiesel),
         }
     }
 
@@ -51,12 +51,22 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
         F: FnOnce(&mut DeferredConnection<C>) -> Result<R, E>,
         E: From<Error>,
     {
-        conn.run_transaction(|inner, _| C::TransactionManager::begin_transaction(inner), callback)
+        conn.run_transaction(Promise::AsDiesel, |inner, _| C::TransactionManager::begin_transaction(inner), callback)
     }
 
     fn is_broken_transaction_manager(conn: &mut DeferredConnection<C>) -> bool {
         C::TransactionManager::is_broken_transaction_manager(&mut conn.inner)
     }
+}
+
+/// What whoever opened a transaction was promised of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// All or nothing: `atomic!` and the builder.
+    Atomic,
+    /// What Diesel promises: DDL on MySQL and MariaDB may end it early, which is how `diesel_migrations` runs each migration.
+    /// Hooks are a promise of ours, so that there is none of these once one waits.
+    AsDiesel,
 }
 
 /// What Diesel knows of the open transaction.
@@ -108,6 +118,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// A panic in the callback rolls back to where the transaction began, and goes on.
     pub(crate) fn run_transaction<F, R, E>(
         &mut self,
+        promise: Promise,
         begin: impl FnOnce(&mut C, State) -> QueryResult<()>,
         callback: F,
     ) -> Result<R, E>
@@ -118,7 +129,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         let entry = self.begin(begin)?;
         let level = entry + 1;
         match catch_unwind(AssertUnwindSafe(|| callback(self))) {
-            Ok(Ok(value)) => match self.commit_at(level) {
+            Ok(Ok(value)) => match self.commit_at(level, promise) {
                 Ok(()) => Ok(value),
                 Err(error) => {
                     self.unwind_to(entry);

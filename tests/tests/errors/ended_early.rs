@@ -276,6 +276,28 @@ mod on_mysql {
         }
     }
 
+    /// E10: Diesel's own `transaction` promises nothing about DDL, and migrations need it; with a hook it is refused.
+    #[test]
+    fn e10_ddl_in_a_plain_transaction() {
+        let db = &Scratch::<MysqlConnection>::new();
+        let conn = &mut db.connect();
+        let log = Log::new();
+        for hook in [false, true] {
+            let result = conn.transaction(|conn| {
+                if hook {
+                    note(&log, 1).after_commit(conn)?;
+                }
+                conn.batch_execute("CREATE OR REPLACE TABLE ddl (id INTEGER)")
+            });
+            match hook {
+                false => assert_eq!(result, Ok(())),
+                true => assert_eq!(refusal(&result), "EndedEarly"),
+            }
+            assert_eq!(log.ran(), []);
+            assert_clean(db, conn, &log);
+        }
+    }
+
     /// E10: a block that fails behind the DDL returns its own error, and runs no rollback hooks for committed rows.
     #[test]
     fn e10_ddl_in_a_block_that_fails() {

@@ -51,10 +51,10 @@ fn register<C: Database>(conn: &mut DeferredConnection<C>, log: &Log, attempt: i
 fn on_failure<C: Database>(conn: &mut DeferredConnection<C>, sql: &'static str, when: impl FnMut() + Send + 'static) {
     let when = Arc::new(Mutex::new(when));
     conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
-        if let InstrumentationEvent::FinishQuery { query, error: Some(_), .. } = event {
-            if query.to_string().starts_with(sql) {
-                when.lock().unwrap()();
-            }
+        if let InstrumentationEvent::FinishQuery { query, error: Some(_), .. } = event
+            && query.to_string().starts_with(sql)
+        {
+            when.lock().unwrap()();
         }
     });
 }

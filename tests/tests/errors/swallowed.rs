@@ -1,11 +1,9 @@
 //! Statement errors that the block swallows. What follows is committed, or refused: never lost and believed.
 
-use diesel::connection::{SimpleConnection, TransactionManager};
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel_deferred::{CommitError, DeferredConnection, DeferredTransactionManager, atomic};
-use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, noting, on_every_database, refusal, rolled_back,
-};
+use diesel_deferred::{DeferredConnection, atomic};
+use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, noting, on_every_database, refusal};
 
 on_every_database! {
     e07_a_swallowed_error_never_runs_hooks_for_lost_rows,
@@ -68,10 +66,12 @@ fn e08_an_error_in_a_rolled_back_savepoint_is_over<C: Database>(db: &Scratch<C>)
 
 #[cfg(feature = "postgres")]
 mod on_postgres {
+    use diesel::connection::TransactionManager;
     use diesel::pg::PgRowByRowLoadingMode;
     use diesel::result::Error;
     use diesel::sql_types::Integer;
-    use diesel_deferred_tests::{record, witness};
+    use diesel_deferred::{CommitError, DeferredTransactionManager};
+    use diesel_deferred_tests::{record, rolled_back, witness};
 
     use super::*;
 
