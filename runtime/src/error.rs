@@ -32,12 +32,16 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 #[non_exhaustive]
 pub enum CommitError {
     /// The server rolled the transaction back, or would have at COMMIT: a statement failed and its error was swallowed.
-    /// Nothing was committed.
+    /// Nothing that ran before that was committed. On MySQL and MariaDB the statements behind a swallowed deadlock run
+    /// outside of any transaction: those are committed one by one.
     RolledBack,
     /// The transaction was over before its block was: a raw `COMMIT`, `ROLLBACK` or `BEGIN`, a statement that commits
     /// implicitly (DDL on MySQL and MariaDB), or a connection that was replaced. What ran before that point may be
     /// committed already, what ran after it committed statement by statement.
     EndedEarly,
+    /// The block, or a before-commit hook, began a transaction with the transaction manager's own functions and did not end
+    /// it. All of it was rolled back, nothing was committed.
+    LeftOpen,
     /// The connection was lost while COMMIT was under way: whether it committed, only the database knows.
     #[non_exhaustive]
     Unknown {
@@ -61,14 +65,20 @@ impl fmt::Display for CommitError {
         match self {
             Self::RolledBack => f.write_str(
                 "the transaction was rolled back, nothing was committed and none of its hooks ran: a statement in it \
-                 failed and the error was swallowed, after which the database can only roll back; hand the error on \
-                 with `?`, or run the statement that may fail in a nested `atomic!`, which rolls back alone",
+                 failed and the error was swallowed, after which the database can only roll back (and MySQL and MariaDB \
+                 commit what follows a deadlock statement by statement); hand the error on with `?`, or run the statement \
+                 that may fail in a nested `atomic!`, which rolls back alone",
             ),
             Self::EndedEarly => f.write_str(
                 "the transaction ended before its block did, and none of its hooks ran: the block holds a raw COMMIT, \
                  ROLLBACK or BEGIN, a statement that commits implicitly (DDL on MySQL and MariaDB), or it replaced the \
                  connection; what ran before that point may be committed; let `atomic!` begin and end the transaction, \
                  use a nested `atomic!` for a partial rollback, and run DDL outside of it",
+            ),
+            Self::LeftOpen => f.write_str(
+                "the transaction was rolled back, nothing was committed and none of its hooks ran: its block, or a \
+                 before-commit hook, began a transaction by hand and did not end it; use a nested `atomic!`, which ends \
+                 with its block",
             ),
             Self::Unknown { source } => write!(
                 f,
@@ -83,7 +93,7 @@ impl StdError for CommitError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Unknown { source } => Some(source),
-            Self::RolledBack | Self::EndedEarly => None,
+            Self::RolledBack | Self::EndedEarly | Self::LeftOpen => None,
         }
     }
 }

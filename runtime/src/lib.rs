@@ -61,8 +61,7 @@ mod report;
 mod task;
 
 pub use atomic::{
-    BeginOptions, HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel, RetryingTransaction,
-    TransactionBuilder,
+    HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel, RetryingTransaction, TransactionBuilder,
 };
 pub use connection::{AfterCommit, CommitProof, Deferrable, DeferredConnection, DeferredTransactionManager};
 pub use diesel_deferred_macros::{atomic, deferred_task};
@@ -73,6 +72,11 @@ pub use task::{Task, TaskOutput};
 /// What the macros expand to. Not part of the public interface: its name changes with every version.
 #[doc(hidden)]
 pub mod __private_0_1_0 {
-    pub use crate::atomic::{AtomicTarget, DefersTasks, IsolationLevel, Registrar};
+    pub use crate::atomic::{AtomicTarget, BeginOptions, DefersTasks, IsolationLevel, Registrar};
     pub use crate::task::expansion::*;
 }
+
+/// The README's code, so that it compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ReadmeDoctests;

@@ -3,6 +3,8 @@
 //! Must not know: Diesel, connections, what a hook is. It is told when a depth opens, merges or is rolled back, and says
 //! which hooks that leaves. Releasing a depth is O(1), rolling one back costs what it drops.
 
+use std::cmp::Reverse;
+
 /// The lengths of the lists when a depth was opened: what lies beyond belongs to that depth.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
@@ -13,34 +15,30 @@ struct Mark {
 
 /// What waits on one connection.
 #[derive(Debug)]
-pub(crate) struct Queue<H> {
+pub(crate) struct Queue<H, B> {
     commit: Vec<H>,
     /// With the depth of registration: when they run, the deepest go first.
     rollback: Vec<(usize, H)>,
-    before: Vec<H>,
+    before: Vec<B>,
     marks: Vec<Mark>,
 }
 
-/// What a rollback took out of the queue.
+/// What was taken out of the queue because its transaction did not commit.
 #[derive(Debug)]
-pub(crate) struct Dropped<H> {
+pub(crate) struct Dropped<H, B> {
     /// Commit hooks, which will never run.
     pub(crate) commit: Vec<H>,
-    /// Rollback hooks in the order in which they run.
+    /// Rollback hooks, in the order in which they are to run.
     pub(crate) rollback: Vec<H>,
+    /// Hooks of a COMMIT that will not be.
+    pub(crate) before: Vec<B>,
 }
 
-impl<H> Dropped<H> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.commit.is_empty() && self.rollback.is_empty()
-    }
-}
-
-/// Buffers up to this many hooks stay with the connection: what a busy transaction needs again, not what a bulk load
-/// left behind (64 KiB of hooks at 64 bytes each).
+/// Buffers of more than this many hooks are not kept for the next transaction: what a busy connection needs again is,
+/// what a bulk load left behind is not. About 90 KB.
 const KEPT_CAPACITY: usize = 1024;
 
-impl<H> Queue<H> {
+impl<H, B> Queue<H, B> {
     pub(crate) const fn new() -> Self {
         Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), marks: Vec::new() }
     }
@@ -67,20 +65,20 @@ impl<H> Queue<H> {
         self.marks.pop();
     }
 
-    /// Everything above `depth` was rolled back, or is known to be gone.
-    pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H> {
+    /// Everything above `depth` was rolled back, or is known to be gone: takes it out.
+    pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H, B> {
         let Some(&mark) = self.marks.get(depth) else {
-            return Dropped { commit: Vec::new(), rollback: Vec::new() };
+            return Dropped { commit: Vec::new(), rollback: Vec::new(), before: Vec::new() };
         };
         self.marks.truncate(depth);
-        self.before.truncate(mark.before);
-        let mut rollback = self.rollback.split_off(mark.rollback);
+        let mut rollback = take_from(&mut self.rollback, mark.rollback);
         // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
         rollback.reverse();
-        rollback.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
+        rollback.sort_by_key(|(depth, _)| Reverse(*depth));
         Dropped {
-            commit: self.commit.split_off(mark.commit),
+            commit: take_from(&mut self.commit, mark.commit),
             rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
+            before: take_from(&mut self.before, mark.before),
         }
     }
 
@@ -94,6 +92,9 @@ impl<H> Queue<H> {
             std::mem::swap(&mut self.commit, hooks);
         } else {
             self.commit.append(hooks);
+            if hooks.capacity() > KEPT_CAPACITY {
+                *hooks = Vec::new();
+            }
         }
     }
 
@@ -101,7 +102,7 @@ impl<H> Queue<H> {
         self.rollback.push((self.marks.len(), hook));
     }
 
-    pub(crate) fn before_commit(&mut self, hook: H) {
+    pub(crate) fn before_commit(&mut self, hook: B) {
         self.before.push(hook);
     }
 
@@ -110,23 +111,43 @@ impl<H> Queue<H> {
         !self.commit.is_empty()
     }
 
+    /// Whether anything waits for a rollback.
+    pub(crate) fn has_rollback_hooks(&self) -> bool {
+        !self.rollback.is_empty()
+    }
+
+    /// Whether anything runs before COMMIT.
+    pub(crate) fn has_before_commit(&self) -> bool {
+        !self.before.is_empty()
+    }
+
     /// The hooks that run before COMMIT; running one may register more.
-    pub(crate) fn take_before_commit(&mut self) -> Vec<H> {
+    pub(crate) fn take_before_commit(&mut self) -> Vec<B> {
         for mark in &mut self.marks {
             mark.before = 0;
         }
         std::mem::take(&mut self.before)
     }
 
-    /// The outermost transaction, the one above `depth`, committed: its commit hooks are to run now, its rollback hooks
-    /// have lost their purpose.
+    /// The outermost transaction, the one above `depth`, committed, and nothing waited for that: closes it, and says so.
+    #[inline]
+    pub(crate) fn close_if_empty(&mut self, depth: usize) -> bool {
+        let empty = self
+            .marks
+            .get(depth)
+            .is_none_or(|mark| self.commit.len() == mark.commit && self.rollback.len() == mark.rollback);
+        if empty {
+            self.marks.truncate(depth);
+        }
+        empty
+    }
+
+    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now, and its
+    /// rollback hooks, which have lost their purpose.
     pub(crate) fn take_committed(&mut self, depth: usize) -> (Vec<H>, Vec<(usize, H)>) {
         let Some(&mark) = self.marks.get(depth) else { return (Vec::new(), Vec::new()) };
         self.marks.truncate(depth);
-        // Not `split_off`, which allocates: below the outermost transaction there is nothing but a test transaction's.
-        let commit =
-            if mark.commit == 0 { std::mem::take(&mut self.commit) } else { self.commit.split_off(mark.commit) };
-        (commit, self.rollback.split_off(mark.rollback))
+        (take_from(&mut self.commit, mark.commit), take_from(&mut self.rollback, mark.rollback))
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.
@@ -147,7 +168,7 @@ impl<H> Queue<H> {
     }
 
     /// The before-commit hooks, with the depth that each belongs to now.
-    pub(crate) fn before_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
+    pub(crate) fn before_hooks(&self) -> impl Iterator<Item = (usize, &B)> {
         self.before.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.before), hook))
     }
 
@@ -157,13 +178,26 @@ impl<H> Queue<H> {
     }
 }
 
+/// The elements from `start` on. Unlike `split_off` it hands the whole buffer over where it can, and leaves it where it is
+/// when there is nothing to take: the next transaction has use for it.
+#[inline]
+fn take_from<T>(list: &mut Vec<T>, start: usize) -> Vec<T> {
+    if list.len() == start {
+        Vec::new()
+    } else if start == 0 {
+        std::mem::take(list)
+    } else {
+        list.split_off(start)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Queue;
 
     #[test]
     fn a_released_depth_merges_and_a_rolled_back_one_is_dropped() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::<_, ()>::new();
         queue.begin();
         queue.after_commit(1);
         queue.begin();
@@ -182,7 +216,7 @@ mod tests {
 
     #[test]
     fn rollback_hooks_run_deepest_first_and_latest_first() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::<_, ()>::new();
         queue.begin();
         queue.after_rollback("outer 1");
         queue.begin();
@@ -195,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_hook_is_listed_at_the_depth_that_it_belongs_to_now() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::<_, ()>::new();
         queue.begin();
         queue.begin();
         queue.after_commit("merged");

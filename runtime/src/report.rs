@@ -57,7 +57,8 @@ impl fmt::Display for PendingHook {
 pub enum FailureCause {
     /// It returned this error.
     Error(BoxError),
-    /// It panicked, with this message where it was a string.
+    /// It panicked, with this message where it was a string; or it did not run, and a captured value panicked when it was
+    /// dropped.
     Panic(String),
     /// It returned with a transaction still open on the connection, which has been rolled back.
     LeftTransactionOpen,
@@ -133,14 +134,43 @@ impl Report {
     }
 
     /// Whether every hook ran and none failed.
+    #[inline]
     pub fn is_clean(&self) -> bool {
         self.failures.is_empty() && self.not_run.is_empty()
     }
 
+    /// Notes a hook that failed.
+    #[cold]
+    pub(crate) fn fail(&mut self, failure: HookFailure) {
+        tracing::error!(
+            task = failure.task,
+            call_site = %failure.call_site,
+            kind = %failure.kind,
+            error = %failure.cause,
+            "a deferred task failed"
+        );
+        self.failures.push(failure);
+    }
+
+    /// Notes hooks that will not run although nothing is known to have rolled them back.
+    pub(crate) fn lose(&mut self, hooks: impl Iterator<Item = PendingHook>) {
+        self.not_run.extend(hooks.inspect(|hook| {
+            tracing::error!(
+                task = hook.task,
+                call_site = %hook.call_site,
+                kind = %hook.kind,
+                "a deferred task did not run: how its transaction ended is not known"
+            );
+        }));
+    }
+
+    #[inline(always)]
     pub(crate) fn clear(&mut self) {
         self.ran = 0;
-        self.failures.clear();
-        self.not_run.clear();
+        if !self.is_clean() {
+            self.failures.clear();
+            self.not_run.clear();
+        }
     }
 }
 

@@ -44,6 +44,27 @@ pub trait Task: Sized {
     fn hand_over<R: expansion::Receiver>(self, receiver: R) -> R::Output;
 }
 
+impl<T: Task> Task for Box<T> {
+    type Output = T::Output;
+    const NAME: &'static str = T::NAME;
+
+    fn run(self) -> T::Output {
+        (*self).run()
+    }
+
+    fn call_site(&self) -> &'static Location<'static> {
+        (**self).call_site()
+    }
+
+    fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result {
+        (**self).write_arguments(f)
+    }
+
+    fn hand_over<R: expansion::Receiver>(self, receiver: R) -> R::Output {
+        (*self).hand_over(receiver)
+    }
+}
+
 /// What a task or hook may return: `()` or `Result<(), E>` with an `E` that converts into [`BoxError`].
 #[diagnostic::on_unimplemented(
     message = "a deferred task cannot return `{Self}`",

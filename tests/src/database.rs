@@ -1,6 +1,7 @@
 //! A database of its own for each test, and the few statements that differ between the kinds.
 
 use std::marker::PhantomData;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use diesel::connection::{Connection, SimpleConnection};
@@ -24,6 +25,9 @@ pub trait Database: Deferrable + 'static {
 
     /// Writes a witness. A second one of the same number fails.
     fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()>;
+
+    /// Runs raw SQL as a prepared statement, where the database can prepare it.
+    fn execute_raw(conn: &mut DeferredConnection<Self>, sql: &str) -> QueryResult<()>;
 
     /// The witnesses that this connection sees, sorted.
     fn witnesses(conn: &mut Self) -> Vec<i32>;
@@ -66,24 +70,37 @@ impl<C: Database> Scratch<C> {
 
     /// A plain connection to it.
     pub fn observer(&self) -> C {
-        C::establish(&self.url).unwrap_or_else(|error| panic!("connect to {}: {error}", C::NAME))
+        open(&self.url)
     }
 
     /// The witnesses that another connection sees: what is really committed.
     pub fn committed(&self) -> Vec<i32> {
-        C::witnesses(&mut self.observer())
+        self.watcher()()
+    }
+
+    /// [`committed`](Self::committed), for hooks to call.
+    pub fn watcher(&self) -> impl Fn() -> Vec<i32> + Clone + Send + 'static {
+        let url = self.url.clone();
+        move || C::witnesses(&mut open::<C>(&url))
     }
 }
 
+fn open<C: Database>(url: &str) -> C {
+    C::establish(url).unwrap_or_else(|error| panic!("connect to {}: {error}", C::NAME))
+}
+
 /// A name that no other test uses, in this process or in one beside it.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("deferred_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Runs a statement on drop.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 struct Cleanup<F: FnMut()>(F);
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 impl<F: FnMut()> Drop for Cleanup<F> {
     fn drop(&mut self) {
         (self.0)();
@@ -94,6 +111,10 @@ macro_rules! witness_queries {
     () => {
         fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()> {
             diesel::insert_into(witness::table).values(witness::id.eq(id)).execute(conn).map(drop)
+        }
+
+        fn execute_raw(conn: &mut DeferredConnection<Self>, sql: &str) -> QueryResult<()> {
+            diesel::sql_query(sql).execute(conn).map(drop)
         }
 
         fn witnesses(conn: &mut Self) -> Vec<i32> {

@@ -2,12 +2,22 @@
 //!
 //! A *witness* is a row that a test writes in the block beside a hook; a second connection tells whether it was committed.
 
+mod checks;
 mod database;
+#[cfg(feature = "mysql")]
+mod deadlock;
 mod log;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod proxy;
 mod statements;
 
-pub use database::{Database, Scratch};
-pub use log::{Log, note, note_failing, note_panicking};
+pub use checks::{assert_clean, refusal, rolled_back};
+pub use database::{Database, Scratch, witness};
+#[cfg(feature = "mysql")]
+pub use deadlock::Opponent;
+pub use log::{Log, note, note_failing, note_panicking, noting};
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub use proxy::cut_behind_commit;
 pub use statements::{Statements, record};
 
 /// Makes a `#[test]` of each generic `fn name<C: Database>(db: &Scratch<C>)` for each database.

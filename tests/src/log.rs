@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use diesel_deferred::deferred_task;
+use diesel_deferred::{DeferredConnection, deferred_task};
 
 /// Which hooks ran, in order.
 #[derive(Debug, Clone, Default)]
@@ -43,4 +43,10 @@ pub fn note_failing(log: &Log, id: i32) -> Result<(), String> {
 pub fn note_panicking(log: &Log, id: i32) {
     log.push(id);
     panic!("task {id} panicked");
+}
+
+/// A hook that notes that it ran.
+pub fn noting<C>(log: &Log, id: i32) -> impl FnOnce(&mut DeferredConnection<C>) + Send + 'static {
+    let log = log.clone();
+    move |_| log.push(id)
 }

@@ -10,7 +10,7 @@ use diesel::connection::TransactionManager;
 use diesel::result::Error;
 
 pub use self::retry::RetryingTransaction;
-use crate::connection::{Deferrable, DeferredConnection, Staging, begin_with_sql};
+use crate::connection::{Deferrable, DeferredConnection, Promise, Staging, begin_with_sql};
 use crate::hook::Hook;
 
 /// Where the statements of one block register their tasks.
@@ -18,6 +18,7 @@ use crate::hook::Hook;
 pub struct Registrar<C>(Staging<C>);
 
 impl<C: Deferrable> Registrar<C> {
+    #[inline(always)]
     pub(crate) fn register(&self, hook: Hook<C>) {
         self.0.push(hook);
     }
@@ -147,22 +148,23 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     where
         E: From<Error>,
     {
-        let (nested, in_test) = (self.conn.is_nested(), self.conn.in_transaction());
-        if nested && (self.outermost || !self.begin.is_plain()) {
-            return Err(Error::AlreadyInTransaction.into());
-        }
-        let registrar = Registrar(self.conn.staging());
-        let begin = &self.begin;
-        self.conn.run_transaction(
-            |inner| {
-                if begin.is_plain() || in_test {
+        let (begin, outermost) = (&self.begin, self.outermost);
+        let registrar = Registrar(self.conn.lend_staging());
+        let result = self.conn.run_transaction(
+            Promise::Atomic,
+            |inner, state| {
+                if state.is_nested() && (outermost || !begin.is_plain()) {
+                    Err(Error::AlreadyInTransaction)
+                } else if begin.is_plain() || !state.is_idle() {
                     C::TransactionManager::begin_transaction(inner)
                 } else {
                     begin_with_sql(inner, &C::begin_sql(begin))
                 }
             },
             |conn| block(conn, &registrar),
-        )
+        );
+        self.conn.return_staging(registrar.0);
+        result
     }
 }
 

@@ -4,17 +4,18 @@
 
 use std::fmt;
 use std::panic::Location;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diesel::connection::TransactionManager;
 use diesel::result::{Error, QueryResult};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::watch::{Doubt, Watch};
 use super::{AfterCommit, Deferrable};
 use crate::atomic::{HasImmediate, TransactionBuilder};
 use crate::error::CommitError;
-use crate::hook::Hook;
+use crate::hook::{BeforeCommit, Hook};
 use crate::queue::Queue;
 use crate::report::{HookKind, PendingHook, Report};
 use crate::task::{Task, TaskOutput};
@@ -25,6 +26,11 @@ use crate::task::{Task, TaskOutput};
 /// and around it. Transactions that other code opens with `conn.transaction(…)` count like [`atomic!`](crate::atomic)
 /// blocks. It derefs to `C` for functions that take the connection below; nothing can be registered there, but
 /// transactions opened there nest.
+///
+/// # DDL on MySQL and MariaDB
+/// It commits what ran before it. A block, and any transaction with hooks, is refused then
+/// ([`CommitError::EndedEarly`]); a plain `conn.transaction(…)` without hooks is Diesel's, so that migrations, which run in
+/// one each, work as on the connection below.
 ///
 /// # Dropping and replacing
 /// Hooks die with the connection that they wait on, and with the transaction: a connection that is dropped, closed or
@@ -57,8 +63,11 @@ use crate::task::{Task, TaskOutput};
 /// ```
 pub struct DeferredConnection<C> {
     pub(super) inner: C,
-    queue: Queue<Hook<C>>,
+    /// Up to date only behind a call of [`Self::queue`].
+    pub(super) queue: Queue<Hook<C>, BeforeCommit<C>>,
     staging: Staging<C>,
+    /// A second handle to it for the next block: handing out one that exists costs no atomic operation.
+    spare: Option<Staging<C>>,
     pub(super) watch: Watch,
     /// Why the open transaction must not be committed any more.
     pub(super) doom: Option<Doom>,
@@ -94,19 +103,21 @@ pub(crate) struct Staging<C>(Arc<StagingInner<C>>);
 struct StagingInner<C> {
     /// Whether the list may hold anything: a transaction without tasks never takes the lock.
     occupied: AtomicBool,
-    tasks: Mutex<Vec<Hook<C>>>,
+    tasks: SpinMutex<Vec<Hook<C>>>,
 }
 
 impl<C> Staging<C> {
     fn new() -> Self {
-        Self(Arc::new(StagingInner { occupied: AtomicBool::new(false), tasks: Mutex::new(Vec::new()) }))
+        Self(Arc::new(StagingInner { occupied: AtomicBool::new(false), tasks: SpinMutex::new(Vec::new()) }))
     }
 
-    /// No code of a user runs under the lock, so it cannot be poisoned.
-    fn lock(&self) -> MutexGuard<'_, Vec<Hook<C>>> {
-        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    #[inline]
+    fn lock(&self) -> SpinMutexGuard<'_, Vec<Hook<C>>> {
+        self.0.tasks.lock()
     }
 
+    // Always inlined: the hook is then built where it is stored, not copied there.
+    #[inline(always)]
     pub(crate) fn push(&self, hook: Hook<C>) {
         let mut tasks = self.lock();
         tasks.push(hook);
@@ -132,11 +143,15 @@ impl<C> DeferredConnection<C> {
     ///
     /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
     pub fn new(inner: C) -> Self {
+        let mut watch = Watch::default();
+        // Of a transaction that is open already nothing was seen.
+        watch.suspect(Doubt::Unseen);
         Self {
             inner,
             queue: Queue::new(),
             staging: Staging::new(),
-            watch: Watch::default(),
+            spare: None,
+            watch,
             doom: None,
             report: Report::default(),
             running: 0,
@@ -191,23 +206,43 @@ impl<C> DeferredConnection<C> {
         let queue = self.queue();
         let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
         let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
-        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(HookKind::BeforeCommit, depth));
+        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(depth));
         commit.chain(rollback).chain(before).collect()
     }
 
     /// The queue, up to date with what blocks have staged.
-    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>> {
+    #[inline]
+    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>, BeforeCommit<C>> {
         if self.staging.0.occupied.load(Ordering::Relaxed) {
-            let mut staged = self.staging.lock();
-            self.staging.0.occupied.store(false, Ordering::Relaxed);
-            self.queue.append_after_commit(&mut staged);
+            self.take_over_staged();
         }
         &mut self.queue
     }
 
+    fn take_over_staged(&mut self) {
+        let mut staged = self.staging.lock();
+        self.staging.0.occupied.store(false, Ordering::Relaxed);
+        if self.queue.depth() > 0 {
+            self.queue.append_after_commit(&mut staged);
+            return;
+        }
+        // A block goes on after its transaction was ended by hand. These belong to nothing that can be committed, and
+        // must not wait for the next transaction.
+        let strays = std::mem::take(&mut *staged);
+        drop(staged);
+        self.report.lose(strays.iter().map(|hook| hook.describe(HookKind::AfterCommit, 1)));
+    }
+
     /// Where a block's statements register their tasks.
-    pub(crate) fn staging(&self) -> Staging<C> {
-        self.staging.clone()
+    pub(crate) fn lend_staging(&mut self) -> Staging<C> {
+        self.spare.take().unwrap_or_else(|| self.staging.clone())
+    }
+
+    /// The block has ended.
+    pub(crate) fn return_staging(&mut self, staging: Staging<C>) {
+        if self.spare.is_none() {
+            self.spare = Some(staging);
+        }
     }
 }
 
@@ -263,7 +298,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     where
         F: FnOnce(&mut Self) -> QueryResult<()> + Send + 'static,
     {
-        let hook = Hook::closure(Location::caller(), hook);
+        let hook = BeforeCommit::new(Location::caller(), hook);
         self.open_queue()?.before_commit(hook);
         Ok(())
     }
@@ -312,7 +347,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// The queue, where a transaction is open, with a mark for each depth.
-    fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>>> {
+    fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>, BeforeCommit<C>>> {
         let depth = self.depth();
         if depth == 0 {
             return Err(Error::NotInTransaction);
@@ -324,7 +359,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     /// The depth of open transactions, as Diesel knows it. A broken connection has none.
-    pub(super) fn depth(&mut self) -> usize {
+    pub(crate) fn depth(&mut self) -> usize {
         match C::TransactionManager::transaction_manager_status_mut(&mut self.inner).transaction_depth() {
             Ok(Some(depth)) => depth.get() as usize,
             Ok(None) | Err(_) => 0,

@@ -3,7 +3,9 @@
 //! Must not know: the macros, or how a task captures its arguments.
 
 mod blocking;
+mod commit;
 mod forward;
+mod run;
 mod transaction;
 mod watch;
 
@@ -13,7 +15,7 @@ use diesel::result::QueryResult;
 pub use self::blocking::DeferredConnection;
 pub(crate) use self::blocking::Staging;
 pub use self::transaction::DeferredTransactionManager;
-pub(crate) use self::transaction::begin_with_sql;
+pub(crate) use self::transaction::{Promise, begin_with_sql};
 use crate::task::Task;
 
 /// A Diesel connection that a [`DeferredConnection`] can wrap.
@@ -43,7 +45,9 @@ pub trait Deferrable: Connection {
     /// What it takes to believe that a COMMIT on this connection committed.
     const PROOF: CommitProof = CommitProof::Savepoint;
 
-    /// The SQL that opens a transaction with these options: the standard's by default.
+    /// The SQL that opens a transaction with these options: the standard's by default. Only connections with one of the
+    /// capability traits, such as [`HasIsolation`](crate::HasIsolation), can be asked for it.
+    #[doc(hidden)]
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         options.standard_sql()
     }

@@ -1,10 +1,10 @@
-//! How a transaction begins and ends on a deferring connection, and what that does to the hooks.
+//! How a transaction begins, runs and is rolled back on a deferring connection.
 //!
 //! Diesel's own transaction manager of the wrapped connection does the work; this one moves the marks of the queue along
-//! with it, refuses a COMMIT that cannot be believed, and runs the hooks of one that can. After each step the depth that
-//! Diesel reports counts, not the result of the step: Diesel lowers it on some failures and keeps it on others.
+//! with it. After each step the depth that Diesel reports counts, not the result of the step: Diesel lowers it on some
+//! failures and keeps it on others.
 //!
-//! Must not know: the macros.
+//! Must not know: the macros, or what it takes to believe a COMMIT (`commit`).
 
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,29 +15,20 @@ use diesel::connection::{
 use diesel::result::{Error, QueryResult};
 
 use super::blocking::{DeferredConnection, Doom};
+use super::commit::{PROOF, is_gone};
 use super::watch::Doubt;
 use super::{CommitProof, Deferrable};
 use crate::error::CommitError;
-use crate::hook::Hook;
-use crate::report::{FailureCause, HookFailure, HookKind, PendingHook};
 
 /// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
 #[derive(Debug, Clone, Copy)]
 pub struct DeferredTransactionManager;
 
-/// The name is looked for in the server's message, so that it must not be found in any other.
-const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
-
-/// One message to the server: where there is no live transaction the savepoint cannot be released (MySQL, MariaDB,
-/// SQLite) or not even set (PostgreSQL), and the COMMIT behind it is not executed.
-const PROVEN_COMMIT: &str =
-    "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof; COMMIT";
-
 impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransactionManager {
     type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
 
     fn begin_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
-        conn.begin(C::TransactionManager::begin_transaction)
+        conn.begin(|inner, _| C::TransactionManager::begin_transaction(inner)).map(drop)
     }
 
     fn rollback_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
@@ -45,7 +36,10 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
     }
 
     fn commit_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
-        conn.commit()
+        match conn.state() {
+            Some(State { depth: 0, .. }) if conn.queue().depth() == 0 => Err(Error::NotInTransaction),
+            state => conn.commit(state, Promise::AsDiesel),
+        }
     }
 
     fn transaction_manager_status_mut(conn: &mut DeferredConnection<C>) -> &mut TransactionManagerStatus {
@@ -57,7 +51,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
         F: FnOnce(&mut DeferredConnection<C>) -> Result<R, E>,
         E: From<Error>,
     {
-        conn.run_transaction(C::TransactionManager::begin_transaction, callback)
+        conn.run_transaction(Promise::AsDiesel, |inner, _| C::TransactionManager::begin_transaction(inner), callback)
     }
 
     fn is_broken_transaction_manager(conn: &mut DeferredConnection<C>) -> bool {
@@ -65,18 +59,41 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
     }
 }
 
+/// What whoever opened a transaction was promised of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// All or nothing: `atomic!` and the builder.
+    Atomic,
+    /// What Diesel promises: DDL on MySQL and MariaDB may end it early, which is how `diesel_migrations` runs each migration.
+    /// Hooks are a promise of ours, so that there is none of these once one waits.
+    AsDiesel,
+}
+
 /// What Diesel knows of the open transaction.
-struct State {
-    depth: usize,
+#[derive(Clone, Copy)]
+pub(crate) struct State {
+    pub(super) depth: usize,
     /// 1 in a test transaction, whose own depth does not count.
-    base: usize,
+    pub(super) base: usize,
     /// A statement failed, and only a rollback can follow.
-    aborted: bool,
+    pub(super) aborted: bool,
+}
+
+impl State {
+    /// Whether a transaction begun now would be a savepoint of the application's.
+    pub(crate) fn is_nested(self) -> bool {
+        self.depth > self.base
+    }
+
+    /// Whether BEGIN is what begins a transaction now.
+    pub(crate) fn is_idle(self) -> bool {
+        self.depth == 0
+    }
 }
 
 impl<C: Deferrable> DeferredConnection<C> {
     /// The state, or `None` where the connection is broken.
-    fn state(&mut self) -> Option<State> {
+    pub(super) fn state(&mut self) -> Option<State> {
         match C::TransactionManager::transaction_manager_status_mut(&mut self.inner) {
             TransactionManagerStatus::InError => None,
             TransactionManagerStatus::Valid(status) => Some(match &status.in_transaction {
@@ -90,14 +107,10 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
     }
 
-    /// Whether a transaction begun now would be a savepoint; in a test transaction the first one does not count as such.
-    pub(crate) fn is_nested(&mut self) -> bool {
-        self.state().is_some_and(|state| state.depth > state.base)
-    }
-
-    /// Whether a concurrent transaction was in the way of the last one, which may succeed when it is run again.
-    pub(crate) fn lost_to_another(&self) -> bool {
-        self.watch.saw_conflict()
+    /// Whether a concurrent transaction was in the way of the last one, which may succeed when it is run again. Not where
+    /// it may have been committed, nor on a broken connection.
+    pub(crate) fn lost_to_another(&mut self) -> bool {
+        self.watch.saw_conflict() && self.state().is_some()
     }
 
     /// Begins, runs the callback, and ends the transaction as the callback did.
@@ -105,73 +118,80 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// A panic in the callback rolls back to where the transaction began, and goes on.
     pub(crate) fn run_transaction<F, R, E>(
         &mut self,
-        begin: impl FnOnce(&mut C) -> QueryResult<()>,
+        promise: Promise,
+        begin: impl FnOnce(&mut C, State) -> QueryResult<()>,
         callback: F,
     ) -> Result<R, E>
     where
         F: FnOnce(&mut Self) -> Result<R, E>,
         E: From<Error>,
     {
-        let entry = self.depth();
-        self.begin(begin)?;
+        let entry = self.begin(begin)?;
+        let level = entry + 1;
         match catch_unwind(AssertUnwindSafe(|| callback(self))) {
-            Ok(Ok(value)) => match self.commit() {
+            Ok(Ok(value)) => match self.commit_at(level, promise) {
                 Ok(()) => Ok(value),
                 Err(error) => {
                     self.unwind_to(entry);
-                    Err(match error {
-                        // The block began a transaction, and now there is none.
-                        Error::NotInTransaction => CommitError::EndedEarly.into(),
-                        error => error,
+                    Err(error.into())
+                }
+            },
+            Ok(Err(user_error)) => {
+                if self.expect_depth(level).is_err() {
+                    return Err(user_error);
+                }
+                match self.rollback() {
+                    // A transaction that is gone already, or a connection that is: the user's error is why.
+                    Ok(()) | Err(Error::BrokenTransactionManager) => Err(user_error),
+                    Err(rollback_error) => {
+                        let gone = is_gone(&rollback_error);
+                        let doom = self.doom;
+                        self.unwind_to(entry);
+                        match doom {
+                            _ if gone && entry == 0 => Err(user_error),
+                            Some(doom) => Err(Error::from(CommitError::from(doom)).into()),
+                            None => Err(rollback_error.into()),
+                        }
                     }
-                    .into())
                 }
-            },
-            Ok(Err(user_error)) => match self.rollback() {
-                // A transaction that is gone already, or a connection that is: the user's error is why.
-                Ok(()) | Err(Error::BrokenTransactionManager | Error::NotInTransaction) => Err(user_error),
-                Err(rollback_error) => {
-                    self.unwind_to(entry);
-                    Err(rollback_error.into())
-                }
-            },
+            }
             Err(panic) => {
+                let _ = self.expect_depth(level);
                 self.unwind_to(entry);
                 resume_unwind(panic)
             }
         }
     }
 
-    fn begin(&mut self, begin: impl FnOnce(&mut C) -> QueryResult<()>) -> QueryResult<()> {
-        let state = self.state().ok_or(Error::BrokenTransactionManager)?;
-        if state.depth == state.base {
+    /// Begins a transaction and returns the depth that it was begun at.
+    fn begin(&mut self, begin: impl FnOnce(&mut C, State) -> QueryResult<()>) -> QueryResult<usize> {
+        let Some(state) = self.state() else { return Err(Error::BrokenTransactionManager) };
+        if !state.is_nested() {
             if self.running == 0 {
                 self.report.clear();
             }
             self.watch.reset();
             self.doom = None;
         }
-        if self.queue().depth() > state.depth {
-            // What is left belongs to a transaction that ended behind our back.
-            self.abandon(state.depth);
-        }
-        begin(&mut self.inner)?;
-        let depth = self.depth();
-        self.queue().begin_up_to(depth);
-        Ok(())
+        self.abandon_leftovers(state.depth);
+        self.watch.result(begin(&mut self.inner, state))?;
+        self.queue.begin_up_to(state.depth + 1);
+        Ok(state.depth)
     }
 
-    fn rollback(&mut self) -> QueryResult<()> {
-        let result = C::TransactionManager::rollback_transaction(&mut self.inner);
-        if let Err(error) = &result {
-            self.watch.error(error);
+    /// Rolls the innermost transaction or savepoint back.
+    pub(super) fn rollback(&mut self) -> QueryResult<()> {
+        if self.is_unproven_rollback() && self.inner.batch_execute(PROOF).is_err_and(|error| is_gone(&error)) {
+            self.doom = Some(self.verdict());
+        }
+        let result = self.watch.result(C::TransactionManager::rollback_transaction(&mut self.inner));
+        if result.as_ref().is_err_and(is_gone) {
+            self.doom = Some(self.verdict());
         }
         let depth = self.depth();
-        let ended_early = matches!(self.doom, Some(Doom::EndedEarly)) || matches!(result, Err(Error::NotInTransaction));
-        if ended_early {
-            self.abandon(depth);
-        } else {
-            self.discard(depth);
+        match self.doom {
+            Some(Doom::EndedEarly) => self.abandon(depth),
+            Some(Doom::RolledBack) | None => self.discard(depth),
         }
         if depth == 0 {
             self.doom = None;
@@ -179,13 +199,26 @@ impl<C: Deferrable> DeferredConnection<C> {
         result
     }
 
+    /// Whether rollback hooks wait for a ROLLBACK that would succeed without a transaction: what ran may be committed.
+    fn is_unproven_rollback(&mut self) -> bool {
+        C::PROOF == CommitProof::Savepoint
+            && self.watch.doubt() >= Doubt::RawSql
+            && !self.watch.lost_transaction()
+            && self.queue().has_rollback_hooks()
+            && self.state().is_some_and(|state| state.depth == 1 && !state.aborted)
+    }
+
     /// Rolls back what is open above `depth`, whatever it takes.
-    fn unwind_to(&mut self, depth: usize) {
+    #[cold]
+    pub(super) fn unwind_to(&mut self, depth: usize) {
         loop {
-            let open = self.depth();
+            let Some(State { depth: open, .. }) = self.state() else {
+                // Nothing on a broken connection can be committed any more.
+                self.discard(0);
+                return;
+            };
             if open <= depth {
-                // Also on a broken connection, which has no depth: nothing on it can be committed any more.
-                self.discard(open);
+                self.abandon_leftovers(open);
                 return;
             }
             if self.rollback().is_err() && self.depth() >= open {
@@ -194,229 +227,44 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
     }
 
-    fn commit(&mut self) -> QueryResult<()> {
-        let Some(State { depth, base, .. }) = self.state() else {
-            // COMMIT was never sent.
-            self.discard(0);
-            return Err(CommitError::RolledBack.into());
-        };
-        let waiting = self.queue().depth();
-        if depth == 0 && waiting == 0 {
-            return Err(Error::NotInTransaction);
-        }
-        if depth < waiting {
-            self.abandon(depth);
-            return Err(CommitError::EndedEarly.into());
-        }
-        if depth > base + 1 { self.release() } else { self.commit_outermost() }
-    }
-
-    /// Ends a savepoint.
-    fn release(&mut self) -> QueryResult<()> {
-        self.refuse_if_lost()?;
-        let entry = self.depth();
-        match C::TransactionManager::commit_transaction(&mut self.inner) {
-            Ok(()) => {
-                self.queue().release();
-                Ok(())
-            }
-            Err(error) => {
-                self.watch.error(&error);
-                if message_of(&error).contains("diesel_savepoint_") {
-                    // The savepoint is gone, and the transaction with it.
-                    self.doom = Some(self.verdict());
-                }
-                // Diesel keeps the depth on some failures: the level did not commit, so it is rolled back.
-                self.unwind_to(entry.saturating_sub(1));
-                Err(self.doom.map_or(error, |doom| CommitError::from(doom).into()))
-            }
+    /// Refuses to go on where a callback returned at another depth than `level`, at which it was called.
+    pub(super) fn expect_depth(&mut self, level: usize) -> QueryResult<()> {
+        match self.state() {
+            // On a broken connection what follows will find out, and say so.
+            Some(State { depth, .. }) if depth != level => Err(self.unbalanced(depth, level)),
+            _ => Ok(()),
         }
     }
 
-    /// Ends the outermost transaction (of the application: in a test transaction that is a savepoint) and runs its hooks.
-    fn commit_outermost(&mut self) -> QueryResult<()> {
-        self.run_before_commit()?;
-        self.refuse_if_lost()?;
-        self.send_commit()?;
-        self.run_committed();
-        Ok(())
-    }
-
-    /// Rolls back and refuses where it is known already that the transaction can't commit.
-    fn refuse_if_lost(&mut self) -> QueryResult<()> {
-        let Some(State { depth, aborted, .. }) = self.state() else {
-            self.discard(0);
-            return Err(CommitError::RolledBack.into());
-        };
-        let doom = self.doom.or_else(|| aborted.then_some(Doom::RolledBack));
-        let Some(doom) = doom else { return Ok(()) };
-        self.doom = Some(doom);
-        self.unwind_to(depth.saturating_sub(1));
-        Err(CommitError::from(doom).into())
-    }
-
-    /// COMMIT, or its equivalent in a test transaction, believed only when proven.
-    fn send_commit(&mut self) -> QueryResult<()> {
-        let prove = match C::PROOF {
-            CommitProof::Commit => false,
-            CommitProof::Status => self.watch.doubt() >= Doubt::Unseen || self.queue().has_commit_hooks(),
-            CommitProof::Savepoint => self.watch.doubt() >= Doubt::RawSql || self.queue().has_commit_hooks(),
-        };
-        // Above depth 1 the RELEASE of Diesel's own savepoint is the proof.
-        let depth = self.depth();
-        let sent = if prove && depth == 1 {
-            self.send_proven_commit()
+    /// Rolls back what a callback began and did not end, together with its own level; gives up what it ended.
+    #[cold]
+    pub(super) fn unbalanced(&mut self, depth: usize, level: usize) -> Error {
+        if depth > level {
+            self.unwind_to(level - 1);
+            CommitError::LeftOpen.into()
         } else {
-            C::TransactionManager::commit_transaction(&mut self.inner)
-        };
-        let Err(error) = sent else { return Ok(()) };
-        self.watch.error(&error);
-        let message = message_of(&error);
-        let no_transaction = [PROOF_SAVEPOINT, "diesel_savepoint_", "no transaction is active"];
-        let state = self.state();
-        let still_open = state.as_ref().is_some_and(|state| state.depth >= depth);
-        let doom = if no_transaction.iter().any(|text| message.contains(text)) {
-            Some(self.verdict())
-        } else if still_open && state.is_some_and(|state| state.aborted) {
-            // The proof failed, so that COMMIT was not executed.
-            Some(Doom::RolledBack)
-        } else {
-            None
-        };
-        if still_open && C::TransactionManager::rollback_transaction(&mut self.inner).is_err() {
-            C::TransactionManager::transaction_manager_status_mut(&mut self.inner).set_in_error();
-        }
-        if doom.is_none() && self.state().is_none() {
-            // The connection broke in COMMIT, or COMMIT failed and ROLLBACK behind it.
-            self.abandon(0);
-            return Err(CommitError::Unknown { source: Box::new(error) }.into());
-        }
-        match doom {
-            Some(Doom::EndedEarly) => self.abandon(depth - 1),
-            Some(Doom::RolledBack) | None => self.discard(depth - 1),
-        }
-        Err(doom.map_or(error, |doom| CommitError::from(doom).into()))
-    }
-
-    /// COMMIT behind a proof, in one message, with the events and the bookkeeping that Diesel's own commit has.
-    fn send_proven_commit(&mut self) -> QueryResult<()> {
-        self.inner.instrumentation().on_connection_event(InstrumentationEvent::commit_transaction(NonZeroU32::MIN));
-        self.inner.batch_execute(PROVEN_COMMIT)?;
-        if let TransactionManagerStatus::Valid(status) =
-            C::TransactionManager::transaction_manager_status_mut(&mut self.inner)
-        {
-            // PostgreSQL's connection has noticed already.
-            if status.transaction_depth().is_some() {
-                status.change_transaction_depth(TransactionDepthChange::DecreaseDepth)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// How a transaction ended that is found to be gone: after a deadlock it is the server that rolled it back.
-    fn verdict(&self) -> Doom {
-        if self.watch.saw_conflict() { Doom::RolledBack } else { Doom::EndedEarly }
-    }
-
-    fn run_before_commit(&mut self) -> QueryResult<()> {
-        loop {
-            let hooks = self.queue().take_before_commit();
-            if hooks.is_empty() {
-                return Ok(());
-            }
-            for hook in hooks {
-                let depth = self.depth();
-                let failed = match catch_unwind(AssertUnwindSafe(|| hook.run(self))) {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => Ok(error),
-                    Err(panic) => Err(panic),
-                };
-                self.unwind_to(depth.saturating_sub(1));
-                match failed {
-                    Ok(error) => {
-                        return Err(error.downcast::<Error>().map_or_else(Error::QueryBuilderError, |error| *error));
-                    }
-                    Err(panic) => resume_unwind(panic),
-                }
-            }
+            self.give_up(depth);
+            CommitError::EndedEarly.into()
         }
     }
 
-    /// The outermost transaction has committed: runs what waited for that.
-    fn run_committed(&mut self) {
-        let depth = self.depth();
-        let (hooks, spent) = self.queue().take_committed(depth);
-        drop(spent);
-        if !hooks.is_empty() {
-            let buffer = self.run_hooks(hooks, HookKind::AfterCommit);
-            self.queue().recycle(buffer);
+    /// The levels above `depth` ended behind our back.
+    pub(super) fn give_up(&mut self, depth: usize) {
+        self.abandon(depth);
+        if depth == 0 {
+            // Diesel's bookkeeping does not know a transaction that was begun by raw SQL, and the next one must not become
+            // part of it. Where there is none this does nothing, or fails.
+            let _ = self.inner.batch_execute("ROLLBACK");
         }
     }
 
-    /// Runs hooks one after the other; gives the emptied buffer back.
-    fn run_hooks(&mut self, mut hooks: Vec<Hook<C>>, kind: HookKind) -> Vec<Hook<C>> {
-        let depth = self.depth();
-        self.running += 1;
-        let failures_before = self.report.failures.len();
-        for hook in hooks.drain(..) {
-            if self.stop_at_first_failure && self.report.failures.len() > failures_before {
-                self.report.not_run.push(hook.describe(kind, depth + 1));
-                continue;
-            }
-            let (task, call_site) = (hook.name(), hook.call_site());
-            let outcome = catch_unwind(AssertUnwindSafe(|| hook.run(self)));
-            self.report.ran += 1;
-            let left_open = self.depth() > depth;
-            if left_open {
-                self.unwind_to(depth);
-            }
-            let cause = match outcome {
-                Ok(Ok(())) if !left_open => continue,
-                Ok(Ok(())) => FailureCause::LeftTransactionOpen,
-                Ok(Err(error)) => FailureCause::Error(error),
-                Err(panic) => FailureCause::Panic(panic_message(&*panic)),
-            };
-            let failure = HookFailure { task, call_site, kind, cause };
-            tracing::error!(
-                task,
-                call_site = %call_site,
-                kind = %kind,
-                error = %failure.cause,
-                "a deferred task failed"
-            );
-            self.report.failures.push(failure);
+    /// Rolls back what a hook left open; says whether there was something.
+    pub(crate) fn close_above(&mut self, depth: usize) -> bool {
+        let left_open = self.depth() > depth;
+        if left_open {
+            self.unwind_to(depth);
         }
-        self.running -= 1;
-        hooks
-    }
-
-    /// What was registered above `depth` was rolled back: commit hooks vanish, rollback hooks run.
-    fn discard(&mut self, depth: usize) {
-        let dropped = self.queue().rollback_to(depth);
-        if !dropped.rollback.is_empty() {
-            self.run_hooks(dropped.rollback, HookKind::AfterRollback);
-        }
-    }
-
-    /// What was registered above `depth` is gone, but nobody knows how that transaction ended: nothing runs, all is
-    /// reported.
-    fn abandon(&mut self, depth: usize) {
-        let dropped = self.queue().rollback_to(depth);
-        if dropped.is_empty() {
-            return;
-        }
-        let commit = dropped.commit.iter().map(|hook| hook.describe(HookKind::AfterCommit, depth + 1));
-        let rollback = dropped.rollback.iter().map(|hook| hook.describe(HookKind::AfterRollback, depth + 1));
-        let lost: Vec<PendingHook> = commit.chain(rollback).collect();
-        for hook in &lost {
-            tracing::error!(
-                task = hook.task,
-                call_site = %hook.call_site,
-                kind = %hook.kind,
-                "a deferred task did not run: how its transaction ended is not known"
-            );
-        }
-        self.report.not_run.extend(lost);
+        left_open
     }
 }
 
@@ -433,20 +281,4 @@ pub(crate) fn begin_with_sql<C: Connection>(conn: &mut C, sql: &str) -> QueryRes
         }
         TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
     }
-}
-
-fn message_of(error: &Error) -> String {
-    match error {
-        Error::DatabaseError(_, information) => information.message().to_owned(),
-        Error::RollbackErrorOnCommit { commit_error, .. } => message_of(commit_error),
-        _ => String::new(),
-    }
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "not with a string".to_owned())
 }

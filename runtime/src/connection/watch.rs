@@ -23,6 +23,7 @@ pub(crate) enum Doubt {
 pub(crate) struct Watch {
     doubt: Doubt,
     conflict: bool,
+    lost: bool,
 }
 
 impl Watch {
@@ -33,6 +34,15 @@ impl Watch {
     /// Whether a statement failed because of another transaction, so that the block may succeed when it is run again.
     pub(crate) fn saw_conflict(&self) -> bool {
         self.conflict
+    }
+
+    /// Whether a statement failed with an error that ends the whole transaction on the server, unannounced.
+    pub(crate) fn lost_transaction(&self) -> bool {
+        self.lost
+    }
+
+    pub(crate) fn set_conflict(&mut self, conflict: bool) {
+        self.conflict = conflict;
     }
 
     pub(crate) fn reset(&mut self) {
@@ -61,29 +71,36 @@ impl Watch {
     pub(crate) fn error(&mut self, error: &Error) {
         self.suspect(Doubt::RawSql);
         self.conflict |= is_conflict(error);
+        self.lost |= ends_transaction(error);
     }
+}
+
+/// MySQL's 1213 and MariaDB's 1020: the server has rolled the whole transaction back, which no later statement or COMMIT
+/// tells when `autocommit` is off, because the next statement begins a new one then.
+const ENDS_TRANSACTION: [&str; 2] = ["Deadlock found", "Record has changed since last read"];
+
+fn ends_transaction(error: &Error) -> bool {
+    matches!(error, Error::DatabaseError(_, information) if says(information.message(), &ENDS_TRANSACTION))
 }
 
 /// Whether the database gave up on a statement or transaction because of a concurrent one.
 ///
 /// Diesel has a kind for serialisation failures only (PostgreSQL 40001, MySQL 1213 through the query builder) and no
 /// SQLSTATE, so the rest is known by the server's text: PostgreSQL's in its default language.
-pub(crate) fn is_conflict(error: &Error) -> bool {
+fn is_conflict(error: &Error) -> bool {
+    let texts = ["deadlock detected", "could not serialize access", "database is locked", "database table is locked"];
     match error {
         Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
-        Error::DatabaseError(DatabaseErrorKind::Unknown, information) => [
-            "deadlock detected",
-            "could not serialize access",
-            "database is locked",
-            "database table is locked",
-            "Deadlock found",
-            "Record has changed since last read",
-        ]
-        .iter()
-        .any(|text| information.message().contains(text)),
+        Error::DatabaseError(DatabaseErrorKind::Unknown, information) => {
+            says(information.message(), &texts) || says(information.message(), &ENDS_TRANSACTION)
+        }
         Error::RollbackErrorOnCommit { commit_error, .. } => is_conflict(commit_error),
         _ => false,
     }
+}
+
+fn says(message: &str, texts: &[&str]) -> bool {
+    texts.iter().any(|text| message.contains(text))
 }
 
 /// A cursor whose errors are seen: SQLite reports a statement's failure at its first row only.

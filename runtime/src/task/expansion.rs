@@ -29,6 +29,7 @@ pub struct Statement<T>(PhantomData<fn(T)>);
 
 impl<T> Statement<T> {
     /// The statement of this value.
+    #[inline]
     pub fn of(_: &T) -> Self {
         Self(PhantomData)
     }
@@ -36,6 +37,7 @@ impl<T> Statement<T> {
 
 impl<T: Settle> Statement<T> {
     /// Registers the task on the block's connection.
+    #[inline]
     pub fn settle<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T::Settled {
         value.settle(registrar)
     }
@@ -58,6 +60,7 @@ pub trait Pass<T> {
 }
 
 impl<T> Pass<T> for Statement<T> {
+    #[inline]
     fn settle<C: Deferrable>(self, value: T, _: &Registrar<C>) -> T {
         value
     }
@@ -96,6 +99,7 @@ pub trait Settle: Sized {
 impl<T: Task> Settle for T {
     type Settled = ();
 
+    #[inline]
     fn settle<C: Deferrable>(self, registrar: &Registrar<C>) {
         self.hand_over(Registered(registrar));
     }
@@ -122,6 +126,7 @@ macro_rules! settles_to_itself {
         #[diagnostic::do_not_recommend]
         impl<$($generic)*> Settle for $type {
             type Settled = Self;
+            #[inline]
             fn settle<C: Deferrable>(self, _: &Registrar<C>) -> Self {
                 self
             }

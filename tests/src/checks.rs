@@ -1,0 +1,45 @@
+//! What many tests check in the same words.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use diesel::result::{Error, QueryResult};
+use diesel_deferred::{CommitError, DeferredConnection, atomic};
+
+use crate::{Database, Log, Scratch};
+
+/// What a block returns to be rolled back.
+pub fn rolled_back<T>() -> QueryResult<T> {
+    Err(Error::RollbackTransaction)
+}
+
+/// The refusal of a commit, as its variant's name.
+pub fn refusal<T: Debug>(result: &QueryResult<T>) -> &'static str {
+    match result.as_ref().map_err(CommitError::of) {
+        Err(Some(CommitError::RolledBack)) => "RolledBack",
+        Err(Some(CommitError::EndedEarly)) => "EndedEarly",
+        Err(Some(CommitError::LeftOpen)) => "LeftOpen",
+        Err(Some(CommitError::Unknown { .. })) => "Unknown",
+        _ => panic!("expected a refused commit, not {result:?}"),
+    }
+}
+
+/// No transaction is open and nothing waits; the next block commits, for itself alone, and runs nothing that is old.
+pub fn assert_clean<C: Database>(db: &Scratch<C>, conn: &mut DeferredConnection<C>, log: &Log) {
+    static NEXT: AtomicI32 = AtomicI32::new(1_000_000);
+    assert!(!conn.in_transaction(), "a transaction is open");
+    assert_eq!(conn.pending(), [], "hooks were left");
+    let (committed, ran) = (db.committed(), log.ran());
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let fresh = Log::new();
+    atomic!(conn, -> QueryResult<()>, {
+        C::insert(conn, id)?;
+        conn.after_commit(crate::noting(&fresh, id))?;
+        Ok(())
+    })
+    .expect("the next block commits");
+    assert_eq!(db.committed(), [committed, vec![id]].concat(), "the next block commits its own row only");
+    assert_eq!((log.ran(), fresh.ran()), (ran, vec![id]), "the next block runs its own hook only");
+    assert_eq!(conn.last_report().ran(), 1);
+    assert!(conn.last_report().is_clean(), "{}", conn.last_report());
+}

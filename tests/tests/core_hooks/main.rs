@@ -1,0 +1,7 @@
+//! RULES, chapter "Core hooks".
+
+mod arguments;
+mod cost;
+mod in_hooks;
+mod registration;
+mod when;

@@ -1,0 +1,6 @@
+//! RULES, chapter "Nesting", and T1 of "Test support".
+
+mod foreign;
+mod rollback_hooks;
+mod test_transactions;
+mod tree;
