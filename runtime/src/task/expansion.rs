@@ -235,6 +235,7 @@ struct Registered<'r, C>(&'r Registrar<C>);
 
 impl<C: Deferrable> Receiver for Registered<'_, C> {
     type Output = ();
+    #[inline]
     fn receive<T: Task + Send + 'static>(self, task: T) {
         self.0.register(Hook::task(task));
     }
