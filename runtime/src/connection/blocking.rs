@@ -27,6 +27,12 @@ use crate::task::{Task, TaskOutput};
 /// blocks. It derefs to `C` for functions that take the connection below; nothing can be registered there, but
 /// transactions opened there nest.
 ///
+/// # Raw SQL that ends a transaction
+/// A raw COMMIT or ROLLBACK in a block is found out and refused ([`CommitError::EndedEarly`]). One that begins another
+/// transaction behind it (`ROLLBACK; BEGIN`) is not, except on PostgreSQL where the two are separate messages: the COMMIT
+/// that follows succeeds, and hooks run although what ran before the ROLLBACK is lost. Use a nested
+/// [`atomic!`](crate::atomic) for a partial rollback.
+///
 /// # DDL on MySQL and MariaDB
 /// It commits what ran before it. A block, and any transaction with hooks, is refused then
 /// ([`CommitError::EndedEarly`]); a plain `conn.transaction(…)` without hooks is Diesel's, so that migrations, which run in

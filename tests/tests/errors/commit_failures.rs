@@ -147,6 +147,15 @@ fn e06_a_deferred_constraint<C: Database>(db: &Scratch<C>, setup: &str) {
         assert!(!db.committed().contains(&1));
         assert_clean(db, conn, &log);
     }
+    // By hand, as a pool does it: no block is there to clean up.
+    let log = Log::new();
+    DeferredTransactionManager::begin_transaction(conn).unwrap();
+    note(&log, 1).after_commit(conn).unwrap();
+    conn.after_rollback(noting(&log, 2)).unwrap();
+    conn.batch_execute("INSERT INTO child VALUES (1, 77)").unwrap();
+    assert!(DeferredTransactionManager::commit_transaction(conn).is_err());
+    assert_eq!(log.ran(), [2]);
+    assert_clean(db, conn, &log);
     // Caught in a block of its own the COMMIT behind it is fine.
     atomic!(conn, -> QueryResult<()>, {
         let inner = atomic!(conn, -> QueryResult<()>, {

@@ -281,6 +281,26 @@ mod on_postgres {
         assert_clean(db, conn, &log);
     }
 
+    /// E13, E11: on a broken connection another attempt would only hide why it is broken.
+    #[test]
+    fn e13_a_broken_connection_is_not_tried_again() {
+        let db = &Scratch::<PgConnection>::new();
+        db.observer().batch_execute("INSERT INTO witness VALUES (1)").unwrap();
+        let conn = &mut db.connect();
+        let mut attempts = 0;
+        let result = atomic!(conn, isolation = RepeatableRead, retries = 3, -> QueryResult<()>, {
+            attempts += 1;
+            PgConnection::witnesses(conn.inner_mut());
+            db.observer().batch_execute("UPDATE witness SET id = id")?;
+            let inner = atomic!(conn, { conn.batch_execute("UPDATE witness SET id = id") });
+            assert!(inner.is_err(), "a serialisation failure");
+            PgConnection::kill(conn, &mut db.observer());
+            PgConnection::insert(conn, 2)
+        });
+        assert!(matches!(result, Err(Error::DatabaseError(..))), "the statement's error: {result:?}");
+        assert_eq!(attempts, 1);
+    }
+
     /// Until the server says that this backend waits for a lock.
     fn wait_until_blocked(conn: &mut PgConnection, pid: i32) {
         let blocked = format!("cardinality(pg_blocking_pids({pid})) > 0");
