@@ -52,6 +52,7 @@ impl<C: Database> Default for Scratch<C> {
 impl<C: Database> Scratch<C> {
     /// Makes one, with the table `witness` in it.
     pub fn new() -> Self {
+        crate::events::install();
         let (url, cleanup) = C::create();
         let scratch = Self { url, _cleanup: cleanup, _kind: PhantomData };
         scratch.observer().batch_execute("CREATE TABLE witness (id INTEGER PRIMARY KEY)").expect("create the table");

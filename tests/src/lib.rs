@@ -6,6 +6,7 @@ mod checks;
 mod database;
 #[cfg(feature = "mysql")]
 mod deadlock;
+mod events;
 mod log;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod proxy;
@@ -15,6 +16,7 @@ pub use checks::{assert_clean, refusal, rolled_back};
 pub use database::{Database, Scratch, witness};
 #[cfg(feature = "mysql")]
 pub use deadlock::Opponent;
+pub use events::traced;
 pub use log::{Log, note, note_failing, note_panicking, noting};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use proxy::cut_behind_commit;

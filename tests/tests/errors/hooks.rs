@@ -1,17 +1,12 @@
 //! Hooks that fail.
 
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
-
 use diesel::connection::TransactionManager;
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, DeferredTransactionManager, FailureCause, HookKind, atomic};
 use diesel_deferred_tests::{
     Database, Log, Scratch, assert_clean, note, note_failing, note_panicking, noting, on_every_database, rolled_back,
+    traced,
 };
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 on_every_database! {
     e01_a_failing_hook_does_not_stop_the_others,
@@ -152,38 +147,6 @@ fn e04_a_hook_that_leaves_a_transaction_open_is_a_failure<C: Database>(db: &Scra
     assert_clean(db, conn, &log);
 }
 
-/// The fields of the events of this crate.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
-impl Visit for Events {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.lock().unwrap().push(format!("{}={value:?}", field.name()));
-    }
-}
-
-impl Subscriber for Events {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("diesel_deferred") && *metadata.level() == tracing::Level::ERROR
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        event.record(&mut self.clone());
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 /// E16: file and line of the *call*, for tasks and closures, in the report and in a `tracing` event.
 fn e16_failures_carry_the_call_site_and_are_traced<C: Database>(db: &Scratch<C>) {
     fn failing_block<C: Database>(conn: &mut DeferredConnection<C>, log: &Log) -> u32 {
@@ -199,12 +162,10 @@ fn e16_failures_carry_the_call_site_and_are_traced<C: Database>(db: &Scratch<C>)
     }
     let conn = &mut db.connect();
     let log = Log::new();
-    let events = Events::default();
-    let line = tracing::subscriber::with_default(events.clone(), || failing_block(conn, &log));
+    let (line, events) = traced(|| failing_block(conn, &log));
     let sites: Vec<_> = conn.last_report().failures().iter().map(|failure| failure.call_site).collect();
     assert_eq!(sites.iter().map(|site| site.line()).collect::<Vec<_>>(), [line + 2, line + 3, line + 4]);
     assert!(sites.iter().all(|site| site.file() == file!()));
-    let traced = events.0.lock().unwrap().join("\n");
     for expected in [
         "message=a deferred task failed".to_owned(),
         "task=\"diesel_deferred_tests::log::note_failing\"".to_owned(),
@@ -216,12 +177,11 @@ fn e16_failures_carry_the_call_site_and_are_traced<C: Database>(db: &Scratch<C>)
         format!("call_site={}:{}:", file!(), line + 4),
         "error=panicked: task 3 panicked".to_owned(),
     ] {
-        assert!(traced.contains(&expected), "{expected} is not in\n{traced}");
+        assert!(events.contains(&expected), "{expected} is not in\n{events}");
     }
 
     // What did not run is traced as well.
-    let events = Events::default();
-    let result = tracing::subscriber::with_default(events.clone(), || {
+    let (result, events) = traced(|| {
         atomic!(conn, -> QueryResult<()>, {
             note(&log, 4);
             DeferredTransactionManager::rollback_transaction(conn)?;
@@ -230,6 +190,5 @@ fn e16_failures_carry_the_call_site_and_are_traced<C: Database>(db: &Scratch<C>)
         })
     });
     assert!(result.is_err());
-    let traced = events.0.lock().unwrap().join("\n");
-    assert_eq!(traced.matches("a deferred task did not run").count(), 1, "4 was rolled back, 5 is lost:\n{traced}");
+    assert_eq!(events.matches("a deferred task did not run").count(), 1, "4 was rolled back, 5 is lost:\n{events}");
 }
