@@ -10,7 +10,7 @@ use diesel::result::QueryResult;
 use smallbox::{SmallBox, smallbox};
 
 use crate::connection::{Deferrable, DeferredConnection};
-use crate::report::{FailureCause, HookKind, PendingHook};
+use crate::report::{FailureCause, HookKind, PendingHook, forget_panic};
 use crate::task::{Task, TaskOutput};
 
 /// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56) and the call site.
@@ -101,9 +101,13 @@ impl<C> Hook<C> {
         let mut arguments = String::new();
         // A user's `Debug` may fail, or panic, where a report is made of a transaction that has ended: show what it wrote
         // before that.
-        let written = catch_unwind(AssertUnwindSafe(|| self.0.arguments(&mut arguments)));
-        if !matches!(written, Ok(Ok(()))) {
-            arguments.push('…');
+        match catch_unwind(AssertUnwindSafe(|| self.0.arguments(&mut arguments))) {
+            Ok(Ok(())) => {}
+            Ok(Err(fmt::Error)) => arguments.push('…'),
+            Err(panic) => {
+                forget_panic(panic);
+                arguments.push('…');
+            }
         }
         PendingHook { task: self.name(), arguments, call_site: self.call_site(), depth, kind }
     }
@@ -179,17 +183,20 @@ fn contain<R: TaskOutput>(call_site: &'static Location<'static>, run: impl FnOnc
     let cause = match catch_unwind(AssertUnwindSafe(|| run().into_result())) {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => FailureCause::Error(error),
-        Err(panic) => FailureCause::Panic(panic_message(&*panic)),
+        Err(panic) => FailureCause::Panic(take_message(panic)),
     };
     Err(Box::new(Failed { call_site, cause }))
 }
 
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
+/// The message of a panic, whose payload is dropped.
+pub(crate) fn take_message(panic: Box<dyn Any + Send>) -> String {
+    let message = panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "not with a string".to_owned())
+        .unwrap_or_else(|| "not with a string".to_owned());
+    forget_panic(panic);
+    message
 }
 
 #[cfg(test)]

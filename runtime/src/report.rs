@@ -2,8 +2,9 @@
 //!
 //! Must not know: how hooks are stored or run.
 
+use std::any::Any;
 use std::fmt;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 
 use crate::error::BoxError;
 
@@ -116,7 +117,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// How many hooks ran, failed ones included.
+    /// How many commit hooks and rollback hooks ran, failed ones included. Before-commit hooks are part of the
+    /// transaction and do not count.
     pub fn ran(&self) -> usize {
         self.ran
     }
@@ -142,25 +144,30 @@ impl Report {
     /// Notes a hook that failed.
     #[cold]
     pub(crate) fn fail(&mut self, failure: HookFailure) {
-        tracing::error!(
-            task = failure.task,
-            call_site = %failure.call_site,
-            kind = %failure.kind,
-            error = %failure.cause,
-            "a deferred task failed"
-        );
+        emit(|| {
+            tracing::error!(
+                task = failure.task,
+                call_site = %failure.call_site,
+                kind = %failure.kind,
+                error = %failure.cause,
+                "a deferred task failed"
+            );
+        });
         self.failures.push(failure);
     }
 
     /// Notes hooks that will not run although nothing is known to have rolled them back.
-    pub(crate) fn lose(&mut self, hooks: impl Iterator<Item = PendingHook>) {
+    pub(crate) fn lose(&mut self, hooks: impl Iterator<Item = PendingHook>, why: &'static str) {
         self.not_run.extend(hooks.inspect(|hook| {
-            tracing::error!(
-                task = hook.task,
-                call_site = %hook.call_site,
-                kind = %hook.kind,
-                "a deferred task did not run: how its transaction ended is not known"
-            );
+            emit(|| {
+                tracing::error!(
+                    task = hook.task,
+                    call_site = %hook.call_site,
+                    kind = %hook.kind,
+                    why,
+                    "a deferred task did not run"
+                );
+            });
         }));
     }
 
@@ -171,6 +178,21 @@ impl Report {
             self.failures.clear();
             self.not_run.clear();
         }
+    }
+}
+
+/// Emits an event. It runs the `Display` of a user's error, and a user's subscriber: what panics there must not stop the
+/// hooks behind it.
+fn emit(event: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(event)) {
+        forget_panic(panic);
+    }
+}
+
+/// Drops what was thrown. That may panic again: what is thrown then is leaked.
+pub(crate) fn forget_panic(panic: Box<dyn Any + Send>) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(panic);
     }
 }
 

@@ -83,6 +83,8 @@ impl<'a> Rewriter<'a> {
             Expr::Block(expr) => self.block(&mut expr.block, true),
             Expr::Unsafe(expr) => self.block(&mut expr.block, true),
             Expr::Group(expr) => self.statement(&mut expr.expr, is_tail),
+            // The type of `Err(e)?` is what its place asks for, so that nothing may stand between the two.
+            Expr::Try(_) if is_tail && leaves_with_error(expr) => self.visit_expr_mut(expr),
             Expr::Call(_)
             | Expr::MethodCall(_)
             | Expr::Path(_)
@@ -209,15 +211,27 @@ impl Rewriter<'_> {
     }
 }
 
+/// `Err(e)?`, also behind methods: `Err(e).context("…")?`.
+fn leaves_with_error(expr: &Expr) -> bool {
+    match expr {
+        Expr::Try(expr) => leaves_with_error(&expr.expr),
+        Expr::MethodCall(expr) => leaves_with_error(&expr.receiver),
+        Expr::Paren(expr) => leaves_with_error(&expr.expr),
+        Expr::Call(expr) => {
+            matches!(&*expr.func, Expr::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Err"))
+        }
+        _ => false,
+    }
+}
+
 /// Macros that use the value of every expression in them, so that no call can be dropped; and `atomic!`, which takes care
 /// of its own block.
-const KNOWN_MACROS: [&str; 26] = [
+const KNOWN_MACROS: &[&str] = &[
     "assert",
     "assert_eq",
     "assert_ne",
     "atomic",
     "concat",
-    "dbg",
     "debug_assert",
     "debug_assert_eq",
     "debug_assert_ne",

@@ -188,7 +188,7 @@ pub trait AtomicTarget {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not keep tasks until the commit",
     label = "`atomic!` needs a `DeferredConnection`",
-    note = "establish one with `DeferredConnection::<{Self}>::establish(url)`, or wrap this one: `let conn = &mut DeferredConnection::new(conn);`"
+    note = "take a `&mut DeferredConnection<{Self}>` from where this one comes from; a connection that you own is wrapped with `DeferredConnection::new(conn)`"
 )]
 pub trait DefersTasks: AtomicTarget {
     /// The builder of a transaction on it.

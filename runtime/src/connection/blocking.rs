@@ -11,6 +11,7 @@ use diesel::connection::TransactionManager;
 use diesel::result::{Error, QueryResult};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
+use super::transaction::State;
 use super::watch::{Doubt, Watch};
 use super::{AfterCommit, Deferrable};
 use crate::atomic::{HasImmediate, TransactionBuilder};
@@ -117,6 +118,16 @@ impl<C> Staging<C> {
         Self(Arc::new(StagingInner { occupied: AtomicBool::new(false), tasks: SpinMutex::new(Vec::new()) }))
     }
 
+    /// Maps what is staged. Not under the lock: `f` runs code of a user's.
+    fn inspect<T>(&self, f: impl FnMut(&Hook<C>) -> T) -> Vec<T> {
+        let mut staged = std::mem::take(&mut *self.lock());
+        let mapped = staged.iter().map(f).collect();
+        let mut tasks = self.lock();
+        staged.append(&mut tasks);
+        *tasks = staged;
+        mapped
+    }
+
     #[inline]
     fn lock(&self) -> SpinMutexGuard<'_, Vec<Hook<C>>> {
         self.0.tasks.lock()
@@ -208,35 +219,13 @@ impl<C> DeferredConnection<C> {
     }
 
     /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
-    pub fn pending(&mut self) -> Vec<PendingHook> {
-        let queue = self.queue();
+    pub fn pending(&self) -> Vec<PendingHook> {
+        let queue = &self.queue;
         let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
         let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
         let before = queue.before_hooks().map(|(depth, hook)| hook.describe(depth));
-        commit.chain(rollback).chain(before).collect()
-    }
-
-    /// The queue, up to date with what blocks have staged.
-    #[inline]
-    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>, BeforeCommit<C>> {
-        if self.staging.0.occupied.load(Ordering::Relaxed) {
-            self.take_over_staged();
-        }
-        &mut self.queue
-    }
-
-    fn take_over_staged(&mut self) {
-        let mut staged = self.staging.lock();
-        self.staging.0.occupied.store(false, Ordering::Relaxed);
-        if self.queue.depth() > 0 {
-            self.queue.append_after_commit(&mut staged);
-            return;
-        }
-        // A block goes on after its transaction was ended by hand. These belong to nothing that can be committed, and
-        // must not wait for the next transaction.
-        let strays = std::mem::take(&mut *staged);
-        drop(staged);
-        self.report.lose(strays.iter().map(|hook| hook.describe(HookKind::AfterCommit, 1)));
+        let staged = self.staging.inspect(|hook| hook.describe(HookKind::AfterCommit, queue.depth()));
+        commit.chain(staged).chain(rollback).chain(before).collect()
     }
 
     /// Where a block's statements register their tasks.
@@ -253,9 +242,9 @@ impl<C> DeferredConnection<C> {
 }
 
 impl<C: Deferrable> DeferredConnection<C> {
-    /// Whether a transaction is open. Sends no SQL.
+    /// Whether a transaction is open; a test transaction does not count. Sends no SQL.
     pub fn in_transaction(&mut self) -> bool {
-        self.depth() > 0
+        self.state().is_some_and(State::is_nested)
     }
 
     /// Runs `hook` after the outermost transaction committed, if what it belongs to was not rolled back.
@@ -352,12 +341,33 @@ impl<C: Deferrable> DeferredConnection<C> {
         self.build_transaction().exclusive().run(f)
     }
 
+    /// The queue, up to date with what blocks have staged.
+    #[inline]
+    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>, BeforeCommit<C>> {
+        if self.staging.0.occupied.load(Ordering::Relaxed) {
+            self.take_over_staged();
+        }
+        &mut self.queue
+    }
+
+    fn take_over_staged(&mut self) {
+        let mut staged = self.staging.lock();
+        self.staging.0.occupied.store(false, Ordering::Relaxed);
+        if self.queue.depth() > 0 {
+            self.queue.append_after_commit(&mut staged);
+            return;
+        }
+        let strays = std::mem::take(&mut *staged);
+        drop(staged);
+        self.lose_strays(strays);
+    }
+
     /// The queue, where a transaction is open, with a mark for each depth.
     fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>, BeforeCommit<C>>> {
-        let depth = self.depth();
-        if depth == 0 {
+        // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
+        let Some(depth) = self.state().filter(|state| state.is_nested()).map(State::depth) else {
             return Err(Error::NotInTransaction);
-        }
+        };
         let queue = self.queue();
         // Transactions may have been opened below the wrapper, or before it.
         queue.begin_up_to(depth);
@@ -373,10 +383,9 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 }
 
-#[diagnostic::do_not_recommend]
 impl<C: Deferrable> AfterCommit for DeferredConnection<C> {
     fn in_transaction(&mut self) -> bool {
-        self.depth() > 0
+        self.in_transaction()
     }
 
     fn defer_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {

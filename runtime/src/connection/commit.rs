@@ -21,7 +21,7 @@ const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
 const DIESEL_SAVEPOINT: &str = "diesel_savepoint_";
 
 /// Fails where there is no live transaction, and does nothing where there is one.
-pub(super) const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof";
+const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof";
 
 /// One message to the server: where there is no live transaction the savepoint cannot be released (MySQL, MariaDB,
 /// SQLite) or not even set (PostgreSQL), and the COMMIT behind it is not executed.
@@ -68,8 +68,38 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// COMMIT was never sent on a connection that broke before.
     #[cold]
     fn broken(&mut self) -> Error {
-        self.discard(0);
+        self.drop_broken();
         CommitError::RolledBack.into()
+    }
+
+    /// Nothing on a broken connection can be committed any more; what was committed before, on a database that does not
+    /// tell, is not known.
+    #[cold]
+    pub(super) fn drop_broken(&mut self) {
+        if self.may_be_committed() { self.abandon(0) } else { self.discard(0) }
+    }
+
+    /// Whether the transaction may have been ended by a statement in it without anybody having noticed.
+    fn may_be_committed(&self) -> bool {
+        C::PROOF == CommitProof::Savepoint && self.watch.doubt() >= Doubt::RawSql && !self.watch.lost_transaction()
+    }
+
+    /// Finds out before a ROLLBACK, which would succeed without a transaction too, whether what ran may be committed, where
+    /// rollback hooks wait for the answer.
+    pub(super) fn rollback_doom(&mut self) -> Option<Doom> {
+        let unproven = self.may_be_committed()
+            && self.queue().has_rollback_hooks()
+            && self.state().is_some_and(|state| state.depth == 1 && !state.aborted);
+        (unproven && self.inner.batch_execute(PROOF).is_err()).then_some(Doom::EndedEarly)
+    }
+
+    /// Ends the savepoint that was rolled back to, at the depth above `depth`. Where the transaction around it had ended,
+    /// on SQLite the savepoint began one of its own, which must not pass for it.
+    pub(super) fn end_savepoint(&mut self, depth: usize) {
+        if C::PROOF != CommitProof::Status && self.watch.doubt() >= Doubt::RawSql {
+            // Where that fails the transaction is gone, which its COMMIT will find out.
+            let _ = self.inner.batch_execute(&format!("RELEASE SAVEPOINT {DIESEL_SAVEPOINT}{depth}"));
+        }
     }
 
     /// Whether it is known before COMMIT that only a rollback can follow, or has happened.
@@ -104,10 +134,12 @@ impl<C: Deferrable> DeferredConnection<C> {
     fn send_commit(&mut self, depth: usize, promise: Promise) -> QueryResult<()> {
         let suspicious = match (C::PROOF, promise) {
             (CommitProof::Commit, _) => None,
-            (CommitProof::Savepoint, Promise::Atomic) => Some(Doubt::RawSql),
+            (CommitProof::Savepoint, Promise::Atomic) => Some(Doubt::Failed),
             (CommitProof::Savepoint, Promise::AsDiesel) | (CommitProof::Status, _) => Some(Doubt::Unseen),
         };
-        let prove = suspicious.is_some_and(|doubt| self.watch.doubt() >= doubt || self.queue.has_commit_hooks());
+        let prove = suspicious.is_some_and(|doubt| {
+            self.watch.doubt() >= doubt || self.queue.has_commit_hooks() || self.queue.has_rollback_hooks()
+        });
         // Above depth 1 the RELEASE of Diesel's own savepoint is the proof.
         let sent = if prove && depth == 1 {
             self.send_proven_commit()

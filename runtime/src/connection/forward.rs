@@ -3,6 +3,7 @@
 //! Must not know: hooks. What a statement tells goes to the [`Watch`](super::watch::Watch).
 
 use std::any::Any;
+use std::fmt::Debug;
 use std::ops::{Deref, DerefMut};
 
 use diesel::connection::{
@@ -13,7 +14,7 @@ use diesel::expression::QueryMetadata;
 use diesel::migration::MigrationConnection;
 use diesel::query_builder::{Query, QueryFragment, QueryId};
 use diesel::query_dsl::UpdateAndFetchResults;
-use diesel::result::{ConnectionResult, QueryResult};
+use diesel::result::{ConnectionResult, Error, QueryResult};
 use diesel::sql_types::TypeMetadata;
 
 use super::Deferrable;
@@ -57,6 +58,28 @@ impl<C: Deferrable> Connection for DeferredConnection<C> {
 
     fn begin_test_transaction(&mut self) -> QueryResult<()> {
         self.inner.begin_test_transaction()
+    }
+
+    fn test_transaction<T, E, F>(&mut self, f: F) -> T
+    where
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: Debug,
+    {
+        let mut result = None;
+        let _: QueryResult<()> = self.transaction(|conn| {
+            // Like one of `begin_test_transaction`: the block inside is the outermost. Nested it is a savepoint as ever.
+            if conn.depth() == 1 {
+                C::TransactionManager::transaction_manager_status_mut(&mut conn.inner).set_test_transaction_flag();
+            }
+            result = Some(f(conn));
+            Err(Error::RollbackTransaction)
+        });
+        match result {
+            Some(Ok(value)) => value,
+            // What Diesel's own does: this is for tests.
+            Some(Err(error)) => panic!("Transaction did not succeed: {error:?}"),
+            None => panic!("Transaction never executed"),
+        }
     }
 
     fn execute_returning_count<T>(&mut self, source: &T) -> QueryResult<usize>

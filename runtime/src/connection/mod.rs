@@ -39,7 +39,7 @@ use crate::task::Task;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`DeferredConnection` does not know how to prove a COMMIT on `{Self}`",
-    note = "write `impl diesel_deferred::Deferrable for {Self} {{}}`: the default proof works on every SQL database"
+    note = "in a generic function write the bound `{Self}: diesel_deferred::Deferrable`; for a connection type of your own write `impl diesel_deferred::Deferrable for {Self} {{}}`: the default proof works on every SQL database"
 )]
 pub trait Deferrable: Connection {
     /// What it takes to believe that a COMMIT on this connection committed.

@@ -9,9 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Deferrable;
 use super::blocking::DeferredConnection;
-use crate::hook::{BeforeCommit, Failed, Hook, panic_message};
+use crate::hook::{BeforeCommit, Failed, Hook, take_message};
 use crate::queue::Dropped;
 use crate::report::{FailureCause, HookFailure, HookKind};
+
+const UNKNOWN_END: &str = "how its transaction ended is not known";
 
 impl<C: Deferrable> DeferredConnection<C> {
     /// The outermost transaction, the one above `depth`, has committed: runs what waited for that.
@@ -47,7 +49,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         if run < hooks.len() {
             let depth = self.depth() + 1;
             let not_run = hooks.split_off(run);
-            self.report.not_run.extend(not_run.iter().map(|hook| hook.describe(kind, depth)));
+            self.report.lose(not_run.iter().map(|hook| hook.describe(kind, depth)), "one before it failed");
             self.bury(not_run, kind);
         }
         self.running -= 1;
@@ -75,8 +77,8 @@ impl<C: Deferrable> DeferredConnection<C> {
         // It may have been committed: it is not to be run again.
         self.watch.set_conflict(false);
         let Dropped { commit, rollback, before } = self.queue().rollback_to(depth);
-        self.report.lose(commit.iter().map(|hook| hook.describe(HookKind::AfterCommit, depth + 1)));
-        self.report.lose(rollback.iter().map(|hook| hook.describe(HookKind::AfterRollback, depth + 1)));
+        self.report.lose(commit.iter().map(|hook| hook.describe(HookKind::AfterCommit, depth + 1)), UNKNOWN_END);
+        self.report.lose(rollback.iter().map(|hook| hook.describe(HookKind::AfterRollback, depth + 1)), UNKNOWN_END);
         self.bury(commit, HookKind::AfterCommit);
         self.bury(rollback, HookKind::AfterRollback);
         self.bury_before_commit(before);
@@ -90,12 +92,21 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
     }
 
+    /// Tasks that a block registered after its transaction was ended by hand. They belong to nothing that can be committed,
+    /// and must not wait for the next transaction.
+    #[cold]
+    pub(super) fn lose_strays(&mut self, strays: Vec<Hook<C>>) {
+        let lost = strays.iter().map(|hook| hook.describe(HookKind::AfterCommit, 1));
+        self.report.lose(lost, "its transaction had ended before it was called");
+        self.bury(strays, HookKind::AfterCommit);
+    }
+
     /// Drops hooks that will not run.
     fn bury(&mut self, hooks: impl IntoIterator<Item = Hook<C>>, kind: HookKind) {
         for hook in hooks {
             let (task, call_site) = (hook.name(), hook.call_site());
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(hook))) {
-                let cause = FailureCause::Panic(panic_message(&*panic));
+                let cause = FailureCause::Panic(take_message(panic));
                 self.report.fail(HookFailure { task, call_site, kind, cause });
             }
         }
@@ -105,7 +116,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     pub(super) fn bury_before_commit(&mut self, hooks: impl IntoIterator<Item = BeforeCommit<C>>) {
         for BeforeCommit { name: task, call_site, run } in hooks {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(run))) {
-                let (kind, cause) = (HookKind::BeforeCommit, FailureCause::Panic(panic_message(&*panic)));
+                let (kind, cause) = (HookKind::BeforeCommit, FailureCause::Panic(take_message(panic)));
                 self.report.fail(HookFailure { task, call_site, kind, cause });
             }
         }

@@ -14,10 +14,9 @@ use diesel::connection::{
 };
 use diesel::result::{Error, QueryResult};
 
+use super::Deferrable;
 use super::blocking::{DeferredConnection, Doom};
-use super::commit::{PROOF, is_gone};
-use super::watch::Doubt;
-use super::{CommitProof, Deferrable};
+use super::commit::is_gone;
 use crate::error::CommitError;
 
 /// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
@@ -83,6 +82,10 @@ impl State {
     /// Whether a transaction begun now would be a savepoint of the application's.
     pub(crate) fn is_nested(self) -> bool {
         self.depth > self.base
+    }
+
+    pub(super) fn depth(self) -> usize {
+        self.depth
     }
 
     /// Whether BEGIN is what begins a transaction now.
@@ -181,14 +184,15 @@ impl<C: Deferrable> DeferredConnection<C> {
 
     /// Rolls the innermost transaction or savepoint back.
     pub(super) fn rollback(&mut self) -> QueryResult<()> {
-        if self.is_unproven_rollback() && self.inner.batch_execute(PROOF).is_err_and(|error| is_gone(&error)) {
-            self.doom = Some(self.verdict());
-        }
+        self.doom = self.doom.or_else(|| self.rollback_doom());
         let result = self.watch.result(C::TransactionManager::rollback_transaction(&mut self.inner));
         if result.as_ref().is_err_and(is_gone) {
             self.doom = Some(self.verdict());
         }
         let depth = self.depth();
+        if depth > 0 && result.is_ok() {
+            self.end_savepoint(depth);
+        }
         match self.doom {
             Some(Doom::EndedEarly) => self.abandon(depth),
             Some(Doom::RolledBack) | None => self.discard(depth),
@@ -199,22 +203,12 @@ impl<C: Deferrable> DeferredConnection<C> {
         result
     }
 
-    /// Whether rollback hooks wait for a ROLLBACK that would succeed without a transaction: what ran may be committed.
-    fn is_unproven_rollback(&mut self) -> bool {
-        C::PROOF == CommitProof::Savepoint
-            && self.watch.doubt() >= Doubt::RawSql
-            && !self.watch.lost_transaction()
-            && self.queue().has_rollback_hooks()
-            && self.state().is_some_and(|state| state.depth == 1 && !state.aborted)
-    }
-
     /// Rolls back what is open above `depth`, whatever it takes.
     #[cold]
     pub(super) fn unwind_to(&mut self, depth: usize) {
         loop {
             let Some(State { depth: open, .. }) = self.state() else {
-                // Nothing on a broken connection can be committed any more.
-                self.discard(0);
+                self.drop_broken();
                 return;
             };
             if open <= depth {

@@ -12,7 +12,9 @@ pub(crate) enum Doubt {
     /// Only Diesel's typed queries ran, and all of them succeeded.
     #[default]
     None,
-    /// Raw SQL ran, or a statement failed.
+    /// A statement failed.
+    Failed,
+    /// Raw SQL ran.
     RawSql,
     /// Statements may have run on the connection below, or by COPY, whose errors Diesel does not keep.
     Unseen,
@@ -69,7 +71,7 @@ impl Watch {
 
     #[cold]
     pub(crate) fn error(&mut self, error: &Error) {
-        self.suspect(Doubt::RawSql);
+        self.suspect(Doubt::Failed);
         self.conflict |= is_conflict(error);
         self.lost |= ends_transaction(error);
     }

@@ -89,10 +89,6 @@ pub trait Settle: Sized {
     type Settled;
     /// Registers a task, hands on anything else.
     fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> Self::Settled;
-    /// Hands on anything but a task.
-    fn pass(self) -> Self::Settled
-    where
-        Self: WithinReach;
 }
 
 #[diagnostic::do_not_recommend]
@@ -103,13 +99,6 @@ impl<T: Task> Settle for T {
     fn settle<C: Deferrable>(self, registrar: &Registrar<C>) {
         self.hand_over(Registered(registrar));
     }
-
-    fn pass(self)
-    where
-        Self: WithinReach,
-    {
-        // No task is `WithinReach`: this cannot be called.
-    }
 }
 
 /// What may be dropped by a statement in a closure or async block. No task may.
@@ -119,7 +108,10 @@ impl<T: Task> Settle for T {
     note = "write a `for` loop in place of the closure, or `{Self}(…).after_commit(conn)?` with the connection that the \
             closure is given"
 )]
-pub trait WithinReach {}
+pub trait WithinReach: Settle {
+    /// Hands on anything but a task.
+    fn pass(self) -> Self::Settled;
+}
 
 macro_rules! settles_to_itself {
     ($([$($generic:tt)*] $type:ty,)*) => {$(
@@ -130,17 +122,25 @@ macro_rules! settles_to_itself {
             fn settle<C: Deferrable>(self, _: &Registrar<C>) -> Self {
                 self
             }
+        }
+        #[diagnostic::do_not_recommend]
+        impl<$($generic)*> WithinReach for $type {
             fn pass(self) -> Self {
                 self
             }
         }
-        #[diagnostic::do_not_recommend]
-        impl<$($generic)*> WithinReach for $type {}
     )*};
 }
 
 /// `!`, which has no name on stable Rust but this one. A diverging call is inferred to be a task otherwise.
 type Never = <fn() -> ! as FnOutput>::Output;
+
+#[diagnostic::do_not_recommend]
+impl TaskOutput for Never {
+    fn into_result(self) -> Result<(), BoxError> {
+        self
+    }
+}
 
 /// Names the return type of a function pointer.
 pub trait FnOutput {
@@ -158,13 +158,48 @@ settles_to_itself! {
     [] bool, [] char, [] f32, [] f64, [] String,
     [] i8, [] i16, [] i32, [] i64, [] i128, [] isize,
     [] u8, [] u16, [] u32, [] u64, [] u128, [] usize,
-    [T] Option<T>,
-    [T] Vec<T>,
     [T, const N: usize] [T; N],
     [T, E] Result<T, E>,
     [A, B] (A, B),
     [A, B, D] (A, B, D),
     [A, B, D, E] (A, B, D, E),
+}
+
+/// `option.map(|id| send(id));` and `flag.then(|| send(id));`: the compiler does not mind that the value is dropped, so
+/// that the task would be lost without a word.
+#[diagnostic::do_not_recommend]
+impl<T: Settle> Settle for Option<T> {
+    type Settled = Option<T::Settled>;
+
+    #[inline]
+    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> Self::Settled {
+        self.map(|value| value.settle(registrar))
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: WithinReach> WithinReach for Option<T> {
+    fn pass(self) -> Self::Settled {
+        self.map(T::pass)
+    }
+}
+
+/// `ids.map(send).collect::<Vec<_>>();`, for the same reason.
+#[diagnostic::do_not_recommend]
+impl<T: Settle> Settle for Vec<T> {
+    type Settled = Vec<T::Settled>;
+
+    #[inline]
+    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> Self::Settled {
+        self.into_iter().map(|value| value.settle(registrar)).collect()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: WithinReach> WithinReach for Vec<T> {
+    fn pass(self) -> Self::Settled {
+        self.into_iter().map(T::pass).collect()
+    }
 }
 
 /// What a block without a value ended in.

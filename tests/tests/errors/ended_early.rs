@@ -10,6 +10,7 @@ use diesel_deferred_tests::{
 on_every_database! {
     e09_raw_commit_and_rollback_are_refused,
     e09_nested_too,
+    e09_a_nested_block_does_not_stand_in_for_the_one_that_ended,
     e09_rollback_hooks_do_not_run_after_a_raw_commit,
     e09_what_follows_in_the_block_reaches_no_other_transaction,
     e09_a_wrapped_transaction_that_is_over_is_refused,
@@ -57,6 +58,30 @@ fn e09_raw_commit_and_rollback_are_refused<C: Database>(db: &Scratch<C>) {
                 assert_clean(db, conn, &log);
                 db.observer().batch_execute("DELETE FROM witness WHERE id > 999").unwrap();
             }
+        }
+    }
+}
+
+/// E9: SQLite's savepoints begin a transaction where there is none, which must not pass for the one that ended.
+fn e09_a_nested_block_does_not_stand_in_for_the_one_that_ended<C: Database>(db: &Scratch<C>) {
+    let log = Log::new();
+    for nested_commits in [true, false] {
+        for (id, sql, outer_commits) in [(1, "ROLLBACK", true), (2, "COMMIT", true), (3, "COMMIT", false)] {
+            let conn = &mut db.connect();
+            let result = atomic!(conn, -> QueryResult<()>, {
+                C::insert(conn, id)?;
+                note(&log, id);
+                conn.after_rollback(noting(&log, -id))?;
+                conn.batch_execute(sql)?;
+                let _: QueryResult<()> = atomic!(conn, { if nested_commits { Ok(()) } else { rolled_back() } });
+                if outer_commits { Ok(()) } else { rolled_back() }
+            });
+            let context = format!("{sql}, nested commits: {nested_commits}, outer: {outer_commits}");
+            assert!(result.is_err(), "{context}");
+            assert_eq!(log.ran(), [], "{context}");
+            assert_eq!(db.committed().contains(&id), sql == "COMMIT", "{context}");
+            assert_clean(db, conn, &log);
+            db.observer().batch_execute("DELETE FROM witness").unwrap();
         }
     }
 }
@@ -243,6 +268,39 @@ mod on_postgres {
 #[cfg(feature = "mysql")]
 mod on_mysql {
     use super::*;
+
+    /// E9, N12: a plain transaction is believed as Diesel does, but not about hooks.
+    #[test]
+    fn e09_a_plain_transaction_with_a_rollback_hook_is_proven() {
+        let db = &Scratch::<MysqlConnection>::new();
+        let conn = &mut db.connect();
+        let log = Log::new();
+        let result = conn.transaction(|conn| {
+            conn.after_rollback(noting(&log, 1))?;
+            conn.batch_execute("ROLLBACK")
+        });
+        assert_eq!(refusal(&result), "EndedEarly");
+        assert_eq!(conn.last_report().not_run().len(), 1);
+        assert_clean(db, conn, &log);
+    }
+
+    /// E10, E11: on a connection that is lost nobody can say what an implicit commit has left.
+    #[test]
+    fn e10_a_connection_lost_behind_ddl_runs_no_rollback_hook() {
+        let db = &Scratch::<MysqlConnection>::new();
+        let conn = &mut db.connect();
+        let log = Log::new();
+        let result: QueryResult<()> = atomic!(conn, {
+            MysqlConnection::insert(conn, 1)?;
+            conn.after_rollback(noting(&log, 1))?;
+            conn.batch_execute("CREATE TABLE other (id INTEGER)")?;
+            MysqlConnection::kill(conn, &mut db.observer());
+            rolled_back()
+        });
+        assert!(result.is_err());
+        assert_eq!((db.committed(), log.ran()), (vec![1], vec![]));
+        assert_eq!(conn.last_report().not_run().len(), 1, "{}", conn.last_report());
+    }
 
     /// E10: DDL commits what ran before it; the block's atomicity is gone, and nothing claims otherwise.
     #[test]

@@ -13,6 +13,9 @@ on_every_database! {
     e14_a_panic_before_the_commit_rolls_back,
     e04_a_captured_value_that_panics_when_it_is_dropped,
     e16_an_argument_that_panics_when_it_is_shown,
+    e01_an_error_that_panics_when_it_is_shown,
+    e04_a_panic_that_panics_when_it_is_dropped,
+    c20_a_stray_task_that_panics_when_it_is_dropped,
 }
 
 fn panic_of<R>(f: impl FnOnce() -> R) -> String {
@@ -195,4 +198,71 @@ fn e16_an_argument_that_panics_when_it_is_shown<C: Database>(db: &Scratch<C>) {
         Ok(())
     })
     .unwrap();
+}
+
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("spoken")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+/// E1, E4: the event that reports it is no reason to lose the hooks behind it, nor to fail what has committed.
+fn e01_an_error_that_panics_when_it_is_shown<C: Database>(db: &Scratch<C>) {
+    let conn = &mut db.connect();
+    let log = Log::new();
+    atomic!(conn, -> QueryResult<()>, {
+        conn.after_commit(|_| Err(Unspeakable))?;
+        note(&log, 2);
+        C::insert(conn, 1)
+    })
+    .unwrap();
+    assert_eq!((log.ran(), db.committed()), (vec![2], vec![1]));
+    assert_eq!((conn.last_report().ran(), conn.last_report().failures().len()), (2, 1));
+    assert_clean(db, conn, &log);
+}
+
+struct Explosive;
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+/// E4: what is thrown is code of a user's too.
+fn e04_a_panic_that_panics_when_it_is_dropped<C: Database>(db: &Scratch<C>) {
+    let conn = &mut db.connect();
+    let log = Log::new();
+    atomic!(conn, -> QueryResult<()>, {
+        conn.after_commit(|_| std::panic::panic_any(Explosive))?;
+        note(&log, 2);
+        C::insert(conn, 1)
+    })
+    .unwrap();
+    assert_eq!((log.ran(), db.committed()), (vec![2], vec![1]));
+    assert_clean(db, conn, &log);
+}
+
+#[deferred_task]
+fn hold(_explosive: Explosive) {}
+
+/// C20: it is reported, and so is its `Drop`.
+fn c20_a_stray_task_that_panics_when_it_is_dropped<C: Database>(db: &Scratch<C>) {
+    use diesel::connection::TransactionManager;
+    let conn = &mut db.connect();
+    let log = Log::new();
+    let result = atomic!(conn, -> QueryResult<()>, {
+        diesel_deferred::DeferredTransactionManager::rollback_transaction(conn)?;
+        hold(Explosive);
+        Ok(())
+    });
+    assert!(result.is_err());
+    let report = conn.last_report();
+    assert_eq!((report.not_run().len(), report.failures().len()), (1, 1), "{report}");
+    assert_clean(db, conn, &log);
 }

@@ -1,6 +1,7 @@
 //! T1: in a test transaction everything happens at the same point and in the same order as in production.
 
 use diesel::prelude::*;
+use diesel::result::Error;
 use diesel_deferred::{FailureCause, HookKind, atomic};
 use diesel_deferred_tests::{
     Database, Log, Scratch, note, note_failing, noting, on_every_database, record, rolled_back,
@@ -10,8 +11,8 @@ on_every_database! {
     t01_hooks_run_when_the_apps_outermost_block_returns,
     t01_rolled_back_blocks_and_failures_are_as_in_production,
     t01_options_of_begin_are_accepted,
-    t01_nothing_outlives_the_test_transaction,
-    t01_test_transaction_runs_no_commit_hooks,
+    t01_the_test_transaction_itself_takes_no_hooks,
+    t01_test_transaction_is_one,
 }
 
 /// T1: at depth 2, which is the app's outermost one.
@@ -104,39 +105,53 @@ fn t01_options_of_begin_are_accepted<C: Database>(db: &Scratch<C>) {
     assert_eq!(statements.take(), ["SAVEPOINT diesel_savepoint_1", "RELEASE SAVEPOINT diesel_savepoint_1"]);
 }
 
-/// T1: a hook registered in the test transaction itself, outside of any block, waits for a commit that never comes.
-fn t01_nothing_outlives_the_test_transaction<C: Database>(db: &Scratch<C>) {
+/// T1, C12: directly in the test transaction is outside of any transaction, as it is in production.
+fn t01_the_test_transaction_itself_takes_no_hooks<C: Database>(db: &Scratch<C>) {
+    let conn = &mut db.connect();
     let log = Log::new();
-    {
-        let conn = &mut db.connect();
-        conn.begin_test_transaction().unwrap();
-        conn.after_commit(noting(&log, 1)).unwrap();
-        atomic!(conn, -> QueryResult<()>, {
-            note(&log, 2);
-            C::insert(conn, 2)
-        })
-        .unwrap();
-        assert_eq!(log.ran(), [2]);
-        assert_eq!(conn.pending().len(), 1);
-    }
-    assert_eq!(log.ran(), [2]);
-    assert_eq!(db.committed(), []);
+    conn.begin_test_transaction().unwrap();
+    assert!(!conn.in_transaction());
+    assert!(matches!(note(&log, 1).after_commit(conn), Err(Error::NotInTransaction)));
+    assert!(matches!(conn.after_rollback(noting(&log, 2)), Err(Error::NotInTransaction)));
+    assert!(matches!(conn.before_commit(|_| Ok(())), Err(Error::NotInTransaction)));
+    note(&log, 3).after_commit_or_now(conn).unwrap();
+    assert_eq!(log.ran(), [3]);
+    atomic!(conn, -> QueryResult<()>, {
+        assert!(conn.in_transaction());
+        note(&log, 4).after_commit(conn)
+    })
+    .unwrap();
+    assert_eq!(log.ran(), [3, 4]);
+    assert_eq!(conn.pending(), []);
 }
 
-/// T1: Diesel's `test_transaction` always rolls back, and its block is the app's outermost.
-fn t01_test_transaction_runs_no_commit_hooks<C: Database>(db: &Scratch<C>) {
+/// T1: Diesel's `test_transaction` is a test transaction too; nested it is a savepoint like any other.
+fn t01_test_transaction_is_one<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
     let value = conn.test_transaction(|conn| {
-        atomic!(conn, -> QueryResult<_>, {
+        let value = atomic!(conn, outermost, -> QueryResult<_>, {
             note(&log, 1);
             note(&log, 2).after_rollback(conn)?;
             C::insert(conn, 1)?;
             Ok(7)
-        })
+        })?;
+        assert_eq!(log.ran(), [1], "where the block returns");
+        QueryResult::Ok(value)
     });
     assert_eq!(value, 7);
-    assert_eq!(log.ran(), [2]);
+    assert_eq!(log.ran(), [1]);
     assert_eq!(db.committed(), []);
     diesel_deferred_tests::assert_clean(db, conn, &log);
+
+    atomic!(conn, -> QueryResult<()>, {
+        conn.test_transaction(|conn| {
+            note(&log, 3).after_commit(conn)?;
+            note(&log, 4).after_rollback(conn)
+        });
+        assert_eq!(log.ran(), [1, 4]);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(log.ran(), [1, 4]);
 }

@@ -93,6 +93,37 @@ fn a_block_that_ends_in_a_diverging_call() {
 }
 
 #[test]
+fn an_error_as_a_tail() {
+    let conn = &mut connect();
+    let log = Log::new();
+    let failed = std::hint::black_box(true);
+    let result: QueryResult<()> = atomic!(conn, {
+        note(&log, 1);
+        match failed {
+            false => note(&log, 2),
+            true => Err(Error::RollbackTransaction)?,
+        }
+        if failed {
+            Err(Error::NotFound).map_err(|error| error)?
+        }
+        Ok(())
+    });
+    assert_eq!(result, Err(Error::RollbackTransaction));
+    assert!(log.ran().is_empty());
+}
+
+#[test]
+fn a_hook_that_never_returns() -> QueryResult<()> {
+    let conn = &mut connect();
+    atomic!(conn, -> QueryResult<()>, {
+        conn.after_commit(|_| fail())?;
+        Ok(())
+    })?;
+    assert_eq!(conn.last_report().failures().len(), 1);
+    Ok(())
+}
+
+#[test]
 fn an_error_as_a_statement() {
     let conn = &mut connect();
     let log = Log::new();

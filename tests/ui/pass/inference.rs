@@ -62,7 +62,7 @@ fn a_type_that_is_known_only_later() -> QueryResult<()> {
         arrays.push(["a"; 3]);
         let mut options = Vec::from([made()]);
         options.swap_remove(0);
-        options.push(Some(conn));
+        options.push(Some('a'));
         let mut pairs = Vec::new();
         pairs.pop();
         pairs.push((1, "one"));

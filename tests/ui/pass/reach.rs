@@ -94,3 +94,28 @@ fn async_blocks() -> QueryResult<()> {
     assert_eq!(log.ran(), [2]);
     Ok(())
 }
+
+/// What a closure returned, dropped by a statement: the compiler does not mind, so that it must not be lost.
+#[test]
+fn tasks_in_an_option_or_a_list() -> QueryResult<()> {
+    let conn = &mut connect();
+    let log = Log::new();
+    let (some, none) = (Some(1), None::<i32>);
+    atomic!(conn, -> QueryResult<()>, {
+        some.map(|id| note(&log, id));
+        none.map(|id| note(&log, id));
+        true.then(|| note(&log, 2));
+        false.then(|| note(&log, 0));
+        [3, 4].iter().map(|id| note(&log, *id)).collect::<Vec<_>>();
+        if let Some(id) = some {
+            Some(note(&log, id + 4));
+        }
+        Some(vec![note(&log, 6)]);
+        let mut numbers = vec![7];
+        numbers.pop();
+        assert_eq!(numbers, []);
+        Ok(())
+    })?;
+    assert_eq!(log.ran(), [1, 2, 3, 4, 5, 6]);
+    Ok(())
+}
