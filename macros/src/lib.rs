@@ -64,14 +64,25 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// the block it is a `&mut DeferredConnection<C>`.
 ///
 /// # Task calls
-/// A statement whose value is a task registers it: `send_welcome(user.id);`. This reaches every statement, at any depth of
-/// `if`, `match`, loops and blocks. It does not reach into closures, async blocks, nested functions and arguments of
-/// macros, which may outlive the block or never run: a task that is called as a statement of a closure or async block, or
-/// as the value of a closure that is given to `for_each`, is a compile error, and in a block with a macro whose arguments hold a call `unused_must_use` is denied. Write
-/// `send_welcome(user.id).after_commit(conn)?` there.
+/// A statement whose value is a task registers it: `send_welcome(user.id);`. So does one whose value is an `Option` or a
+/// `Vec` of tasks: `email.map(|email| send_welcome(&email));`. This reaches every statement, at any depth of `if`, `match`,
+/// loops and blocks.
 ///
-/// To every other statement nothing happens, with one exception: `#[must_use]` on a *function* (not on its type) is not
-/// seen by the compiler in a statement of the block. (And of Clippy's lints `diverging_sub_expression` is off in it.)
+/// It does not reach into closures, async blocks, nested functions and arguments of macros, which may outlive the block or
+/// never run. Write `send_welcome(user.id).after_commit(conn)?` there. What happens to one who forgets:
+/// * a task that is a statement of a closure or async block, or the value of a closure that is given to `for_each`, is a
+///   compile error;
+/// * in a block with a macro of your own (or `dbg!`) whose arguments hold a call, `unused_must_use` is denied; where the
+///   macro itself writes the call, and in nested functions, it warns;
+/// * what you hand to something else is yours: `let _ = task(x);`, `drop(task(x))`, a list of tasks that is kept or counted.
+///
+/// # Other statements
+/// Nothing happens to them, but for this:
+/// * `#[must_use]` on a *function* (not on its type) is not seen by the compiler in a statement of the block; and Clippy's
+///   `diverging_sub_expression` is off in it;
+/// * a statement whose value has a type that only later code decides, such as `list.swap_remove(0);` before the first
+///   `push`, may not compile: the message says where to write the type;
+/// * `break` and `continue` can't leave the block, as they can't leave a closure.
 ///
 /// The block ends with a `Result`; `Ok(())` where there is nothing to return.
 ///

@@ -38,6 +38,9 @@ pub enum CommitError {
     /// The transaction was over before its block was: a raw `COMMIT`, `ROLLBACK` or `BEGIN`, a statement that commits
     /// implicitly (DDL on MySQL and MariaDB), or a connection that was replaced. What ran before that point may be
     /// committed already, what ran after it committed statement by statement.
+    ///
+    /// Not found out where raw SQL ended the transaction *and* another one has begun since, see
+    /// [`DeferredConnection`](crate::DeferredConnection).
     EndedEarly,
     /// The block, or a before-commit hook, began a transaction with the transaction manager's own functions and did not end
     /// it. All of it was rolled back, nothing was committed.

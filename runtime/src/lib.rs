@@ -41,13 +41,16 @@
 //! | a COMMIT that did not commit | [`CommitError`] |
 //!
 //! # Guarantees
-//! * A hook runs when the *outermost* transaction has really committed, once, on the committing thread, before `atomic!`
-//!   returns; hooks run in the order in which they were registered, over all nested blocks.
-//! * Hooks of a nested block (a savepoint) that was rolled back never run, whatever happens to the outer one.
-//! * While a hook runs the connection is outside of any transaction. A hook may open its own `atomic!`.
+//! * A commit hook (a task's call, or a closure) runs when the *outermost* transaction has really committed, once, on the
+//!   committing thread, before `atomic!` returns; commit hooks run in the order in which they were registered, over all
+//!   nested blocks.
+//! * Commit hooks of a nested block (a savepoint) that was rolled back never run, whatever happens to the outer one.
+//! * While a commit hook runs the connection is outside of any transaction. A hook may open its own `atomic!`.
 //! * A hook that fails or panics changes nothing that was committed and does not stop the next one: it is reported in
 //!   [`DeferredConnection::last_report`] and as a `tracing` event with the task's name and call site.
 //! * In-process hooks are at most once: a process that dies between COMMIT and hook loses the hook.
+//!
+//! What raw SQL can do to the first two is on [`DeferredConnection`].
 //!
 //! # Features
 //! `sqlite`, `postgres`, `mysql`, `r2d2`: Diesel's, passed on. None is on by default.

@@ -116,6 +116,10 @@ fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
         input.parse::<Token![=]>()?;
         return Ok((conn, Some(input.parse()?)));
     }
+    if input.peek(Ident) && input.peek2(token::Brace) {
+        let conn: Ident = input.parse()?;
+        return Err(syn::Error::new(input.span(), format!("a comma is missing; write `atomic!({conn}, {{ … }})`")));
+    }
     if input.peek(token::Brace) {
         return Err(syn::Error::new(input.span(), "the connection is missing; write `atomic!(conn, { … })`"));
     }

@@ -106,7 +106,9 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     /// Runs the outermost transaction again, `retries` times at most, when a concurrent transaction was in its way: after a
     /// serialisation failure, a deadlock, or SQLite's `SQLITE_BUSY`, also when that is what COMMIT reports.
     ///
-    /// Hooks of an attempt that failed never run. Between the attempts the thread sleeps, see [`RetryingTransaction`].
+    /// Commit hooks of an attempt that failed never run; its rollback hooks do, at its end. An attempt counts as failed by a
+    /// concurrent transaction when one was in its way at any time, also where the block went on and returned another error.
+    /// Between the attempts the thread sleeps, see [`RetryingTransaction`].
     /// Nested, there is no retry: the transaction around it is lost, and is what has to run again.
     pub fn retries(self, retries: u32) -> RetryingTransaction<'c, C> {
         RetryingTransaction::new(self, retries)

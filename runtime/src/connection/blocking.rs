@@ -29,10 +29,13 @@ use crate::task::{Task, TaskOutput};
 /// transactions opened there nest.
 ///
 /// # Raw SQL that ends a transaction
-/// A raw COMMIT or ROLLBACK in a block is found out and refused ([`CommitError::EndedEarly`]). One that begins another
-/// transaction behind it (`ROLLBACK; BEGIN`) is not, except on PostgreSQL where the two are separate messages: the COMMIT
-/// that follows succeeds, and hooks run although what ran before the ROLLBACK is lost. Use a nested
-/// [`atomic!`](crate::atomic) for a partial rollback.
+/// A raw COMMIT or ROLLBACK in a block is found out and refused ([`CommitError::EndedEarly`]), unless another transaction
+/// has begun by the time of the COMMIT, which then succeeds: hooks run although what came before is lost. That is so
+/// * behind a raw `ROLLBACK; BEGIN` (on PostgreSQL only where the two are one message) or `ROLLBACK AND CHAIN`,
+/// * on MySQL and MariaDB with `autocommit = 0`, where the next statement begins one,
+/// * where the connection below is driven by hand ([`inner_mut`](Self::inner_mut) and Diesel's transaction manager).
+///
+/// Raw `SAVEPOINT` and `ROLLBACK TO` are not seen either. Use a nested [`atomic!`](crate::atomic) for a partial rollback.
 ///
 /// # DDL on MySQL and MariaDB
 /// It commits what ran before it. A block, and any transaction with hooks, is refused then
@@ -44,8 +47,10 @@ use crate::task::{Task, TaskOutput};
 /// replaced (`*conn.inner_mut() = …`) while a transaction is open never runs them.
 ///
 /// # Test transactions
-/// After [`begin_test_transaction`](diesel::Connection::begin_test_transaction) the block *inside* it counts as the outermost:
-/// hooks run when it returns, at the same point and in the same order as in production.
+/// After [`begin_test_transaction`](diesel::Connection::begin_test_transaction), and in
+/// [`test_transaction`](diesel::Connection::test_transaction), the block *inside* counts as the outermost: hooks run when it
+/// returns, at the same point and in the same order as in production. Directly in the test transaction nothing can be
+/// registered, as outside of any transaction.
 ///
 /// # Not available through the wrapper
 /// What Diesel offers for concrete connection types only: pass `&mut **conn`. These are COPY TO, and batch inserts with
@@ -249,7 +254,8 @@ impl<C: Deferrable> DeferredConnection<C> {
 
     /// Runs `hook` after the outermost transaction committed, if what it belongs to was not rolled back.
     ///
-    /// The hook is given the connection, which is outside of any transaction then.
+    /// The hook is given the connection, which is outside of any transaction then. A transaction that it opens and leaves
+    /// open is rolled back and reported; one that it opens by raw SQL is not seen.
     ///
     /// # Errors
     /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
