@@ -142,15 +142,23 @@ impl<H, B> Queue<H, B> {
         empty
     }
 
-    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now, and its
-    /// rollback hooks, which have lost their purpose.
-    pub(crate) fn take_committed(&mut self, depth: usize) -> (Vec<H>, Vec<(usize, H)>) {
-        let Some(&mark) = self.marks.get(depth) else { return (Vec::new(), Vec::new()) };
+    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now.
+    #[inline]
+    pub(crate) fn take_committed(&mut self, depth: usize) -> Vec<H> {
+        let start = self.marks.get(depth).map_or(self.commit.len(), |mark| mark.commit);
+        take_from(&mut self.commit, start)
+    }
+
+    /// Its rollback hooks have lost their purpose: returns them, and closes it.
+    #[inline]
+    pub(crate) fn close_committed(&mut self, depth: usize) -> Vec<(usize, H)> {
+        let start = self.marks.get(depth).map_or(self.rollback.len(), |mark| mark.rollback);
         self.marks.truncate(depth);
-        (take_from(&mut self.commit, mark.commit), take_from(&mut self.rollback, mark.rollback))
+        take_from(&mut self.rollback, start)
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.
+    #[inline]
     pub(crate) fn recycle(&mut self, buffer: Vec<H>) {
         if self.commit.is_empty() && buffer.is_empty() && (1..=KEPT_CAPACITY).contains(&buffer.capacity()) {
             self.commit = buffer;
@@ -210,7 +218,8 @@ mod tests {
         queue.after_commit(4);
         queue.release();
         queue.after_commit(5);
-        assert_eq!(queue.take_committed(0).0, [1, 4, 5]);
+        assert_eq!(queue.take_committed(0), [1, 4, 5]);
+        assert_eq!(queue.close_committed(0), []);
         assert_eq!(queue.depth(), 0);
     }
 

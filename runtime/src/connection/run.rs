@@ -25,10 +25,14 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 
     fn run_waiting(&mut self, depth: usize) {
-        let (hooks, spent) = self.queue.take_committed(depth);
+        let hooks = self.queue.take_committed(depth);
+        // Closed before a hook runs, which may open transactions of its own.
+        let spent = self.queue.close_committed(depth);
         let buffer = self.run_hooks(hooks, HookKind::AfterCommit);
         self.queue.recycle(buffer);
-        self.bury(spent.into_iter().map(|(_, hook)| hook), HookKind::AfterRollback);
+        if !spent.is_empty() {
+            self.bury(spent.into_iter().map(|(_, hook)| hook), HookKind::AfterRollback);
+        }
     }
 
     /// Runs hooks one after the other; gives the emptied buffer back.

@@ -104,7 +104,7 @@ fn an_error_as_a_tail() {
             true => Err(Error::RollbackTransaction)?,
         }
         if failed {
-            Err(Error::NotFound).map_err(|error| error)?
+            Err("not found").map_err(|_| Error::NotFound)?
         }
         Ok(())
     });
