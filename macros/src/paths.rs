@@ -67,3 +67,14 @@ pub(crate) fn rendered(tokens: &impl ToTokens) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::private;
+
+    #[test]
+    fn the_hidden_module_carries_the_version() {
+        let module = format!("__private_{}", env!("CARGO_PKG_VERSION").replace('.', "_"));
+        assert!(private(None).to_string().ends_with(&module), "rename it here and in the runtime's lib.rs: {module}");
+    }
+}
