@@ -86,6 +86,8 @@ pub struct DeferredConnection<C> {
     pub(super) report: Report,
     /// How many lists of hooks are being run, one in the other.
     pub(super) running: usize,
+    /// How many blocks are open, one in the other, whatever became of their transactions.
+    pub(super) blocks: usize,
     pub(super) stop_at_first_failure: bool,
 }
 
@@ -177,6 +179,7 @@ impl<C> DeferredConnection<C> {
             doom: None,
             report: Report::default(),
             running: 0,
+            blocks: 0,
             stop_at_first_failure: false,
         }
     }

@@ -131,7 +131,10 @@ impl<C: Deferrable> DeferredConnection<C> {
     {
         let entry = self.begin(begin)?;
         let level = entry + 1;
-        match catch_unwind(AssertUnwindSafe(|| callback(self))) {
+        self.blocks += 1;
+        let outcome = catch_unwind(AssertUnwindSafe(|| callback(self)));
+        self.blocks -= 1;
+        match outcome {
             Ok(Ok(value)) => match self.commit_at(level, promise) {
                 Ok(()) => Ok(value),
                 Err(error) => {
@@ -170,7 +173,8 @@ impl<C: Deferrable> DeferredConnection<C> {
     fn begin(&mut self, begin: impl FnOnce(&mut C, State) -> QueryResult<()>) -> QueryResult<usize> {
         let Some(state) = self.state() else { return Err(Error::BrokenTransactionManager) };
         if !state.is_nested() {
-            if self.running == 0 {
+            // A block whose transaction has ended early goes on telling of that.
+            if self.running == 0 && self.blocks == 0 {
                 self.report.clear();
             }
             self.watch.reset();

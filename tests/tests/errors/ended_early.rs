@@ -10,6 +10,7 @@ use diesel_deferred_tests::{
 on_every_database! {
     e09_raw_commit_and_rollback_are_refused,
     e09_nested_too,
+    e09_a_later_nested_block_does_not_wipe_the_report,
     e09_a_nested_block_does_not_stand_in_for_the_one_that_ended,
     e09_rollback_hooks_do_not_run_after_a_raw_commit,
     e09_what_follows_in_the_block_reaches_no_other_transaction,
@@ -60,6 +61,23 @@ fn e09_raw_commit_and_rollback_are_refused<C: Database>(db: &Scratch<C>) {
             }
         }
     }
+}
+
+/// E9, E11: what was lost is still in the report when the outer block has returned.
+fn e09_a_later_nested_block_does_not_wipe_the_report<C: Database>(db: &Scratch<C>) {
+    let conn = &mut db.connect();
+    let log = Log::new();
+    let result = atomic!(conn, -> QueryResult<()>, {
+        note(&log, 1);
+        let ended: QueryResult<()> = atomic!(conn, { conn.batch_execute("COMMIT") });
+        assert_eq!(refusal(&ended), "EndedEarly");
+        let _: QueryResult<()> = atomic!(conn, { Ok(()) });
+        Ok(())
+    });
+    assert_eq!(refusal(&result), "EndedEarly");
+    assert_eq!(conn.last_report().not_run().len(), 1, "{}", conn.last_report());
+    assert_eq!(log.ran(), []);
+    assert_clean(db, conn, &log);
 }
 
 /// E9: SQLite's savepoints begin a transaction where there is none, which must not pass for the one that ended.
