@@ -1,7 +1,7 @@
 //! The rewrite of a block: a statement's value is handed to the runtime, which registers it if it is a task.
 //!
-//! `f(x);` becomes `match (f(x)) { value => Statement::of(&value).settle(value, registrar), … };`: the user's expression
-//! stays what it was, in the place where it was, so that inference, coercions, borrows, temporaries and spans are the
+//! `f(x);` becomes `match (f(x)) { value => Statement::of(&value).__settle_statement(value, registrar), … };`: the user's
+//! expression stays what it was, in the place where it was, so that inference, coercions, borrows, temporaries and spans are the
 //! user's own. A `match` and not a `let`, because temporaries of the statement live as long in the one as they did before.
 //!
 //! Must not know: which expressions are tasks. That is decided by type.
@@ -111,8 +111,8 @@ impl<'a> Rewriter<'a> {
         // On the first token: what the compiler underlines when it has something to say about the statement's type.
         let method = Span::mixed_site().located_at(first);
         let settle = |value: TokenStream| match self.reach {
-            Reach::Block => quote_spanned!(method=> settle(#value, #registrar)),
-            Reach::Closure => quote_spanned!(method=> stray(#value)),
+            Reach::Block => quote_spanned!(method=> __settle_statement(#value, #registrar)),
+            Reach::Closure => quote_spanned!(method=> __stray_statement(#value)),
         };
         let (taken, never_taken) = (settle(quote!(#value)), settle(quote!(#private::unreachable(#value))));
         // A diverging tail has to fit the other branches. It does if the compiler keeps its type, and does not look for one

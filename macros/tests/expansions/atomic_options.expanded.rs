@@ -20,7 +20,7 @@ fn transfer(pool: &Pool) -> Result<(), BankError> {
                                     #[allow(unreachable_code)]
                                     value => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                            .settle(value, registrar)
+                                            .__settle_statement(value, registrar)
                                     }
                                 };
                             }

@@ -14,7 +14,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                     #[allow(unreachable_code)]
                                     value => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                            .settle(value, registrar)
+                                            .__settle_statement(value, registrar)
                                     }
                                 };
                                 if user.vip {
@@ -22,7 +22,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                         #[allow(unreachable_code)]
                                         ref value if false => {
                                             ::diesel_deferred::__private_0_1_0::Statement::of(value)
-                                                .settle(
+                                                .__settle_statement(
                                                     ::diesel_deferred::__private_0_1_0::unreachable(value),
                                                     registrar,
                                                 )
@@ -30,7 +30,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                         #[allow(unreachable_code)]
                                         value => {
                                             ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                .settle(value, registrar)
+                                                .__settle_statement(value, registrar)
                                         }
                                     }
                                 } else if id == 0 {
@@ -43,7 +43,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                             #[allow(unreachable_code)]
                                             ref value if false => {
                                                 ::diesel_deferred::__private_0_1_0::Statement::of(value)
-                                                    .settle(
+                                                    .__settle_statement(
                                                         ::diesel_deferred::__private_0_1_0::unreachable(value),
                                                         registrar,
                                                     )
@@ -51,7 +51,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                             #[allow(unreachable_code)]
                                             value => {
                                                 ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                    .settle(value, registrar)
+                                                    .__settle_statement(value, registrar)
                                             }
                                         }
                                     }
@@ -62,7 +62,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                     #[allow(unreachable_code)]
                                     value => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                            .settle(value, registrar)
+                                            .__settle_statement(value, registrar)
                                     }
                                 };
                                 return Ok(0);
@@ -73,21 +73,21 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                     #[allow(unreachable_code)]
                                     ref value if false => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(value)
-                                            .stray(
+                                            .__stray_statement(
                                                 ::diesel_deferred::__private_0_1_0::unreachable(value),
                                             )
                                     }
                                     #[allow(unreachable_code)]
                                     value => {
                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                            .stray(value)
+                                            .__stray_statement(value)
                                     }
                                 }))
                             {
                                 #[allow(unreachable_code)]
                                 value => {
                                     ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                        .settle(value, registrar)
+                                        .__settle_statement(value, registrar)
                                 }
                             };
                             let length = users.iter().map(|user| user.len()).sum();

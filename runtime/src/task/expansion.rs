@@ -19,7 +19,7 @@ use crate::hook::Hook;
 
 /// The type of a statement's value in an `atomic!` block.
 ///
-/// `Statement::of(&value).settle(value, …)` finds the inherent method when the value is a task, and the one of [`Pass`]
+/// `Statement::of(&value).__settle_statement(value, …)` finds the inherent method when the value is a task, and the one of [`Pass`]
 /// when it is anything else: which of the two is all that is decided by type.
 ///
 /// Not the value itself: a diverging call's would be coerced to a type that is not known yet on its way in. A reference to
@@ -38,12 +38,12 @@ impl<T> Statement<T> {
 impl<T: Settle> Statement<T> {
     /// Registers the task on the block's connection.
     #[inline]
-    pub fn settle<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T::Settled {
+    pub fn __settle_statement<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T::Settled {
         value.settle(registrar)
     }
 
     /// Refuses the task: it was called where `atomic!` does not reach.
-    pub fn stray(self, value: T) -> T::Settled
+    pub fn __stray_statement(self, value: T) -> T::Settled
     where
         T: WithinReach,
     {
@@ -51,21 +51,22 @@ impl<T: Settle> Statement<T> {
     }
 }
 
-/// What a statement that is no task does with its value: hand it on, so that a dropped `Result` still warns.
+/// What a statement that is no task does with its value: hand it on, so that a dropped `Result` still warns. The names must
+/// not meet those of a trait of a user's that is implemented for every type.
 pub trait Pass<T> {
     /// Hands the value on.
-    fn settle<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T;
+    fn __settle_statement<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T;
     /// Hands the value on.
-    fn stray(self, value: T) -> T;
+    fn __stray_statement(self, value: T) -> T;
 }
 
 impl<T> Pass<T> for Statement<T> {
     #[inline]
-    fn settle<C: Deferrable>(self, value: T, _: &Registrar<C>) -> T {
+    fn __settle_statement<C: Deferrable>(self, value: T, _: &Registrar<C>) -> T {
         value
     }
 
-    fn stray(self, value: T) -> T {
+    fn __stray_statement(self, value: T) -> T {
         value
     }
 }

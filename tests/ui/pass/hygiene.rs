@@ -37,8 +37,12 @@ mod shadowing {
     fn drop() {}
 
     pub(super) trait Settling {
-        fn settle(&self, log: &Log);
-        fn stray(&self) {}
+        fn settle(self, log: &Log);
+        fn stray(self)
+        where
+            Self: Sized,
+        {
+        }
         fn pass(&self) {}
         fn run(&self, log: &Log);
         fn end(&self) {}
@@ -51,7 +55,7 @@ mod shadowing {
     }
 
     impl<T> Settling for T {
-        fn settle(&self, log: &Log) {
+        fn settle(self, log: &Log) {
             log.push(1);
         }
         fn run(&self, log: &Log) {
