@@ -2,15 +2,16 @@
 //!
 //! Must not know: when hooks run or why.
 
-use std::any::{Any, type_name};
+use std::any::type_name;
 use std::fmt::{self, Write};
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 
 use diesel::result::QueryResult;
 use smallbox::{SmallBox, smallbox};
 
 use crate::connection::{Deferrable, DeferredConnection};
-use crate::report::{FailureCause, HookKind, PendingHook, forget_panic};
+use crate::panics::contain;
+use crate::report::{FailureCause, HookKind, PendingHook};
 use crate::task::{Task, TaskOutput};
 
 /// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56) and the call site.
@@ -101,13 +102,8 @@ impl<C> Hook<C> {
         let mut arguments = String::new();
         // A user's `Debug` may fail, or panic, where a report is made of a transaction that has ended: show what it wrote
         // before that.
-        match catch_unwind(AssertUnwindSafe(|| self.0.arguments(&mut arguments))) {
-            Ok(Ok(())) => {}
-            Ok(Err(fmt::Error)) => arguments.push('…'),
-            Err(panic) => {
-                forget_panic(panic);
-                arguments.push('…');
-            }
+        if contain(|| self.0.arguments(&mut arguments)) != Ok(Ok(())) {
+            arguments.push('…');
         }
         PendingHook { task: self.name(), arguments, call_site: self.call_site(), depth, kind }
     }
@@ -125,7 +121,7 @@ impl<C, T: Task + Send> Body<C> for Option<T> {
     fn run(&mut self, _: &mut DeferredConnection<C>) -> Result<(), Box<Failed>> {
         let Some(task) = self.take() else { return Ok(()) };
         let call_site = task.call_site();
-        contain(call_site, || task.run())
+        report(call_site, || task.run())
     }
 
     fn name(&self) -> &'static str {
@@ -156,7 +152,7 @@ where
         let Some(closure) = self.closure.take() else { return Ok(()) };
         let call_site = self.call_site;
         let depth = conn.depth();
-        let result = contain(call_site, || closure(conn));
+        let result = report(call_site, || closure(conn));
         // Only a closure is given the connection, so that only a closure can leave it in another state.
         let left_open = conn.close_above(depth);
         match result {
@@ -178,25 +174,14 @@ where
     }
 }
 
-/// Runs user code whose error or panic is reported, not passed on.
-fn contain<R: TaskOutput>(call_site: &'static Location<'static>, run: impl FnOnce() -> R) -> Result<(), Box<Failed>> {
-    let cause = match catch_unwind(AssertUnwindSafe(|| run().into_result())) {
+/// Runs a hook's code, whose error or panic is reported and not passed on.
+fn report<R: TaskOutput>(call_site: &'static Location<'static>, run: impl FnOnce() -> R) -> Result<(), Box<Failed>> {
+    let cause = match contain(|| run().into_result()) {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => FailureCause::Error(error),
-        Err(panic) => FailureCause::Panic(take_message(panic)),
+        Err(message) => FailureCause::Panic(message),
     };
     Err(Box::new(Failed { call_site, cause }))
-}
-
-/// The message of a panic, whose payload is dropped.
-pub(crate) fn take_message(panic: Box<dyn Any + Send>) -> String {
-    let message = panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "not with a string".to_owned());
-    forget_panic(panic);
-    message
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ mod atomic;
 mod connection;
 mod error;
 mod hook;
+mod panics;
 mod queue;
 mod report;
 mod task;

@@ -2,11 +2,11 @@
 //!
 //! Must not know: how hooks are stored or run.
 
-use std::any::Any;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 
 use crate::error::BoxError;
+use crate::panics::contain;
 
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -184,16 +184,7 @@ impl Report {
 /// Emits an event. It runs the `Display` of a user's error, and a user's subscriber: what panics there must not stop the
 /// hooks behind it.
 fn emit(event: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(event)) {
-        forget_panic(panic);
-    }
-}
-
-/// Drops what was thrown. That may panic again: what is thrown then is leaked.
-pub(crate) fn forget_panic(panic: Box<dyn Any + Send>) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        std::mem::forget(panic);
-    }
+    let _ = contain(event);
 }
 
 impl fmt::Display for Report {

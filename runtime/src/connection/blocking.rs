@@ -7,7 +7,6 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diesel::connection::TransactionManager;
 use diesel::result::{Error, QueryResult};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -374,21 +373,13 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// The queue, where a transaction is open, with a mark for each depth.
     fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>, BeforeCommit<C>>> {
         // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
-        let Some(depth) = self.state().filter(|state| state.is_nested()).map(State::depth) else {
+        let Some(State { depth, .. }) = self.state().filter(|state| state.is_nested()) else {
             return Err(Error::NotInTransaction);
         };
         let queue = self.queue();
         // Transactions may have been opened below the wrapper, or before it.
         queue.begin_up_to(depth);
         Ok(queue)
-    }
-
-    /// The depth of open transactions, as Diesel knows it. A broken connection has none.
-    pub(crate) fn depth(&mut self) -> usize {
-        match C::TransactionManager::transaction_manager_status_mut(&mut self.inner).transaction_depth() {
-            Ok(Some(depth)) => depth.get() as usize,
-            Ok(None) | Err(_) => 0,
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use diesel::result::{Error, QueryResult};
 
 use super::blocking::{DeferredConnection, Doom};
 use super::transaction::{Promise, State};
-use super::watch::Doubt;
+use super::watch::{Doubt, says};
 use super::{CommitProof, Deferrable};
 use crate::error::CommitError;
 
@@ -153,9 +153,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     fn send_proven_commit(&mut self) -> QueryResult<()> {
         self.inner.instrumentation().on_connection_event(InstrumentationEvent::commit_transaction(NonZeroU32::MIN));
         self.inner.batch_execute(PROVEN_COMMIT)?;
-        if let TransactionManagerStatus::Valid(status) =
-            C::TransactionManager::transaction_manager_status_mut(&mut self.inner)
-        {
+        if let TransactionManagerStatus::Valid(status) = self.status() {
             // PostgreSQL's connection has noticed already.
             if status.transaction_depth().is_some() {
                 status.change_transaction_depth(TransactionDepthChange::DecreaseDepth)?;
@@ -181,27 +179,15 @@ impl<C: Deferrable> DeferredConnection<C> {
             None
         };
         if still_open && C::TransactionManager::rollback_transaction(&mut self.inner).is_err() {
-            C::TransactionManager::transaction_manager_status_mut(&mut self.inner).set_in_error();
+            self.status().set_in_error();
         }
-        match doom {
-            None if self.state().is_none() => {
-                // The connection broke in COMMIT, or COMMIT failed and ROLLBACK behind it.
-                self.abandon(0);
-                CommitError::Unknown { source: Box::new(error) }.into()
-            }
-            Some(Doom::EndedEarly) => {
-                self.abandon(depth - 1);
-                CommitError::EndedEarly.into()
-            }
-            Some(Doom::RolledBack) => {
-                self.discard(depth - 1);
-                CommitError::RolledBack.into()
-            }
-            None => {
-                self.discard(depth - 1);
-                error
-            }
+        if doom.is_none() && self.state().is_none() {
+            // The connection broke in COMMIT, or COMMIT failed and ROLLBACK behind it.
+            self.abandon(0);
+            return CommitError::Unknown { source: Box::new(error) }.into();
         }
+        self.drop_above(depth - 1, doom);
+        doom.map_or(error, |doom| CommitError::from(doom).into())
     }
 
     /// How a transaction ended that is found to be gone: after a deadlock it is the server that rolled it back.
@@ -242,9 +228,9 @@ impl<C: Deferrable> DeferredConnection<C> {
 pub(super) fn is_gone(error: &Error) -> bool {
     match error {
         Error::NotInTransaction => true,
-        Error::DatabaseError(_, information) => [PROOF_SAVEPOINT, DIESEL_SAVEPOINT, "no transaction is active"]
-            .iter()
-            .any(|text| information.message().contains(text)),
+        Error::DatabaseError(_, information) => {
+            says(information.message(), &[PROOF_SAVEPOINT, DIESEL_SAVEPOINT, "no transaction is active"])
+        }
         Error::RollbackErrorOnCommit { commit_error, .. } => is_gone(commit_error),
         _ => false,
     }

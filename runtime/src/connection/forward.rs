@@ -69,7 +69,7 @@ impl<C: Deferrable> Connection for DeferredConnection<C> {
         let _: QueryResult<()> = self.transaction(|conn| {
             // Like one of `begin_test_transaction`: the block inside is the outermost. Nested it is a savepoint as ever.
             if conn.depth() == 1 {
-                C::TransactionManager::transaction_manager_status_mut(&mut conn.inner).set_test_transaction_flag();
+                conn.status().set_test_transaction_flag();
             }
             result = Some(f(conn));
             Err(Error::RollbackTransaction)

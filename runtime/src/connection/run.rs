@@ -5,11 +5,12 @@
 //!
 //! Must not know: how a transaction ends.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::Location;
 
 use super::Deferrable;
-use super::blocking::DeferredConnection;
-use crate::hook::{BeforeCommit, Failed, Hook, take_message};
+use super::blocking::{DeferredConnection, Doom};
+use crate::hook::{BeforeCommit, Failed, Hook};
+use crate::panics::contain;
 use crate::queue::Dropped;
 use crate::report::{FailureCause, HookFailure, HookKind};
 
@@ -62,6 +63,14 @@ impl<C: Deferrable> DeferredConnection<C> {
         hooks
     }
 
+    /// What was registered above `depth` is over: rolled back, unless it is known to have ended otherwise.
+    pub(super) fn drop_above(&mut self, depth: usize, doom: Option<Doom>) {
+        match doom {
+            Some(Doom::EndedEarly) => self.abandon(depth),
+            Some(Doom::RolledBack) | None => self.discard(depth),
+        }
+    }
+
     /// What was registered above `depth` was rolled back: commit hooks vanish, rollback hooks run.
     pub(super) fn discard(&mut self, depth: usize) {
         let Dropped { commit, rollback, before } = self.queue().rollback_to(depth);
@@ -108,21 +117,20 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// Drops hooks that will not run.
     fn bury(&mut self, hooks: impl IntoIterator<Item = Hook<C>>, kind: HookKind) {
         for hook in hooks {
-            let (task, call_site) = (hook.name(), hook.call_site());
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(hook))) {
-                let cause = FailureCause::Panic(take_message(panic));
-                self.report.fail(HookFailure { task, call_site, kind, cause });
-            }
+            self.bury_one(hook.name(), hook.call_site(), kind, hook);
         }
     }
 
     /// Drops before-commit hooks of a COMMIT that will not be.
     pub(super) fn bury_before_commit(&mut self, hooks: impl IntoIterator<Item = BeforeCommit<C>>) {
-        for BeforeCommit { name: task, call_site, run } in hooks {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(run))) {
-                let (kind, cause) = (HookKind::BeforeCommit, FailureCause::Panic(take_message(panic)));
-                self.report.fail(HookFailure { task, call_site, kind, cause });
-            }
+        for hook in hooks {
+            self.bury_one(hook.name, hook.call_site, HookKind::BeforeCommit, hook);
+        }
+    }
+
+    fn bury_one<H>(&mut self, task: &'static str, call_site: &'static Location<'static>, kind: HookKind, hook: H) {
+        if let Err(message) = contain(|| drop(hook)) {
+            self.report.fail(HookFailure { task, call_site, kind, cause: FailureCause::Panic(message) });
         }
     }
 }

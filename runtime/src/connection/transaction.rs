@@ -15,7 +15,7 @@ use diesel::connection::{
 use diesel::result::{Error, QueryResult};
 
 use super::Deferrable;
-use super::blocking::{DeferredConnection, Doom};
+use super::blocking::DeferredConnection;
 use super::commit::is_gone;
 use crate::error::CommitError;
 
@@ -42,7 +42,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
     }
 
     fn transaction_manager_status_mut(conn: &mut DeferredConnection<C>) -> &mut TransactionManagerStatus {
-        C::TransactionManager::transaction_manager_status_mut(&mut conn.inner)
+        conn.status()
     }
 
     fn transaction<F, R, E>(conn: &mut DeferredConnection<C>, callback: F) -> Result<R, E>
@@ -84,10 +84,6 @@ impl State {
         self.depth > self.base
     }
 
-    pub(super) fn depth(self) -> usize {
-        self.depth
-    }
-
     /// Whether BEGIN is what begins a transaction now.
     pub(crate) fn is_idle(self) -> bool {
         self.depth == 0
@@ -95,9 +91,19 @@ impl State {
 }
 
 impl<C: Deferrable> DeferredConnection<C> {
+    /// Diesel's own bookkeeping.
+    pub(super) fn status(&mut self) -> &mut TransactionManagerStatus {
+        C::TransactionManager::transaction_manager_status_mut(&mut self.inner)
+    }
+
+    /// The depth of open transactions, as Diesel knows it. A broken connection has none.
+    pub(crate) fn depth(&mut self) -> usize {
+        self.state().map_or(0, |state| state.depth)
+    }
+
     /// The state, or `None` where the connection is broken.
     pub(super) fn state(&mut self) -> Option<State> {
-        match C::TransactionManager::transaction_manager_status_mut(&mut self.inner) {
+        match self.status() {
             TransactionManagerStatus::InError => None,
             TransactionManagerStatus::Valid(status) => Some(match &status.in_transaction {
                 None => State { depth: 0, base: 0, aborted: false },
@@ -197,10 +203,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         if depth > 0 && result.is_ok() {
             self.end_savepoint(depth);
         }
-        match self.doom {
-            Some(Doom::EndedEarly) => self.abandon(depth),
-            Some(Doom::RolledBack) | None => self.discard(depth),
-        }
+        self.drop_above(depth, self.doom);
         if depth == 0 {
             self.doom = None;
         }
@@ -220,7 +223,7 @@ impl<C: Deferrable> DeferredConnection<C> {
                 return;
             }
             if self.rollback().is_err() && self.depth() >= open {
-                C::TransactionManager::transaction_manager_status_mut(&mut self.inner).set_in_error();
+                self.status().set_in_error();
             }
         }
     }
@@ -266,11 +269,9 @@ impl<C: Deferrable> DeferredConnection<C> {
     }
 }
 
-/// Opens a transaction with `sql`, for any connection: Diesel's own function for this knows its own connections only.
+/// Opens a transaction with `sql` where none is open, for any connection: Diesel's own function for this knows its own
+/// connections only.
 pub(crate) fn begin_with_sql<C: Connection>(conn: &mut C, sql: &str) -> QueryResult<()> {
-    if C::TransactionManager::transaction_manager_status_mut(conn).transaction_depth()?.is_some() {
-        return Err(Error::AlreadyInTransaction);
-    }
     conn.instrumentation().on_connection_event(InstrumentationEvent::begin_transaction(NonZeroU32::MIN));
     conn.batch_execute(sql)?;
     match C::TransactionManager::transaction_manager_status_mut(conn) {

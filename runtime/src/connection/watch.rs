@@ -101,7 +101,7 @@ fn is_conflict(error: &Error) -> bool {
     }
 }
 
-fn says(message: &str, texts: &[&str]) -> bool {
+pub(super) fn says(message: &str, texts: &[&str]) -> bool {
     texts.iter().any(|text| message.contains(text))
 }
 
