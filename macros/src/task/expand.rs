@@ -5,7 +5,7 @@
 use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, GenericParam, Ident, ReturnType};
+use syn::{Attribute, GenericParam, Ident, ReturnType, Visibility};
 
 use super::hand_over::{doubtful_copy, hand_over};
 use super::parse::{Arg, Capture, TaskDef};
@@ -75,6 +75,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let hand_over = hand_over(task, &private);
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
+    let methods = methods(vis, &this, &output, &private);
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let phantom = phantom(task);
 
@@ -133,25 +134,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
 
         #(#cfg)*
         impl #impl_generics #name #ty_generics #where_clause {
-            /// Runs the task now.
-            #vis fn run(#this) -> #output {
-                #private::Task::run(#this)
-            }
-
-            /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
-            #vis fn after_commit(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
-                #private::after_commit(#this, conn)
-            }
-
-            /// Runs the task after the outermost commit, or now where no transaction is open.
-            #vis fn after_commit_or_now(#this, conn: &mut impl #private::AfterCommit) -> ::core::result::Result<(), #private::BoxError> {
-                #private::after_commit_or_now(#this, conn)
-            }
-
-            /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
-            #vis fn after_rollback(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
-                #private::after_rollback(#this, conn)
-            }
+            #methods
         }
 
         #(#cfg)*
@@ -165,6 +148,31 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
     };
     Expansion { call, items }
+}
+
+/// What users call on a captured call.
+pub(super) fn methods(vis: &Visibility, this: &Ident, output: &TokenStream, private: &TokenStream) -> TokenStream {
+    quote! {
+        /// Runs the task now.
+        #vis fn run(#this) -> #output {
+            #private::Task::run(#this)
+        }
+
+        /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+        #vis fn after_commit(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
+            #private::after_commit(#this, conn)
+        }
+
+        /// Runs the task after the outermost commit, or now where no transaction is open.
+        #vis fn after_commit_or_now(#this, conn: &mut impl #private::AfterCommit) -> ::core::result::Result<(), #private::BoxError> {
+            #private::after_commit_or_now(#this, conn)
+        }
+
+        /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+        #vis fn after_rollback(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
+            #private::after_rollback(#this, conn)
+        }
+    }
 }
 
 /// An argument's field. Where its type cannot be captured each use of the field is a mistake, and all of them are on the

@@ -3,11 +3,11 @@
 //!
 //! Must not know: which mistakes.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 use syn::FnArg;
 
-use super::expand::Expansion;
+use super::expand::{Expansion, methods};
 use super::parse::TaskDef;
 use crate::paths::private;
 
@@ -24,6 +24,7 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
     let (vis, name, generics) = (&function.vis, &function.sig.ident, &function.sig.generics);
     let (inputs, where_clause) = (&function.sig.inputs, &generics.where_clause);
     let cfg: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
+    let methods = methods(vis, &Ident::new("self", Span::call_site()), &quote!(()), &private);
     let call = quote! {
         #(#cfg)*
         #[allow(non_camel_case_types, dead_code, missing_docs)]
@@ -58,18 +59,9 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
         }
 
         #(#cfg)*
-        #[allow(dead_code, missing_docs)]
+        #[allow(dead_code)]
         impl #name {
-            #vis fn run(self) {}
-            #vis fn after_commit(self, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
-                #private::after_commit(self, conn)
-            }
-            #vis fn after_commit_or_now(self, conn: &mut impl #private::AfterCommit) -> ::core::result::Result<(), #private::BoxError> {
-                #private::after_commit_or_now(self, conn)
-            }
-            #vis fn after_rollback(self, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
-                #private::after_rollback(self, conn)
-            }
+            #methods
         }
     };
     Expansion { call, items }.into_tokens(task)

@@ -30,21 +30,27 @@ impl ::diesel_deferred::__private_0_1_0::Task for count {
         ::core::result::Result::Ok(())
     }
 }
-#[allow(dead_code, missing_docs)]
+#[allow(dead_code)]
 impl count {
-    fn run(self) {}
+    /// Runs the task now.
+    fn run(self) -> () {
+        ::diesel_deferred::__private_0_1_0::Task::run(self)
+    }
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
     ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
         ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
     }
+    /// Runs the task after the outermost commit, or now where no transaction is open.
     fn after_commit_or_now(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
     ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
         ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
     }
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
     fn after_rollback(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
