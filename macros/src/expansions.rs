@@ -21,8 +21,33 @@ fn borrowed_and_generic_task() {
 }
 
 #[test]
+fn async_task() {
+    check("async_task");
+}
+
+#[test]
+fn blocking_task() {
+    check("blocking_task");
+}
+
+#[test]
+fn tasks_with_states() {
+    check("tasks_with_states");
+}
+
+#[test]
+fn generic_async_task() {
+    check("generic_async_task");
+}
+
+#[test]
 fn task_with_a_mistake() {
     check("task_with_a_mistake");
+}
+
+#[test]
+fn async_task_with_a_mistake() {
+    check("async_task_with_a_mistake");
 }
 
 #[test]

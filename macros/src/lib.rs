@@ -21,7 +21,16 @@ use proc_macro::TokenStream;
 /// | `name(args).after_commit(conn)?` | the same, in closures, helper functions and arguments of macros; outside of a transaction it is `Err(NotInTransaction)` |
 /// | `name(args).after_commit_or_now(conn)?` | the same, and outside of a transaction at once |
 /// | `name(args).after_rollback(conn)?` | run when what it belongs to is rolled back |
-/// | `name(args).run()` | run now, on purpose |
+/// | `name(args).run()` | run now, on purpose; of an `async fn` it is the future, and `.await` runs it |
+///
+/// # Where it runs
+/// | written as | runs |
+/// |---|---|
+/// | `#[deferred_task] fn` | on the thread that commits, before `atomic!` returns, in the order of the calls |
+/// | `#[deferred_task] async fn` | spawned on tokio by the dispatcher right after the COMMIT, started in the order of the calls |
+/// | `#[deferred_task(blocking)] fn` | on tokio's pool for blocking work, started in the order of the calls |
+///
+/// The future of an `async fn` must be `Send`. `.run()` never spawns: it runs where it is called.
 ///
 /// # Arguments
 /// Every argument is captured by value at the call. Owned ones move in; `&T`, `&str`, `&[T]`, `&Path` are copied with
@@ -31,11 +40,27 @@ use proc_macro::TokenStream;
 /// `&mut T`, a reference or lifetime inside a type, `self`, `impl Trait` and patterns are refused, each with what to write
 /// instead.
 ///
+/// # State
+/// `#[state] name: T` is not an argument of the call but something that the task needs to run, such as a mailer or a pool. It
+/// is found by its type when the task runs, and may stand anywhere among the arguments.
+///
+/// ```text
+/// #[deferred_task]
+/// async fn send_receipt(#[state] mailer: &Mailer, order_id: i64) -> Result<(), MailError> { … }
+///
+/// send_receipt(order.id);                                  // as a statement of `atomic!`
+/// send_receipt(order.id).run(&mailer).await?;              // states are parameters of `run`, in their order
+/// ```
+///
+/// `T` is cloned for each run and must be `Clone + Send + Sync + 'static`. `&T` is shared by all tasks that run and must be
+/// `Send + Sync + 'static`. `&mut T` is refused: take `&T` with a `Mutex` in it.
+///
 /// # Return type
 /// `()`, or `Result<(), E>` where `E` converts into `Box<dyn Error + Send + Sync>`. An error is reported, see
 /// `DeferredConnection::last_report`; it changes nothing that was committed.
 ///
 /// # Options
+/// * `blocking`: see above; not on an `async fn`.
 /// * `name = "…"`: the name in reports; module path and function name otherwise.
 /// * `crate = "…"`: the path of `diesel_deferred`, where it is re-exported by another crate.
 ///

@@ -7,28 +7,32 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericParam, Lifetime, ParenthesizedGenericArguments, ReturnType, Signature, Type, TypeBareFn, TypeImplTrait,
-    TypeReference,
+    GenericParam, Lifetime, Meta, ParenthesizedGenericArguments, ReturnType, Signature, Type, TypeBareFn,
+    TypeImplTrait, TypeReference,
 };
 
-use super::parse::{Arg, TaskDef, is_static, unwrap_groups};
+use super::parse::{Arg, TaskDef, is_static, says_state, unwrap_groups};
 use crate::paths::{Errors, rendered};
 
 pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
     signature(&task.function.sig, errors);
-    for arg in &task.args {
-        argument(arg, errors);
+    if let (Some(_), Some(word)) = (&task.function.sig.asyncness, &task.options.blocking) {
+        errors.push(syn::Error::new(
+            word.span(),
+            "an `async fn` is spawned, and must not block; remove `blocking`, or remove `async` and block as you like",
+        ));
+    }
+    for arg in task.parameters() {
+        attributes(arg, errors);
+        if arg.is_state {
+            state(arg, errors);
+        } else {
+            argument(arg, errors);
+        }
     }
 }
 
 fn signature(signature: &Signature, errors: &mut Errors) {
-    if let Some(token) = &signature.asyncness {
-        errors.push(syn::Error::new(
-            token.span,
-            "this version of diesel-deferred has no runtime for async tasks; write a plain `fn`, which runs on the \
-             committing thread right after the commit",
-        ));
-    }
     if let Some(token) = &signature.unsafety {
         errors.push(syn::Error::new(
             token.span,
@@ -64,7 +68,7 @@ fn signature(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-fn argument(arg: &Arg, errors: &mut Errors) {
+fn attributes(arg: &Arg, errors: &mut Errors) {
     for attribute in &arg.attrs {
         if ["cfg", "cfg_attr"].iter().any(|name| attribute.path().is_ident(name)) {
             errors.push(syn::Error::new_spanned(
@@ -73,6 +77,19 @@ fn argument(arg: &Arg, errors: &mut Errors) {
             ));
         }
     }
+    for (at, attribute) in arg.attrs.iter().filter(|attribute| says_state(attribute)).enumerate() {
+        if at > 0 {
+            errors.push(syn::Error::new_spanned(attribute, "`#[state]` is on this argument already; remove one"));
+        } else if !matches!(attribute.meta, Meta::Path(_)) {
+            errors.push(syn::Error::new_spanned(
+                &attribute.meta,
+                format!("a state is found by the argument's type; write `#[state] {}: …`", arg.name),
+            ));
+        }
+    }
+}
+
+fn argument(arg: &Arg, errors: &mut Errors) {
     let name = &arg.name;
     match unwrap_groups(&arg.ty) {
         Type::Reference(TypeReference { mutability: Some(_), elem, .. }) => errors.push(syn::Error::new_spanned(
@@ -91,42 +108,93 @@ fn argument(arg: &Arg, errors: &mut Errors) {
                 format!("a trait object cannot be copied out of a reference; take it by value: `{name}: Box<{object}{send}>`"),
             ));
         }
-        // A named lifetime of the function's has its message already, at its declaration.
-        Type::Reference(reference) if !reference.lifetime.as_ref().is_some_and(is_static) => {
-            borrows(&reference.elem, name, &arg.ty, errors);
+        _ => match Borrows::inside(&arg.ty) {
+            Some(Borrowed::ImplTrait(span, bounds)) => errors.push(syn::Error::new(
+                span,
+                format!(
+                    "the captured call needs a name for this type; write a generic parameter: `fn …<T: {bounds}>({name}: T)`"
+                ),
+            )),
+            Some(Borrowed::Borrow(span)) => errors.push(syn::Error::new(
+                span,
+                format!(
+                    "a task captures its arguments by value, and a borrow inside a type cannot be copied; write `{name}: {}`",
+                    owned(&arg.ty)
+                ),
+            )),
+            None => {}
+        },
+    }
+}
+
+fn state(arg: &Arg, errors: &mut Errors) {
+    let name = &arg.name;
+    match unwrap_groups(&arg.ty) {
+        Type::Reference(TypeReference { mutability: Some(_), elem, .. }) => errors.push(syn::Error::new_spanned(
+            &arg.ty,
+            format!(
+                "a state is shared by all tasks that run, so that none of them has it for itself; take \
+                 `{name}: &{}` with a `Mutex` in it",
+                rendered(elem)
+            ),
+        )),
+        Type::Reference(TypeReference { elem, .. }) if matches!(unwrap_groups(elem), Type::TraitObject(_)) => {
+            let object = rendered(elem);
+            let send = if object.contains("Send") { "" } else { " + Send" };
+            let sync = if object.contains("Sync") { "" } else { " + Sync" };
+            errors.push(syn::Error::new_spanned(
+                &arg.ty,
+                format!(
+                    "a state is found by its type, and a trait object is not kept as one; take it by value: \
+                     `{name}: Arc<{object}{send}{sync}>`"
+                ),
+            ));
         }
-        ty => borrows(ty, name, &arg.ty, errors),
+        _ => match Borrows::inside(&arg.ty) {
+            Some(Borrowed::ImplTrait(span, _)) => errors.push(syn::Error::new(
+                span,
+                format!("a state is found by its type; write the type's name: `#[state] {name}: …`"),
+            )),
+            Some(Borrowed::Borrow(span)) => errors.push(syn::Error::new(
+                span,
+                format!(
+                    "a state outlives every borrow; take one that owns what is in it: `{name}: {}`",
+                    owned(&arg.ty)
+                ),
+            )),
+            None => {}
+        },
     }
 }
 
-/// Looks for what cannot be captured inside a type; one message a type is enough.
-fn borrows(ty: &Type, name: &syn::Ident, whole: &Type, errors: &mut Errors) {
-    let mut finder = Borrows::default();
-    finder.visit_type(ty);
-    if let Some(impl_trait) = finder.impl_trait {
-        errors.push(syn::Error::new(
-            impl_trait.0,
-            format!(
-                "the captured call needs a name for this type; write a generic parameter: `fn …<T: {}>({name}: T)`",
-                impl_trait.1
-            ),
-        ));
-    } else if let Some(span) = finder.borrow {
-        errors.push(syn::Error::new(
-            span,
-            format!(
-                "a task captures its arguments by value, and a borrow inside a type cannot be copied; write `{name}: {}`",
-                owned(whole)
-            ),
-        ));
-    }
+/// What cannot be captured inside a type; one of them is enough for a message.
+enum Borrowed {
+    Borrow(Span),
+    /// With its bounds.
+    ImplTrait(Span, String),
 }
 
-/// The first borrow and the first `impl Trait` inside a type.
+/// Looks for the first borrow and the first `impl Trait`.
 #[derive(Default)]
 struct Borrows {
     borrow: Option<Span>,
     impl_trait: Option<(Span, String)>,
+}
+
+impl Borrows {
+    /// Inside of an argument's type: that this may itself be a reference is another matter.
+    fn inside(ty: &Type) -> Option<Borrowed> {
+        let mut finder = Self::default();
+        match unwrap_groups(ty) {
+            // A named lifetime of the function's has its message already, at its declaration.
+            Type::Reference(reference) if !reference.lifetime.as_ref().is_some_and(is_static) => {
+                finder.visit_type(&reference.elem);
+            }
+            ty => finder.visit_type(ty),
+        }
+        let impl_trait = finder.impl_trait.map(|(span, bounds)| Borrowed::ImplTrait(span, bounds));
+        impl_trait.or(finder.borrow.map(Borrowed::Borrow))
+    }
 }
 
 impl<'ast> Visit<'ast> for Borrows {

@@ -5,10 +5,10 @@
 use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, GenericParam, Ident, ReturnType, Visibility};
+use syn::{Attribute, GenericParam, Ident, ReturnType};
 
 use super::hand_over::{doubtful_copy, hand_over};
-use super::parse::{Arg, Capture, TaskDef};
+use super::parse::{Arg, Capture, Start, TaskDef, without_state_attributes};
 use crate::paths::{located_at, private};
 
 /// The struct, and all that comes with it.
@@ -40,14 +40,14 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let attrs = Attributes::sort(&task.function.attrs);
     let (cfg, on_function) = (&attrs.cfg, &attrs.on_function);
 
-    let fields: Vec<_> = task.args.iter().map(field).collect();
-    let names = task.args.iter().map(|arg| arg.name.to_string());
-    let types = task.args.iter().map(captured_type);
-    let parameters = task.args.iter().map(|arg| {
+    let fields: Vec<_> = task.args().map(field).collect();
+    let names = task.args().map(|arg| arg.name.to_string());
+    let types = task.args().map(captured_type);
+    let parameters = task.args().map(|arg| {
         let (name, ty) = (&arg.name, &arg.ty);
         quote!(#name: #ty)
     });
-    let captures = task.args.iter().map(|arg| {
+    let captures = task.args().map(|arg| {
         let field = field(arg);
         match arg.capture() {
             Capture::Owned(_) => quote!(#field),
@@ -57,7 +57,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
     });
     let separators = fields.iter().enumerate().map(|(at, _)| if at == 0 { "" } else { ", " });
-    let shown = task.args.iter().map(|arg| {
+    let shown = task.args().map(|arg| {
         let field = field(arg);
         let (at, private) = (captured_span(arg), located_at(&private, captured_span(arg)));
         let (this, f) = (local("self", at, task), local("f", at, task));
@@ -71,13 +71,20 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
             quote!(::core::concat!(::core::module_path!(), "::", #name))
         }
     };
-    let run = run(task, &attrs.on_body);
+    let states = states(task, &private);
     let hand_over = hand_over(task, &private);
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
-    let methods = methods(vis, &this, &output, &private);
+    let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body), &private);
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let phantom = phantom(task);
+
+    let run_it = if task.states().next().is_some() { ".run(…)" } else { ".run()" };
+    let run_it = if let Start::Spawned(_) = task.start() { format!("{run_it}.await") } else { run_it.to_owned() };
+    let must_use = format!(
+        "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or \
+         `{run_it}` to run it now"
+    );
 
     let keyword = Ident::new("struct", task.function.sig.fn_token.span);
     let mut body = Group::new(
@@ -93,7 +100,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         #(#cfg)*
         #[doc = #doc]
         #[allow(non_camel_case_types)]
-        #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
+        #[must_use = #must_use]
         #vis #keyword #name #generics #where_clause #body
     };
     let items = quote! {
@@ -112,8 +119,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         impl #impl_generics #private::Task for #name #ty_generics #where_clause {
             type Output = #output;
             const NAME: &'static str = #task_name;
-
-            #run
+            #states
 
             #hand_over
 
@@ -151,19 +157,31 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
 }
 
 /// What users call on a captured call.
-pub(super) fn methods(vis: &Visibility, this: &Ident, output: &TokenStream, private: &TokenStream) -> TokenStream {
-    quote! {
-        /// Runs the task now.
-        #vis fn run(#this) -> #output {
-            #private::Task::run(#this)
+pub(super) fn methods(task: &TaskDef, this: &Ident, run: &TokenStream, private: &TokenStream) -> TokenStream {
+    let vis = &task.function.vis;
+    let (runs, runs_later_or_now) = match task.start() {
+        Start::Here => {
+            ("Runs the task now.", "Runs the task after the outermost commit, or now where no transaction is open.")
         }
+        Start::Spawned(_) => (
+            "The future of the task's body, to be awaited: runs nothing by itself.",
+            "Spawns the task after the outermost commit, or now where no transaction is open.",
+        ),
+        Start::Blocking => (
+            "Runs the task now, on this thread.",
+            "Runs the task on a thread for blocking work, after the outermost commit, or from now where no transaction is open.",
+        ),
+    };
+    quote! {
+        #[doc = #runs]
+        #vis #run
 
         /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
         #vis fn after_commit(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
             #private::after_commit(#this, conn)
         }
 
-        /// Runs the task after the outermost commit, or now where no transaction is open.
+        #[doc = #runs_later_or_now]
         #vis fn after_commit_or_now(#this, conn: &mut impl #private::AfterCommit) -> ::core::result::Result<(), #private::BoxError> {
             #private::after_commit_or_now(#this, conn)
         }
@@ -202,32 +220,65 @@ fn captured_type(arg: &Arg) -> TokenStream {
     }
 }
 
-/// `Task::run`: the user's function as an inner one, called with what was captured.
-fn run(task: &TaskDef, on_body: &[&Attribute]) -> TokenStream {
-    let mut signature = task.function.sig.clone();
+/// `.run(…)`: the user's function as an inner one, called with what was captured and with the states. The only place that
+/// has the body.
+fn run(task: &TaskDef, this: &Ident, output: &TokenStream, on_body: &[&Attribute]) -> TokenStream {
+    let mut signature = without_state_attributes(&task.function.sig);
     // Not the user's name: in the body that must mean the function that captures.
     signature.ident = Ident::new("__deferred_body", Span::mixed_site().located_at(signature.ident.span()));
     let (body_name, block) = (signature.ident.clone(), &task.function.block);
     let turbofish = turbofish(task);
-    let fields = task.args.iter().map(field);
-    let arguments = task.args.iter().map(|arg| {
+    let fields = task.args().map(field);
+    let states = task.states().map(|state| {
+        let (name, ty) = (&state.name, &state.ty);
+        quote!(#name: #ty)
+    });
+    let arguments = task.parameters().map(|arg| {
         let field = field(arg);
         match arg.capture() {
-            Capture::Owned(_) => quote!(#field),
-            Capture::Copied(ty) => quote_spanned!(ty.span()=> ::core::borrow::Borrow::<#ty>::borrow(&#field)),
+            Capture::Copied(ty) if !arg.is_state => {
+                quote_spanned!(ty.span()=> ::core::borrow::Borrow::<#ty>::borrow(&#field))
+            }
+            _ => quote!(#field),
         }
     });
+    // Not `-> impl Future`, which in edition 2021 may not borrow a state.
+    let (asyncness, and_await) = match task.start() {
+        Start::Spawned(_) => (quote!(async), quote!(.await)),
+        Start::Here | Start::Blocking => (quote!(), quote!()),
+    };
     quote! {
-        fn run(self) -> Self::Output {
+        #asyncness fn run(#this, #(#states),*) -> #output {
             // The advice would not be taken: a task cannot be `const`.
             #[allow(clippy::missing_const_for_fn)]
             #(#on_body)*
             #signature #block
 
-            let Self { #(#fields,)* .. } = self;
-            #body_name #turbofish (#(#arguments),*)
+            let Self { #(#fields,)* .. } = #this;
+            #body_name #turbofish (#(#arguments),*) #and_await
         }
     }
+}
+
+/// `Task::STATES`, where there are any. A type that cannot be a state is underlined.
+fn states(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let required: Vec<_> =
+        task.states().map(|state| state_call("Required", state, &TokenStream::new(), private)).collect();
+    if required.is_empty() {
+        return TokenStream::new();
+    }
+    quote!(const STATES: &'static [#private::Required] = &[#(#required),*];)
+}
+
+/// `Required::cloned::<T>()` or `States::shared::<T>(states)`, at the user's type.
+pub(super) fn state_call(on: &str, state: &Arg, argument: &TokenStream, private: &TokenStream) -> TokenStream {
+    let (how, ty) = match state.capture() {
+        Capture::Owned(ty) => ("cloned", ty),
+        Capture::Copied(ty) => ("shared", ty),
+    };
+    let at = ty.span();
+    let (on, how, private) = (Ident::new(on, at), Ident::new(how, at), located_at(private, at));
+    quote_spanned!(at=> #private::#on::#how::<#ty>(#argument))
 }
 
 /// `::<T, N>`: the inner function has generic parameters of its own.

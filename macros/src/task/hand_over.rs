@@ -10,8 +10,8 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::visit::{self, Visit};
 use syn::{Generics, Type};
 
-use super::expand::{captured_span, local};
-use super::parse::{Arg, Capture, TaskDef, unwrap_groups};
+use super::expand::{captured_span, local, state_call};
+use super::parse::{Arg, Capture, Start, TaskDef, unwrap_groups};
 use crate::paths::located_at;
 
 /// What one of the inner functions takes for granted.
@@ -66,7 +66,7 @@ fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
     let proof = |ty: &dyn ToTokens, bound: TokenStream, span: Span| {
         (span, quote!(<#ty as #private::Argument<__Receiver>>::Type: #bound))
     };
-    let arguments = task.args.iter().filter(|arg| !is_known_to_be_send(arg));
+    let arguments = task.args().filter(|arg| !is_known_to_be_send(arg));
     let arguments = arguments.filter(|arg| matches!(arg.capture(), Capture::Owned(_))).map(|arg| {
         let span = captured_span(arg);
         // Of a generic parameter the compiler itself says best what to write.
@@ -79,7 +79,7 @@ fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
         proof(&arg.ty, bound, span)
     });
     // Those that occur nowhere else, or behind a reference: the call has their names in its type.
-    let owned = task.args.iter().filter(|arg| matches!(arg.capture(), Capture::Owned(_)));
+    let owned = task.args().filter(|arg| matches!(arg.capture(), Capture::Owned(_)));
     let in_arguments: Vec<_> = owned.flat_map(|arg| mentioned(generics, &arg.ty)).collect();
     let parameters =
         generics.type_params().filter(|parameter| !in_arguments.contains(&&parameter.ident)).map(|parameter| {
@@ -95,7 +95,14 @@ fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let at = doubtful_copy(task).map_or_else(Span::call_site, captured_span);
     let private = located_at(private, at);
     let (call, receiver) = (local("call", at, task), local("receiver", at, task));
-    let receive = quote_spanned!(at=> #private::Receiver::receive(#receiver, #call));
+    // A future that is not `Send` is the mistake of the `async fn`, which is what the compiler underlines.
+    let called = match task.start() {
+        Start::Spawned(token) => token.span,
+        Start::Here | Start::Blocking => at,
+    };
+    let private = located_at(&private, called);
+    let start = start(task, called, &private);
+    let receive = quote_spanned!(called=> #private::Receiver::receive(#receiver, #call, #start));
     match doubtful_copy(task).map(Arg::capture) {
         // What cannot be copied has been said on the field; the compiler says the same once more, in the same place, and
         // then no longer minds what follows from it.
@@ -107,9 +114,39 @@ fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
     }
 }
 
+/// How the call is run: fetches the states, and runs the body or makes its future. A missing state is `None`.
+fn start(task: &TaskDef, at: Span, private: &TokenStream) -> TokenStream {
+    let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
+    let (_, ty_generics, _) = generics.split_for_impl();
+    let at = Span::mixed_site().located_at(at);
+    let (call, states) = (Ident::new("call", at), Ident::new("states", at));
+    let names: Vec<_> = (0..task.states().count()).map(|index| Ident::new(&format!("state_{index}"), at)).collect();
+    let fetched = task.states().zip(&names).map(|(state, name)| {
+        let fetched = state_call("States", state, &quote!(#states), private);
+        quote_spanned!(at=> let #name = #fetched?;)
+    });
+    let given = task.states().zip(&names).map(|(state, name)| match state.capture() {
+        Capture::Owned(_) => quote!(#name),
+        Capture::Copied(_) => quote_spanned!(at=> &*#name),
+    });
+    let run = quote_spanned!(at=> <#name #ty_generics>::run(#call, #(#given),*));
+    let (how, run) = match task.start() {
+        Start::Here => ("Here", run),
+        Start::Spawned(_) => ("Spawned", quote_spanned!(at=> async move { #run.await })),
+        Start::Blocking => ("Blocking", run),
+    };
+    let (how, states) = (Ident::new(how, at), if names.is_empty() { quote!(_) } else { quote!(#states) });
+    quote_spanned! {at=>
+        #private::#how(|#call: #name #ty_generics, #states: &#private::States| {
+            #(#fetched)*
+            ::core::option::Option::Some(#run)
+        })
+    }
+}
+
 /// The first argument that is copied out of a reference and may not allow it.
 pub(super) fn doubtful_copy(task: &TaskDef) -> Option<&Arg> {
-    task.args.iter().find(|arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Copied(_)))
+    task.args().find(|arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Copied(_)))
 }
 
 /// Most arguments: they need no proof, so that most tasks are expanded without one. Whoever gives these names to types of

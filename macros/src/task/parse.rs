@@ -7,7 +7,7 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, LitStr, Pat, PatIdent, Path, Token, Type};
+use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, LitStr, Pat, PatIdent, Path, Signature, Token, Type};
 
 use crate::paths::Errors;
 
@@ -16,27 +16,44 @@ use crate::paths::Errors;
 pub(super) struct Options {
     pub(super) name: Option<LitStr>,
     pub(super) root: Option<Path>,
+    /// The word itself.
+    pub(super) blocking: Option<Ident>,
 }
 
 /// A function that is to become a task.
 pub(super) struct TaskDef {
     pub(super) options: Options,
     pub(super) function: ItemFn,
-    pub(super) args: Vec<Arg>,
+    /// In the order of the function's parameters.
+    args: Vec<Arg>,
+}
+
+/// What runs the body when the transaction has committed.
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    /// The thread that committed.
+    Here,
+    /// A runtime, which is given the future of this `async fn`.
+    Spawned(Token![async]),
+    /// A thread on which one may block.
+    Blocking,
 }
 
 /// One argument.
 pub(super) struct Arg {
     pub(super) attrs: Vec<Attribute>,
+    /// No argument of the call: who runs the task has it.
+    pub(super) is_state: bool,
     pub(super) name: Ident,
     pub(super) ty: Type,
 }
 
-/// How an argument gets into the captured call.
+/// How an argument gets into the captured call, or a state to the body.
 pub(super) enum Capture<'a> {
-    /// It moves in.
+    /// It moves in; a state is cloned.
     Owned(&'a Type),
-    /// A reference to this type: what it refers to is copied, and the body is given a reference to the copy.
+    /// A reference to this type: what it refers to is copied, and the body is given a reference to the copy. A state is
+    /// not copied but shared.
     Copied(&'a Type),
 }
 
@@ -64,7 +81,7 @@ pub(super) fn is_static(lifetime: &Lifetime) -> bool {
     lifetime.ident == "static"
 }
 
-const OPTIONS: &str = "`name = \"…\"` or `crate = \"…\"`";
+const OPTIONS: &str = "`blocking`, `name = \"…\"` or `crate = \"…\"`";
 
 impl Options {
     /// Reads all options; what is wrong with one does not hide the others.
@@ -88,7 +105,7 @@ impl Options {
         options
     }
 
-    /// `key = value`.
+    /// `key = value`, or a bare word.
     fn option(&mut self, input: ParseStream<'_>) -> syn::Result<()> {
         // `crate` is a keyword, and no `Ident` for syn otherwise.
         if !input.peek(Ident::peek_any) {
@@ -98,8 +115,20 @@ impl Options {
         match key.to_string().as_str() {
             "name" => set(&mut self.name, &key, input, "the task's name"),
             "crate" => set(&mut self.root, &key, input, "my_crate::diesel_deferred"),
+            "blocking" => self.blocking(key, input),
             unknown => Err(syn::Error::new(key.span(), format!("unknown option `{unknown}`; expected {OPTIONS}"))),
         }
+    }
+
+    fn blocking(&mut self, key: Ident, input: ParseStream<'_>) -> syn::Result<()> {
+        if input.peek(Token![=]) || input.peek(syn::token::Paren) {
+            return Err(syn::Error::new(input.span(), "`blocking` takes no value; write `blocking`, or leave it out"));
+        }
+        if self.blocking.is_some() {
+            return Err(syn::Error::new(key.span(), "`blocking` specified more than once"));
+        }
+        self.blocking = Some(key);
+        expect_end(input)
     }
 }
 
@@ -121,12 +150,15 @@ fn set<T: FromLiteral>(slot: &mut Option<T>, key: &Ident, input: ParseStream<'_>
     if slot.is_some() {
         return Err(syn::Error::new(key.span(), format!("`{key}` specified more than once")));
     }
-    let after = input.is_empty() || input.peek(Token![,]);
-    if !after {
-        return Err(syn::Error::new(input.span(), "expected `,`"));
-    }
+    expect_end(input)?;
     *slot = Some(T::from_literal(&literal)?);
     Ok(())
+}
+
+/// The end of an option.
+fn expect_end(input: ParseStream<'_>) -> syn::Result<()> {
+    let ended = input.is_empty() || input.peek(Token![,]);
+    if ended { Ok(()) } else { Err(syn::Error::new(input.span(), "expected `,`")) }
 }
 
 trait FromLiteral: Sized {
@@ -198,10 +230,68 @@ impl TaskDef {
         }
         Self { options, function, args }
     }
+
+    /// What the body is given, in its order.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = &Arg> {
+        self.args.iter()
+    }
+
+    /// What the call captures.
+    pub(super) fn args(&self) -> impl Iterator<Item = &Arg> {
+        self.args.iter().filter(|arg| !arg.is_state)
+    }
+
+    /// What the body is given by who runs it.
+    pub(super) fn states(&self) -> impl Iterator<Item = &Arg> {
+        self.args.iter().filter(|arg| arg.is_state)
+    }
+
+    pub(super) fn start(&self) -> Start {
+        match (self.function.sig.asyncness, &self.options.blocking) {
+            (Some(token), _) => Start::Spawned(token),
+            (None, Some(_)) => Start::Blocking,
+            (None, None) => Start::Here,
+        }
+    }
+}
+
+fn attributes(input: &FnArg) -> &[Attribute] {
+    match input {
+        FnArg::Receiver(receiver) => &receiver.attrs,
+        FnArg::Typed(typed) => &typed.attrs,
+    }
+}
+
+pub(super) fn says_state(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("state")
+}
+
+pub(super) fn is_state(input: &FnArg) -> bool {
+    attributes(input).iter().any(says_state)
+}
+
+/// `#[state]` is ours, and nothing that the compiler knows.
+pub(super) fn without_state_attributes(signature: &Signature) -> Signature {
+    let mut signature = signature.clone();
+    for input in &mut signature.inputs {
+        match input {
+            FnArg::Receiver(receiver) => receiver.attrs.retain(|attribute| !says_state(attribute)),
+            FnArg::Typed(typed) => typed.attrs.retain(|attribute| !says_state(attribute)),
+        }
+    }
+    signature
 }
 
 fn arg(input: &FnArg) -> syn::Result<Arg> {
     match input {
+        FnArg::Typed(typed)
+            if is_state(input) && !matches!(&*typed.pat, Pat::Ident(PatIdent { by_ref: None, subpat: None, .. })) =>
+        {
+            Err(syn::Error::new_spanned(
+                &typed.pat,
+                "`.run(…)` has a parameter for each state; write a name and take it apart in the body: `let … = state;`",
+            ))
+        }
         FnArg::Receiver(receiver) => Err(syn::Error::new(
             receiver.self_token.span,
             "`#[deferred_task]` must be on a free function; move it out of the impl block and pass what it needs of \
@@ -209,7 +299,8 @@ fn arg(input: &FnArg) -> syn::Result<Arg> {
         )),
         FnArg::Typed(typed) => match &*typed.pat {
             Pat::Ident(PatIdent { by_ref: None, subpat: None, ident, .. }) => {
-                Ok(Arg { attrs: typed.attrs.clone(), name: ident.clone(), ty: (*typed.ty).clone() })
+                let (name, ty) = (ident.clone(), (*typed.ty).clone());
+                Ok(Arg { attrs: typed.attrs.clone(), is_state: is_state(input), name, ty })
             }
             Pat::Wild(wild) => Err(syn::Error::new(
                 wild.span(),

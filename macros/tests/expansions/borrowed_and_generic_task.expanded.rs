@@ -30,28 +30,6 @@ where
 {
     type Output = Result<(), MailError>;
     const NAME: &'static str = "mail.send";
-    fn run(self) -> Self::Output {
-        #[allow(clippy::missing_const_for_fn)]
-        #[tracing::instrument]
-        fn __deferred_body<T: Display + Send + 'static>(
-            mailer: &Mailer,
-            subject: &str,
-            body: T,
-        ) -> Result<(), MailError>
-        where
-            T: Debug,
-        {
-            mailer.send(subject, body)
-        }
-        let Self { mailer, subject, body, .. } = self;
-        __deferred_body::<
-            T,
-        >(
-            ::core::borrow::Borrow::<Mailer>::borrow(&mailer),
-            ::core::borrow::Borrow::<str>::borrow(&subject),
-            body,
-        )
-    }
     fn hand_over<__Receiver: crate::deferred::__private_0_1_0::Receiver>(
         self,
         receiver: __Receiver,
@@ -69,7 +47,14 @@ where
             let _: ::core::marker::PhantomData<
                 <Mailer as ::std::borrow::ToOwned>::Owned,
             >;
-            crate::deferred::__private_0_1_0::Receiver::receive(receiver, call)
+            crate::deferred::__private_0_1_0::Receiver::receive(
+                receiver,
+                call,
+                crate::deferred::__private_0_1_0::Here(|
+                    call: send<T>,
+                    _: &crate::deferred::__private_0_1_0::States|
+                { ::core::option::Option::Some(<send<T>>::run(call)) }),
+            )
         }
         let call = self;
         capture_0(call, receiver)
@@ -93,9 +78,28 @@ impl<T: Display + Send + 'static> send<T>
 where
     T: Debug,
 {
-    /// Runs the task now.
+    ///Runs the task now.
     fn run(self) -> Result<(), MailError> {
-        crate::deferred::__private_0_1_0::Task::run(self)
+        #[allow(clippy::missing_const_for_fn)]
+        #[tracing::instrument]
+        fn __deferred_body<T: Display + Send + 'static>(
+            mailer: &Mailer,
+            subject: &str,
+            body: T,
+        ) -> Result<(), MailError>
+        where
+            T: Debug,
+        {
+            mailer.send(subject, body)
+        }
+        let Self { mailer, subject, body, .. } = self;
+        __deferred_body::<
+            T,
+        >(
+            ::core::borrow::Borrow::<Mailer>::borrow(&mailer),
+            ::core::borrow::Borrow::<str>::borrow(&subject),
+            body,
+        )
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(
@@ -104,7 +108,7 @@ where
     ) -> crate::deferred::__private_0_1_0::QueryResult<()> {
         crate::deferred::__private_0_1_0::after_commit(self, conn)
     }
-    /// Runs the task after the outermost commit, or now where no transaction is open.
+    ///Runs the task after the outermost commit, or now where no transaction is open.
     fn after_commit_or_now(
         self,
         conn: &mut impl crate::deferred::__private_0_1_0::AfterCommit,

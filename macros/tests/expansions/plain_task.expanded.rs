@@ -20,20 +20,19 @@ pub fn greet(user_id: i32, name: String) -> greet {
 impl ::diesel_deferred::__private_0_1_0::Task for greet {
     type Output = ();
     const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "greet");
-    fn run(self) -> Self::Output {
-        #[allow(clippy::missing_const_for_fn)]
-        fn __deferred_body(user_id: i32, name: String) {
-            println!("hello {name}, user {user_id}");
-        }
-        let Self { user_id, name, .. } = self;
-        __deferred_body(user_id, name)
-    }
     fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
         self,
         receiver: __Receiver,
     ) -> __Receiver::Output {
         let call = self;
-        ::diesel_deferred::__private_0_1_0::Receiver::receive(receiver, call)
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(
+            receiver,
+            call,
+            ::diesel_deferred::__private_0_1_0::Here(|
+                call: greet,
+                _: &::diesel_deferred::__private_0_1_0::States|
+            { ::core::option::Option::Some(<greet>::run(call)) }),
+        )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
         self.__call_site
@@ -49,9 +48,14 @@ impl ::diesel_deferred::__private_0_1_0::Task for greet {
     }
 }
 impl greet {
-    /// Runs the task now.
+    ///Runs the task now.
     pub fn run(self) -> () {
-        ::diesel_deferred::__private_0_1_0::Task::run(self)
+        #[allow(clippy::missing_const_for_fn)]
+        fn __deferred_body(user_id: i32, name: String) {
+            println!("hello {name}, user {user_id}");
+        }
+        let Self { user_id, name, .. } = self;
+        __deferred_body(user_id, name)
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     pub fn after_commit(
@@ -60,7 +64,7 @@ impl greet {
     ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
         ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
     }
-    /// Runs the task after the outermost commit, or now where no transaction is open.
+    ///Runs the task after the outermost commit, or now where no transaction is open.
     pub fn after_commit_or_now(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,

@@ -16,12 +16,18 @@ fn count(seen: &mut u64) -> count {
 impl ::diesel_deferred::__private_0_1_0::Task for count {
     type Output = ();
     const NAME: &'static str = "";
-    fn run(self) {}
     fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
         self,
         receiver: __Receiver,
     ) -> __Receiver::Output {
-        ::diesel_deferred::__private_0_1_0::Receiver::receive(receiver, self)
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(
+            receiver,
+            self,
+            ::diesel_deferred::__private_0_1_0::Here(|
+                _: count,
+                _: &::diesel_deferred::__private_0_1_0::States|
+            ::core::option::Option::Some(())),
+        )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
         ::core::panic::Location::caller()
@@ -32,10 +38,8 @@ impl ::diesel_deferred::__private_0_1_0::Task for count {
 }
 #[allow(dead_code)]
 impl count {
-    /// Runs the task now.
-    fn run(self) -> () {
-        ::diesel_deferred::__private_0_1_0::Task::run(self)
-    }
+    ///Runs the task now.
+    fn run(self) {}
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(
         self,
@@ -43,7 +47,7 @@ impl count {
     ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
         ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
     }
-    /// Runs the task after the outermost commit, or now where no transaction is open.
+    ///Runs the task after the outermost commit, or now where no transaction is open.
     fn after_commit_or_now(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,

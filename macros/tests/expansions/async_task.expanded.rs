@@ -1,0 +1,98 @@
+///A captured call of [`send_welcome`](fn@send_welcome).
+#[allow(non_camel_case_types)]
+#[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run().await` to run it now"]
+pub struct send_welcome {
+    user_id: i32,
+    email: <str as ::std::borrow::ToOwned>::Owned,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> ()>,
+}
+#[track_caller]
+pub fn send_welcome(user_id: i32, email: &str) -> send_welcome {
+    send_welcome {
+        user_id,
+        email: <str as ::std::borrow::ToOwned>::to_owned(email),
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for send_welcome {
+    type Output = Result<(), MailError>;
+    const NAME: &'static str = ::core::concat!(
+        ::core::module_path!(), "::", "send_welcome"
+    );
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        let call = self;
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(
+            receiver,
+            call,
+            ::diesel_deferred::__private_0_1_0::Spawned(|
+                call: send_welcome,
+                _: &::diesel_deferred::__private_0_1_0::States|
+            {
+                ::core::option::Option::Some(async move {
+                    <send_welcome>::run(call).await
+                })
+            }),
+        )
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use ::diesel_deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "user_id", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.user_id).write(f)?;
+        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "email", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.email).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+impl send_welcome {
+    ///The future of the task's body, to be awaited: runs nothing by itself.
+    pub async fn run(self) -> Result<(), MailError> {
+        #[allow(clippy::missing_const_for_fn)]
+        #[tracing::instrument]
+        async fn __deferred_body(user_id: i32, email: &str) -> Result<(), MailError> {
+            deliver(user_id, email).await
+        }
+        let Self { user_id, email, .. } = self;
+        __deferred_body(user_id, ::core::borrow::Borrow::<str>::borrow(&email)).await
+    }
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    pub fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
+    }
+    ///Spawns the task after the outermost commit, or now where no transaction is open.
+    pub fn after_commit_or_now(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
+        ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
+    }
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    pub fn after_rollback(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+}
+impl ::core::fmt::Debug for send_welcome {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}

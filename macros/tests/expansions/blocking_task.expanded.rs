@@ -1,0 +1,87 @@
+///A captured call of [`resize`](fn@resize).
+#[allow(non_camel_case_types)]
+#[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
+struct resize {
+    path: PathBuf,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> ()>,
+}
+#[track_caller]
+fn resize(path: PathBuf) -> resize {
+    resize {
+        path,
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for resize {
+    type Output = io::Result<()>;
+    const NAME: &'static str = "avatars.resize";
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        let call = self;
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(
+            receiver,
+            call,
+            ::diesel_deferred::__private_0_1_0::Blocking(|
+                call: resize,
+                _: &::diesel_deferred::__private_0_1_0::States|
+            { ::core::option::Option::Some(<resize>::run(call)) }),
+        )
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use ::diesel_deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "path", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.path).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+impl resize {
+    ///Runs the task now, on this thread.
+    fn run(self) -> io::Result<()> {
+        #[allow(clippy::missing_const_for_fn)]
+        fn __deferred_body(path: PathBuf) -> io::Result<()> {
+            shrink(&path)
+        }
+        let Self { path, .. } = self;
+        __deferred_body(path)
+    }
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
+    }
+    ///Runs the task on a thread for blocking work, after the outermost commit, or from now where no transaction is open.
+    fn after_commit_or_now(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
+        ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
+    }
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    fn after_rollback(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+}
+impl ::core::fmt::Debug for resize {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}

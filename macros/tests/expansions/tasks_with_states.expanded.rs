@@ -1,0 +1,206 @@
+///A captured call of [`send_receipt`](fn@send_receipt).
+#[allow(non_camel_case_types)]
+#[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…).await` to run it now"]
+struct send_receipt {
+    order: i64,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> ()>,
+}
+#[track_caller]
+fn send_receipt(order: i64) -> send_receipt {
+    send_receipt {
+        order,
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
+    type Output = Result<(), MailError>;
+    const NAME: &'static str = ::core::concat!(
+        ::core::module_path!(), "::", "send_receipt"
+    );
+    const STATES: &'static [::diesel_deferred::__private_0_1_0::Required] = &[
+        ::diesel_deferred::__private_0_1_0::Required::cloned::<Mailer>(),
+        ::diesel_deferred::__private_0_1_0::Required::shared::<Config>(),
+    ];
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        let call = self;
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(
+            receiver,
+            call,
+            ::diesel_deferred::__private_0_1_0::Spawned(|
+                call: send_receipt,
+                states: &::diesel_deferred::__private_0_1_0::States|
+            {
+                let state_0 = ::diesel_deferred::__private_0_1_0::States::cloned::<
+                    Mailer,
+                >(states)?;
+                let state_1 = ::diesel_deferred::__private_0_1_0::States::shared::<
+                    Config,
+                >(states)?;
+                ::core::option::Option::Some(async move {
+                    <send_receipt>::run(call, state_0, &*state_1).await
+                })
+            }),
+        )
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use ::diesel_deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "order", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.order).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+impl send_receipt {
+    ///The future of the task's body, to be awaited: runs nothing by itself.
+    async fn run(self, mailer: Mailer, config: &Config) -> Result<(), MailError> {
+        #[allow(clippy::missing_const_for_fn)]
+        async fn __deferred_body(
+            mailer: Mailer,
+            order: i64,
+            config: &Config,
+        ) -> Result<(), MailError> {
+            mailer.receipt(order, config).await
+        }
+        let Self { order, .. } = self;
+        __deferred_body(mailer, order, config).await
+    }
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
+    }
+    ///Spawns the task after the outermost commit, or now where no transaction is open.
+    fn after_commit_or_now(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
+        ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
+    }
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    fn after_rollback(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+}
+impl ::core::fmt::Debug for send_receipt {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}
+///A captured call of [`evict`](fn@evict).
+#[allow(non_camel_case_types)]
+#[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…)` to run it now"]
+struct evict {
+    key: <str as ::std::borrow::ToOwned>::Owned,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> ()>,
+}
+#[track_caller]
+fn evict(key: &str) -> evict {
+    evict {
+        key: <str as ::std::borrow::ToOwned>::to_owned(key),
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for evict {
+    type Output = ();
+    const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "evict");
+    const STATES: &'static [::diesel_deferred::__private_0_1_0::Required] = &[
+        ::diesel_deferred::__private_0_1_0::Required::cloned::<Cache>(),
+        ::diesel_deferred::__private_0_1_0::Required::shared::<Config>(),
+    ];
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        let call = self;
+        ::diesel_deferred::__private_0_1_0::Receiver::receive(
+            receiver,
+            call,
+            ::diesel_deferred::__private_0_1_0::Here(|
+                call: evict,
+                states: &::diesel_deferred::__private_0_1_0::States|
+            {
+                let state_0 = ::diesel_deferred::__private_0_1_0::States::cloned::<
+                    Cache,
+                >(states)?;
+                let state_1 = ::diesel_deferred::__private_0_1_0::States::shared::<
+                    Config,
+                >(states)?;
+                ::core::option::Option::Some(<evict>::run(call, state_0, &*state_1))
+            }),
+        )
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use ::diesel_deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "key", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.key).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+impl evict {
+    ///Runs the task now.
+    fn run(self, cache: Cache, config: &Config) -> () {
+        #[allow(clippy::missing_const_for_fn)]
+        fn __deferred_body(key: &str, mut cache: Cache, config: &Config) {
+            cache.remove(key, config);
+        }
+        let Self { key, .. } = self;
+        __deferred_body(::core::borrow::Borrow::<str>::borrow(&key), cache, config)
+    }
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_commit(self, conn)
+    }
+    ///Runs the task after the outermost commit, or now where no transaction is open.
+    fn after_commit_or_now(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
+        ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
+    }
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    fn after_rollback(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
+        ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+}
+impl ::core::fmt::Debug for evict {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}
