@@ -60,6 +60,16 @@ fn atomic_options() {
     check("atomic_options");
 }
 
+#[test]
+fn atomic_async() {
+    check("atomic_async");
+}
+
+#[test]
+fn atomic_async_options() {
+    check("atomic_async_options");
+}
+
 fn check(name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expansions");
     let input = fs::read_to_string(folder.join(name).with_extension("rs")).expect("read the input");

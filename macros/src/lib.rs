@@ -76,17 +76,29 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// ```text
 /// atomic!(conn, { … })                           the block's value is its `Result`
+/// atomic!(conn, async { … }).await               the same on an async connection
 /// atomic!(conn, -> Result<T, E>, { … })          names the result where inference can't
 /// atomic!(conn = expr, { … })                    when the connection isn't a plain identifier
 /// atomic!(conn, isolation = Serializable, read_only, deferrable, immediate, outermost, retries = 3, { … })
 /// ```
+///
+/// Options and result type stand before `async { … }` and `async move { … }` as they do before `{ … }`.
 ///
 /// The outermost block is a transaction, a nested one a savepoint. `Ok` commits, `Err` and panics roll back to where the
 /// block began. `?` and `return` leave the block, as in a closure. The error type must implement
 /// `From<diesel::result::Error>`, which is what BEGIN and COMMIT may fail with.
 ///
 /// `conn` names a `DeferredConnection`, a `&mut` to one, or something that derefs to one, such as a pooled connection. In
-/// the block it is a `&mut DeferredConnection<C>`.
+/// the block it is a `&mut DeferredConnection<C>`. For an async block all of this is said of `AsyncDeferredConnection`.
+///
+/// # Async blocks
+/// `atomic!(conn, async { … })` is a future. It runs nothing before it is awaited, not even BEGIN; one that is never awaited is
+/// a warning. `?` and `return` leave the block, as in any async block. The expression of `conn = expr` is a part of the
+/// future, too: a `?` in it is an error of the block's.
+///
+/// Dropping the future before it is ready rolls the transaction back; the connection refuses further use, see
+/// `AsyncDeferredConnection`. With `retries` the block may run more than once: it borrows what it captures and cannot move out
+/// of it, also behind `async move`.
 ///
 /// # Task calls
 /// A statement whose value is a task registers it: `send_welcome(user.id);`. So does one whose value is an `Option` or a
@@ -123,7 +135,7 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `crate = path` | all | where `diesel_deferred` is re-exported by another crate |
 ///
 /// An option that the backend does not have does not compile. All but the last three belong to BEGIN, so they can't be
-/// nested either. With `retries` the block may run more than once, so it can't move out of what it captures.
+/// nested either. With `retries` the block may run more than once, async or not, so it can't move out of what it captures.
 ///
 /// # Errors
 /// What the block returns; what BEGIN or COMMIT return; a `CommitError` for a commit that did not commit.

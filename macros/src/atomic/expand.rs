@@ -1,12 +1,14 @@
-//! What `atomic!` becomes: a transaction builder with the options, run on the rewritten block as a closure.
+//! What `atomic!` becomes: a transaction builder with the options, run on the rewritten block: as a closure, or as the steps
+//! of a future.
 //!
-//! Must not know: what is wrong with an input (`parse` has seen to that).
+//! Must not know: what is wrong with an input (`parse` and `check` have seen to that).
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Block, Expr, Ident, Stmt};
 
-use super::parse::{AtomicDef, Opt, OptKind};
+use super::parse::{Asyncness, AtomicDef, Opt, OptKind};
 use super::rewrite::Rewriter;
 use crate::paths::private;
 
@@ -14,49 +16,129 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
     let private = private(atomic.root.as_ref());
     // Invisible to the user's code.
     let registrar = Ident::new("registrar", Span::mixed_site());
-    let mut rewriter = Rewriter::new(&private, &registrar);
-    rewriter.block(&mut atomic.body, false);
-    let calls_in_macros = rewriter.calls_in_macros;
-
-    let end = end_without_value(&atomic.body);
-
-    // The braces are ours from here on: a lint on a block that could do without them is not about the user's code.
-    let braces = atomic.body.brace_token.span;
-    let mut respanned = Group::new(Delimiter::Brace, TokenStream::new());
-    respanned.set_span(Span::mixed_site().located_at(braces.join()));
-    atomic.body.brace_token.span = respanned.delim_span();
-    let (conn, body) = (&atomic.conn, &atomic.body);
-    // Where a macro's arguments hold a call, the compiler looks for dropped tasks.
-    let body = if calls_in_macros { quote!(match () { #[deny(unused_must_use)] () => #body }) } else { quote!(#body) };
-    let body = match end {
-        Some(span) => ended(&body, span, &private),
-        None => body,
-    };
-    let result = atomic.result.as_ref().map(|ty| quote!(-> #ty));
+    let body = body(&mut atomic, &registrar, &private);
     // What is built last has no options of its own.
     atomic.options.sort_by_key(|option| matches!(option.kind, OptKind::Retries(_)));
     let options = atomic.options.iter().map(|option| self::option(option, &private));
     // With the span of the user's token, so that a connection that isn't one of ours is what the compiler underlines.
     let (target, span) = match &atomic.target {
         Some(expr) => (quote!((#expr)), super::parse::start(expr)),
-        None => (quote!(#conn), conn.span()),
+        None => {
+            let conn = &atomic.conn;
+            (quote!(#conn), conn.span())
+        }
     };
-    let begin = Ident::new("__atomic_needs_a_deferred_connection", Span::mixed_site().located_at(span));
+    let (keywords, begin, run) = match &atomic.asyncness {
+        None => (quote!(), "__atomic_needs_a_deferred_connection", run_block(&atomic, &registrar, &body)),
+        Some(asyncness) => {
+            let Asyncness { token, capture } = asyncness;
+            let run = run_attempts(&atomic, asyncness, &registrar, &body, &private);
+            (quote!(#token #capture), "__atomic_needs_an_async_deferred_connection", run)
+        }
+    };
+    let begin = Ident::new(begin, Span::mixed_site().located_at(span));
     let builder = builder(Span::mixed_site());
-    quote! {{
-        use #private::{AtomicTarget as _, Pass as _};
-        match #target.#begin() {
-            // A diverging statement is a part of ours, and no mistake.
-            #[allow(clippy::diverging_sub_expression)]
-            #builder => {
-                #(#options)*
-                #builder.run_block(|#conn, #registrar| #result {
-                    let _ = (&#conn, &#registrar);
-                    #body
-                })
+    quote! {
+        #keywords {
+            use #private::{AtomicTarget as _, Pass as _};
+            match #target.#begin() {
+                // A diverging statement is a part of ours, and no mistake.
+                #[allow(clippy::diverging_sub_expression)]
+                #builder => {
+                    #(#options)*
+                    #run
+                }
             }
         }
-    }}
+    }
+}
+
+/// The rewritten block, as an expression.
+fn body(atomic: &mut AtomicDef, registrar: &Ident, private: &TokenStream) -> TokenStream {
+    let body = &mut atomic.body;
+    let mut rewriter = Rewriter::new(private, registrar);
+    rewriter.block(body, false);
+    let end = end_without_value(body);
+    // The braces are ours from here on: a lint on a block that could do without them is not about the user's code.
+    let braces = body.brace_token.span;
+    body.brace_token.span = ours(braces.join(), TokenStream::new()).delim_span();
+    // Where a macro's arguments hold a call, the compiler looks for dropped tasks.
+    let body = if rewriter.calls_in_macros {
+        quote!(match () { #[deny(unused_must_use)] () => #body })
+    } else {
+        quote!(#body)
+    };
+    match end {
+        Some(span) => ended(&body, span, private),
+        None => body,
+    }
+}
+
+/// Braces of ours that stand where the user's do.
+fn ours(at: Span, code: TokenStream) -> Group {
+    let mut braces = Group::new(Delimiter::Brace, code);
+    braces.set_span(Span::mixed_site().located_at(at));
+    braces
+}
+
+fn run_block(atomic: &AtomicDef, registrar: &Ident, body: &TokenStream) -> TokenStream {
+    let (conn, builder) = (&atomic.conn, builder(Span::mixed_site()));
+    let result = atomic.result.as_ref().map(|ty| quote!(-> #ty));
+    quote! {
+        #builder.run_block(|#conn, #registrar| #result {
+            let _ = (&#conn, &#registrar);
+            #body
+        })
+    }
+}
+
+/// The steps of the runtime's own loop, written out: a closure that is given a connection and returns a future of it
+/// cannot say on stable Rust that the future is `Send`.
+///
+/// `(&mut x).f()`, because `x.f()` would find the method of a user's trait for every type first, if that takes less.
+fn run_attempts(
+    atomic: &AtomicDef,
+    asyncness: &Asyncness,
+    registrar: &Ident,
+    body: &TokenStream,
+    private: &TokenStream,
+) -> TokenStream {
+    let (conn, builder) = (&atomic.conn, builder(Span::mixed_site()));
+    let result = atomic.result.as_ref().map(|ty| quote!(::<#ty, _>));
+    // At the user's block: what the compiler underlines when it has something to say about the future or its value.
+    let keyword = Ident::new("async", Span::mixed_site().located_at(asyncness.token.span));
+    let block = ours(atomic.body.brace_token.span.join(), quote!(let _ = (&#conn, &#registrar); #body));
+    // At the block's value: a value that is no `Result` is what the runtime refuses.
+    let value = atomic.body.stmts.last().map_or(asyncness.token.span, Spanned::span);
+    let outcome = Ident::new("outcome", Span::mixed_site().located_at(value));
+    let attempt = quote_spanned! {Span::mixed_site()=>
+        let result = match (&mut attempts).begin().await {
+            ::core::result::Result::Err(error) => #private::refused(error),
+            ::core::result::Result::Ok(mut open) => {
+                let #outcome = {
+                    let (#conn, #registrar) = (&mut open).parts();
+                    #private::caught #result (#keyword #block).await
+                };
+                open.end(#outcome).await
+            }
+        };
+    };
+    let attempts = if atomic.options.iter().any(|option| matches!(option.kind, OptKind::Retries(_))) {
+        quote_spanned! {Span::mixed_site()=>
+            loop {
+                #attempt
+                if !(&mut attempts).again(::core::result::Result::is_err(&result)).await {
+                    break result;
+                }
+            }
+        }
+    } else {
+        quote_spanned!(Span::mixed_site()=> #attempt result)
+    };
+    quote_spanned! {Span::mixed_site()=>
+        let mut attempts = #builder.__attempts();
+        #attempts
+    }
 }
 
 fn builder(span: Span) -> Ident {

@@ -1,7 +1,8 @@
-//! `atomic!`: input, rewritten body, expansion.
+//! `atomic!`: input, checked; rewritten body, expansion.
 //!
 //! Must not know: `#[deferred_task]`; that a statement is a task is found out by type, in the runtime.
 
+mod check;
 mod expand;
 mod parse;
 mod rewrite;
@@ -15,6 +16,9 @@ use crate::paths::Errors;
 pub(crate) fn atomic(input: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let parsed = (|input: syn::parse::ParseStream<'_>| parse::AtomicDef::parse(input, &mut errors)).parse2(input);
+    if let Ok(atomic) = &parsed {
+        check::check(atomic, &mut errors);
+    }
     match parsed {
         Ok(atomic) if errors.is_empty() => expand::expand(atomic),
         Ok(_) => stub(errors),

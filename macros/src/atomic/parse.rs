@@ -20,7 +20,15 @@ pub(super) struct AtomicDef {
     /// Where the runtime crate is, if not in the extern prelude.
     pub(super) root: Option<Path>,
     pub(super) result: Option<Type>,
+    /// Of a block that is a future.
+    pub(super) asyncness: Option<Asyncness>,
     pub(super) body: Block,
+}
+
+/// `async` or `async move`.
+pub(super) struct Asyncness {
+    pub(super) token: Token![async],
+    pub(super) capture: Option<Token![move]>,
 }
 
 /// One option, with the token that the user wrote for it.
@@ -38,33 +46,37 @@ pub(super) enum OptKind {
 
 const OPTIONS: &str =
     "`isolation = …`, `read_only`, `deferrable`, `immediate`, `outermost`, `retries = …`, `crate = …`";
+const MISSING: &str = "the block is missing; write `atomic!(conn, { … })`, or `atomic!(conn, async { … }).await`";
 const LEVELS: [&str; 4] = ["Serializable", "RepeatableRead", "ReadCommitted", "ReadUncommitted"];
 
 impl AtomicDef {
     pub(super) fn parse(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Self> {
         let (conn, target) = connection(input)?;
         let mut options: Vec<Opt> = Vec::new();
-        let (mut result, mut root) = (None, None);
+        let (mut result, mut root, mut asyncness) = (None, None, None);
         loop {
             if input.is_empty() {
-                return Err(syn::Error::new(input.span(), "the block is missing; write `atomic!(conn, { … })`"));
+                return Err(syn::Error::new(input.span(), MISSING));
             }
             input
                 .parse::<Token![,]>()
                 .map_err(|error| syn::Error::new(error.span(), "expected `,` here: `atomic!(conn, option, { … })`"))?;
             if input.is_empty() {
-                return Err(syn::Error::new(input.span(), "the block is missing; write `atomic!(conn, { … })`"));
+                return Err(syn::Error::new(input.span(), MISSING));
             }
             if input.peek(token::Brace) {
                 break;
             }
-            if input.peek(Token![async]) || (input.peek(Token![move]) && input.peek2(token::Brace)) {
-                let keyword: TokenTree = input.parse()?;
+            if input.peek(Token![async]) {
+                asyncness = Some(self::asyncness(input)?);
+                break;
+            }
+            if input.peek(Token![move]) && input.peek2(token::Brace) {
+                let keyword: Token![move] = input.parse()?;
                 errors.push(syn::Error::new(
-                    keyword.span(),
-                    "this version of diesel-deferred has no async connections; write `atomic!(conn, { … })`",
+                    keyword.span,
+                    "only an async block has a `move`; remove it, or write `async move { … }`",
                 ));
-                let _: Option<Token![move]> = input.parse()?;
                 break;
             }
             if input.peek(Token![|]) || input.peek(Token![||]) {
@@ -95,8 +107,23 @@ impl AtomicDef {
             return Err(syn::Error::new(input.span(), "the block comes last; write options before it"));
         }
         contradictions(&options, errors);
-        Ok(Self { conn, target, options, root, result, body })
+        Ok(Self { conn, target, options, root, result, asyncness, body })
     }
+}
+
+/// `async` or `async move`, with a block behind it.
+fn asyncness(input: ParseStream<'_>) -> syn::Result<Asyncness> {
+    let asyncness = Asyncness { token: input.parse()?, capture: input.parse()? };
+    if input.peek(token::Brace) {
+        return Ok(asyncness);
+    }
+    let instead = if input.peek(Token![|]) || input.peek(Token![||]) {
+        "`atomic!` takes a block, not a closure; write `atomic!(conn, async { … }).await`: in the block the connection \
+         has the name that it has outside"
+    } else {
+        "`atomic!` takes an async block; write `atomic!(conn, async { … }).await`"
+    };
+    Err(syn::Error::new(asyncness.token.span, instead))
 }
 
 /// `conn` or `conn = expr`.
@@ -104,7 +131,8 @@ fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
     if input.is_empty() {
         return Err(syn::Error::new(
             Span::call_site(),
-            "the connection and the block are missing; write `atomic!(conn, { … })`",
+            "the connection and the block are missing; write `atomic!(conn, { … })`, or \
+             `atomic!(conn, async { … }).await`",
         ));
     }
     if input.peek(Ident) && (input.peek2(Token![,]) || input.cursor().token_tree().is_some_and(|(_, rest)| rest.eof()))
@@ -116,12 +144,21 @@ fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
         input.parse::<Token![=]>()?;
         return Ok((conn, Some(input.parse()?)));
     }
+    if input.peek(Ident) && input.peek2(Token![async]) {
+        let conn: Ident = input.parse()?;
+        let missing = format!("a comma is missing; write `atomic!({conn}, async {{ … }}).await`");
+        return Err(syn::Error::new(input.span(), missing));
+    }
     if input.peek(Ident) && input.peek2(token::Brace) {
         let conn: Ident = input.parse()?;
         return Err(syn::Error::new(input.span(), format!("a comma is missing; write `atomic!({conn}, {{ … }})`")));
     }
     if input.peek(token::Brace) {
         return Err(syn::Error::new(input.span(), "the connection is missing; write `atomic!(conn, { … })`"));
+    }
+    if input.peek(Token![async]) {
+        let missing = "the connection is missing; write `atomic!(conn, async { … }).await`";
+        return Err(syn::Error::new(input.span(), missing));
     }
     let expr: Expr = input.parse()?;
     let advice = match &expr {
@@ -157,7 +194,12 @@ fn option(input: ParseStream<'_>, options: &mut Vec<Opt>, errors: &mut Errors) -
             skip_to_comma(input)?;
             Err(syn::Error::new(key.span(), format!("unknown option `{name}`; expected one of {OPTIONS}")))
         }
-        _ => return Err(syn::Error::new(key.span(), "expected a block; write `atomic!(conn, { … })`")),
+        _ => {
+            return Err(syn::Error::new(
+                key.span(),
+                "expected a block; write `atomic!(conn, { … })`, or `atomic!(conn, async { … }).await`",
+            ));
+        }
     };
     match kind {
         Ok(_) if options.iter().any(|option| option.key == key) => {
