@@ -7,6 +7,8 @@ use std::fmt;
 
 use diesel::result::Error;
 
+use crate::dispatch::CannotRun;
+
 /// Any error of a task or hook.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -45,6 +47,16 @@ pub enum CommitError {
     /// The block, or a before-commit hook, began a transaction with the transaction manager's own functions and did not end
     /// it. All of it was rolled back, nothing was committed.
     LeftOpen,
+    /// A task that the transaction registered could not run after it: there is no tokio runtime for an `async` one, its dispatcher was
+    /// shut down, or a `#[state]` is missing. Nothing was committed.
+    TaskCannotRun(CannotRun),
+    /// A block on this connection was cancelled: its future was dropped before it had ended, by a timeout, in a `select!`, or because
+    /// nobody waited for the answer any more. The connection is still in its transaction and refuses all use; nothing of it
+    /// will be committed, unless it was dropped during COMMIT.
+    ///
+    /// On PostgreSQL and SQLite the next outermost block rolls back what was left, and goes on; on MySQL and MariaDB, and where
+    /// BEGIN or COMMIT itself was under way, the connection has to be closed, which pools see to.
+    Cancelled,
     /// The connection was lost while COMMIT was under way: whether it committed, only the database knows.
     #[non_exhaustive]
     Unknown {
@@ -83,6 +95,14 @@ impl fmt::Display for CommitError {
                  before-commit hook, began a transaction by hand and did not end it; use a nested `atomic!`, which ends \
                  with its block",
             ),
+            Self::TaskCannotRun(cannot_run) => {
+                write!(f, "the transaction was rolled back, nothing was committed: the task {cannot_run}")
+            }
+            Self::Cancelled => f.write_str(
+                "an earlier transaction on this connection was cancelled (its future was dropped before it had ended) and is \
+                 still open, so that the connection cannot be used; open a new one (pools do that by themselves), and where a \
+                 block must not be cancelled run it in a task of its own (`tokio::spawn`)",
+            ),
             Self::Unknown { source } => write!(
                 f,
                 "the connection was lost during COMMIT ({source}): whether the transaction committed is unknown, none of \
@@ -96,7 +116,8 @@ impl StdError for CommitError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Unknown { source } => Some(source),
-            Self::RolledBack | Self::EndedEarly | Self::LeftOpen => None,
+            Self::TaskCannotRun(cannot_run) => Some(cannot_run),
+            Self::RolledBack | Self::EndedEarly | Self::LeftOpen | Self::Cancelled => None,
         }
     }
 }

@@ -1,93 +1,100 @@
 //! One hook: a captured task or closure, its type erased, small ones stored inline.
 //!
-//! Must not know: when hooks run or why.
+//! Must not know: when hooks run or why, or what a connection is.
 
-use std::any::type_name;
 use std::fmt::{self, Write};
+use std::future::Future;
 use std::panic::Location;
+use std::pin::Pin;
 
 use diesel::result::QueryResult;
 use smallbox::{SmallBox, smallbox};
 
-use crate::connection::{Deferrable, DeferredConnection};
+use crate::dispatch::{Needs, Stage};
+use crate::error::BoxError;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook};
-use crate::task::{Task, TaskOutput};
+use crate::task::Task;
+use crate::task::start::Start;
 
 /// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56) and the call site.
-type Inline = [usize; 9];
+pub(crate) type Inline = [usize; 9];
 
-/// A hook of a `DeferredConnection<C>`.
-pub(crate) struct Hook<C>(SmallBox<dyn Body<C>, Inline>);
+/// A hook of the deferring connection `W`.
+pub(crate) struct Hook<W>(SmallBox<dyn Body<W>, Inline>);
 
-/// A hook that runs in the transaction, just before COMMIT: its error is the transaction's.
-pub(crate) struct BeforeCommit<C> {
-    pub(crate) call_site: &'static Location<'static>,
-    pub(crate) name: &'static str,
-    pub(crate) run: Box<RunBeforeCommit<C>>,
+/// What is done, or is to be awaited: only a closure of an asynchronous connection is.
+pub(crate) enum Step<'a, T> {
+    Done(T),
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "nothing to await without asynchronous connections"))]
+    Later(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
 }
 
-type RunBeforeCommit<C> = dyn FnOnce(&mut DeferredConnection<C>) -> QueryResult<()> + Send;
+/// How a hook ended. Boxed, so that one that succeeds returns one word.
+pub(crate) type Outcome = Result<(), Box<Failed>>;
 
-impl<C> BeforeCommit<C> {
-    pub(crate) fn new<F>(call_site: &'static Location<'static>, run: F) -> Self
-    where
-        F: FnOnce(&mut DeferredConnection<C>) -> QueryResult<()> + Send + 'static,
-    {
-        Self { call_site, name: type_name::<F>(), run: Box::new(run) }
-    }
+/// What went wrong in a hook.
+pub(crate) struct Failed {
+    pub(crate) call_site: &'static Location<'static>,
+    pub(crate) cause: FailureCause,
+}
 
+/// A hook that runs in the transaction, just before COMMIT: its error is the transaction's.
+pub(crate) struct BeforeCommit<W> {
+    pub(crate) name: &'static str,
+    pub(crate) call_site: &'static Location<'static>,
+    pub(crate) run: Box<RunBeforeCommit<W>>,
+}
+
+type RunBeforeCommit<W> = dyn for<'a> FnOnce(&'a mut W) -> Step<'a, QueryResult<()>> + Send;
+
+impl<W> BeforeCommit<W> {
     pub(crate) fn describe(&self, depth: usize) -> PendingHook {
         let (task, call_site, kind) = (self.name, self.call_site, HookKind::BeforeCommit);
         PendingHook { task, arguments: String::new(), call_site, depth, kind }
     }
 }
 
-impl<C> fmt::Debug for BeforeCommit<C> {
+impl<W> fmt::Debug for BeforeCommit<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.name, self.call_site)
     }
 }
 
-/// What went wrong in a hook. Boxed, so that a hook that succeeds returns one word.
-pub(crate) struct Failed {
-    pub(crate) call_site: &'static Location<'static>,
-    pub(crate) cause: FailureCause,
-}
-
-trait Body<C>: Send {
-    /// Runs it and contains its panic. Called once.
-    fn run(&mut self, conn: &mut DeferredConnection<C>) -> Result<(), Box<Failed>>;
+/// What a [`Hook`] stores: a task, or a closure of the connection's kind.
+pub(crate) trait Body<W>: Send {
+    /// Runs it and contains its panic. Run again, it does nothing.
+    fn run<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome>;
     fn name(&self) -> &'static str;
     fn call_site(&self) -> &'static Location<'static>;
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result;
+    /// What it takes to run it, where that is more than the connection.
+    fn needs(&self) -> Option<Needs>;
+    /// Whether it is given the connection.
+    fn wants_connection(&self) -> bool;
 }
 
-impl<C> Hook<C> {
+impl<W> Hook<W> {
     #[inline(always)]
-    pub(crate) fn task<T: Task + Send + 'static>(task: T) -> Self {
-        let body: SmallBox<dyn Body<C>, Inline> = if size_of::<Option<T>>() <= size_of::<Inline>() {
-            smallbox!(Some(task))
+    pub(crate) fn task<T: Task + Send + 'static, S: Start<T>>(task: T, start: S) -> Self {
+        let body: SmallBox<dyn Body<W>, Inline> = if size_of::<Call<T, S>>() <= size_of::<Inline>() {
+            smallbox!(Call(Some((task, start))))
         } else {
             // `SmallBox` could do this too, but moves the value twice more.
-            smallbox!(Some(Box::new(task)))
+            smallbox!(Box::new(Call(Some((task, start)))))
         };
         Self(body)
     }
 
-    pub(crate) fn closure<F, R>(call_site: &'static Location<'static>, closure: F) -> Self
-    where
-        F: FnOnce(&mut DeferredConnection<C>) -> R + Send + 'static,
-        R: TaskOutput,
-        C: Deferrable,
-    {
-        let body: SmallBox<dyn Body<C>, Inline> = smallbox!(Closure { call_site, closure: Some(closure) });
+    pub(crate) fn closure<B: Body<W> + 'static>(body: B) -> Self {
+        let body: SmallBox<dyn Body<W>, Inline> = smallbox!(body);
         Self(body)
     }
 
-    /// Runs it where it is stored, which saves moving it. Run again, it does nothing.
-    pub(crate) fn run(&mut self, conn: &mut DeferredConnection<C>) -> Result<(), Box<Failed>> {
-        self.0.run(conn)
+    /// Runs it where it is stored, which saves moving it.
+    #[inline]
+    pub(crate) fn run<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
+        self.0.run(conn, stage, kind)
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -96,6 +103,14 @@ impl<C> Hook<C> {
 
     pub(crate) fn call_site(&self) -> &'static Location<'static> {
         self.0.call_site()
+    }
+
+    pub(crate) fn needs(&self) -> Option<Needs> {
+        self.0.needs()
+    }
+
+    pub(crate) fn wants_connection(&self) -> bool {
+        self.0.wants_connection()
     }
 
     pub(crate) fn describe(&self, kind: HookKind, depth: usize) -> PendingHook {
@@ -109,19 +124,25 @@ impl<C> Hook<C> {
     }
 }
 
-impl<C> fmt::Debug for Hook<C> {
+impl<W> fmt::Debug for Hook<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.name(), self.0.call_site())
+        write!(f, "{} at {}", self.name(), self.call_site())
     }
 }
 
-// `Option` because a trait object cannot be consumed by value out of its inline storage; the call site inside the task
-// gives it a niche, so it costs nothing.
-impl<C, T: Task + Send> Body<C> for Option<T> {
-    fn run(&mut self, _: &mut DeferredConnection<C>) -> Result<(), Box<Failed>> {
-        let Some(task) = self.take() else { return Ok(()) };
+/// A task's call, until it runs. `Option` because a trait object cannot be consumed by value out of its inline storage; the
+/// call site inside the task gives it a niche, so it costs nothing.
+struct Call<T, S>(Option<(T, S)>);
+
+impl<W, T, S> Body<W> for Call<T, S>
+where
+    T: Task + Send,
+    S: Start<T>,
+{
+    fn run<'a>(&'a mut self, _: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
+        let Some((task, start)) = self.0.take() else { return Step::Done(Ok(())) };
         let call_site = task.call_site();
-        report(call_site, || task.run())
+        Step::Done(outcome(call_site, contain(|| start.run(task, stage, kind))))
     }
 
     fn name(&self) -> &'static str {
@@ -129,54 +150,53 @@ impl<C, T: Task + Send> Body<C> for Option<T> {
     }
 
     fn call_site(&self) -> &'static Location<'static> {
-        self.as_ref().map_or_else(Location::caller, Task::call_site)
+        self.0.as_ref().map_or_else(Location::caller, |(task, _)| task.call_site())
     }
 
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
-        self.as_ref().map_or(Ok(()), |task| task.write_arguments(f))
+        self.0.as_ref().map_or(Ok(()), |(task, _)| task.write_arguments(f))
+    }
+
+    fn needs(&self) -> Option<Needs> {
+        let (task, _) = self.0.as_ref()?;
+        Needs::of::<T, S>(task.call_site())
+    }
+
+    fn wants_connection(&self) -> bool {
+        false
     }
 }
 
-struct Closure<F> {
-    call_site: &'static Location<'static>,
-    closure: Option<F>,
-}
-
-impl<C, F, R> Body<C> for Closure<F>
-where
-    F: FnOnce(&mut DeferredConnection<C>) -> R + Send,
-    R: TaskOutput,
-    C: Deferrable,
-{
-    fn run(&mut self, conn: &mut DeferredConnection<C>) -> Result<(), Box<Failed>> {
-        let Some(closure) = self.closure.take() else { return Ok(()) };
-        let call_site = self.call_site;
-        let depth = conn.depth();
-        let result = report(call_site, || closure(conn));
-        // Only a closure is given the connection, so that only a closure can leave it in another state.
-        let left_open = conn.close_above(depth);
-        match result {
-            Ok(()) if left_open => Err(Box::new(Failed { call_site, cause: FailureCause::LeftTransactionOpen })),
-            result => result,
-        }
+impl<W, B: Body<W>> Body<W> for Box<B> {
+    fn run<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
+        (**self).run(conn, stage, kind)
     }
 
     fn name(&self) -> &'static str {
-        type_name::<F>()
+        Body::<W>::name(&**self)
     }
 
     fn call_site(&self) -> &'static Location<'static> {
-        self.call_site
+        Body::<W>::call_site(&**self)
     }
 
-    fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
-        Ok(())
+    fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
+        Body::<W>::arguments(&**self, f)
+    }
+
+    fn needs(&self) -> Option<Needs> {
+        Body::<W>::needs(&**self)
+    }
+
+    fn wants_connection(&self) -> bool {
+        Body::<W>::wants_connection(&**self)
     }
 }
 
-/// Runs a hook's code, whose error or panic is reported and not passed on.
-fn report<R: TaskOutput>(call_site: &'static Location<'static>, run: impl FnOnce() -> R) -> Result<(), Box<Failed>> {
-    let cause = match contain(|| run().into_result()) {
+/// What is reported of a hook's error or panic.
+#[inline]
+pub(crate) fn outcome(call_site: &'static Location<'static>, result: Result<Result<(), BoxError>, String>) -> Outcome {
+    let cause = match result {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => FailureCause::Error(error),
         Err(message) => FailureCause::Panic(message),

@@ -57,6 +57,7 @@
 
 mod atomic;
 mod connection;
+mod dispatch;
 mod error;
 mod hook;
 mod panics;
@@ -67,8 +68,13 @@ mod task;
 pub use atomic::{
     HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel, RetryingTransaction, TransactionBuilder,
 };
-pub use connection::{AfterCommit, CommitProof, Deferrable, DeferredConnection, DeferredTransactionManager};
+pub use connection::{AfterCommit, CommitProof, Deferrable, DeferredConnection, DeferredTransactionManager, Deferring};
+#[cfg(feature = "async")]
+pub use connection::{AsyncDeferrable, AsyncDeferredConnection, AsyncDeferredTransactionManager};
 pub use diesel_deferred_macros::{atomic, deferred_task};
+#[cfg(feature = "tokio")]
+pub use dispatch::{AbandonedTask, Dispatcher, DispatcherBuilder, ShutdownReport};
+pub use dispatch::{CannotRun, Missing};
 pub use error::{BoxError, CommitError};
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};
 pub use task::{Task, TaskOutput};
@@ -76,7 +82,9 @@ pub use task::{Task, TaskOutput};
 /// What the macros expand to. Not part of the public interface: its name changes with every version.
 #[doc(hidden)]
 pub mod __private_0_1_0 {
-    pub use crate::atomic::{AtomicTarget, BeginOptions, DefersTasks, IsolationLevel, Registrar};
+    pub use crate::atomic::{AtomicTarget, BeginOptions, DefersTasks, DefersTasksAsync, IsolationLevel, Registrar};
+    #[cfg(feature = "async")]
+    pub use crate::atomic::{Attempts, Caught, Open, caught, refused};
     pub use crate::task::expansion::*;
 }
 

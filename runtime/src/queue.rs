@@ -165,6 +165,11 @@ impl<H, B> Queue<H, B> {
         }
     }
 
+    /// The commit hooks.
+    pub(crate) fn waiting_for_commit(&self) -> impl Iterator<Item = &H> {
+        self.commit.iter()
+    }
+
     /// The commit hooks, with the depth that each belongs to now.
     pub(crate) fn commit_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
         self.commit.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.commit), hook))

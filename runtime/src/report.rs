@@ -63,6 +63,8 @@ pub enum FailureCause {
     Panic(String),
     /// It returned with a transaction still open on the connection, which has been rolled back.
     LeftTransactionOpen,
+    /// It was dropped before it had finished: its runtime shut down, or the future of the `atomic!` that awaited it was dropped.
+    Cancelled,
 }
 
 impl fmt::Display for FailureCause {
@@ -73,6 +75,7 @@ impl fmt::Display for FailureCause {
             Self::LeftTransactionOpen => {
                 f.write_str("left a transaction open, which was rolled back; close it, or use `atomic!`")
             }
+            Self::Cancelled => f.write_str("was cancelled before it had finished"),
         }
     }
 }
@@ -101,7 +104,7 @@ impl std::error::Error for HookFailure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             FailureCause::Error(error) => Some(&**error),
-            FailureCause::Panic(_) | FailureCause::LeftTransactionOpen => None,
+            FailureCause::Panic(_) | FailureCause::LeftTransactionOpen | FailureCause::Cancelled => None,
         }
     }
 }
@@ -142,33 +145,17 @@ impl Report {
     }
 
     /// Notes a hook that failed.
-    #[cold]
     pub(crate) fn fail(&mut self, failure: HookFailure) {
-        emit(|| {
-            tracing::error!(
-                task = failure.task,
-                call_site = %failure.call_site,
-                kind = %failure.kind,
-                error = %failure.cause,
-                "a deferred task failed"
-            );
-        });
+        failure.emit();
         self.failures.push(failure);
     }
 
     /// Notes hooks that will not run although nothing is known to have rolled them back.
-    pub(crate) fn lose(&mut self, hooks: impl Iterator<Item = PendingHook>, why: &'static str) {
-        self.not_run.extend(hooks.inspect(|hook| {
-            emit(|| {
-                tracing::error!(
-                    task = hook.task,
-                    call_site = %hook.call_site,
-                    kind = %hook.kind,
-                    why,
-                    "a deferred task did not run"
-                );
-            });
-        }));
+    pub(crate) fn lose(&mut self, hooks: Vec<PendingHook>, why: &'static str) {
+        for hook in &hooks {
+            not_run(hook, why);
+        }
+        self.not_run.extend(hooks);
     }
 
     #[inline(always)]
@@ -181,9 +168,39 @@ impl Report {
     }
 }
 
+impl HookFailure {
+    /// Tells whoever listens.
+    #[cold]
+    pub(crate) fn emit(&self) {
+        emit(|| {
+            tracing::error!(
+                task = self.task,
+                call_site = %self.call_site,
+                kind = %self.kind,
+                error = %self.cause,
+                "a deferred task failed"
+            );
+        });
+    }
+}
+
+/// Tells whoever listens of a hook that will not run.
+#[cold]
+pub(crate) fn not_run(hook: &PendingHook, why: &'static str) {
+    emit(|| {
+        tracing::error!(
+            task = hook.task,
+            call_site = %hook.call_site,
+            kind = %hook.kind,
+            why,
+            "a deferred task did not run"
+        );
+    });
+}
+
 /// Emits an event. It runs the `Display` of a user's error, and a user's subscriber: what panics there must not stop the
 /// hooks behind it.
-fn emit(event: impl FnOnce()) {
+pub(crate) fn emit(event: impl FnOnce()) {
     let _ = contain(event);
 }
 

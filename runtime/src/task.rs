@@ -1,13 +1,15 @@
 //! A captured call of a task function.
 //!
-//! Must not know: connections, and how hooks are stored.
+//! Must not know: connections, how hooks are stored, or where tasks run.
 
 #[allow(unreachable_pub, reason = "re-exported whole by the crate's hidden module")]
 pub mod expansion;
+pub(crate) mod start;
 
 use std::fmt::{self, Write};
 use std::panic::Location;
 
+use crate::dispatch::Required;
 use crate::error::BoxError;
 
 /// A call of a [`#[deferred_task]`](crate::deferred_task) function, captured by value.
@@ -18,14 +20,15 @@ use crate::error::BoxError;
     note = "put `#[deferred_task]` on the function and pass what calling it returns"
 )]
 pub trait Task: Sized {
-    /// What the function returns.
+    /// What the function returns; of an `async fn`, what it is awaited for.
     type Output: TaskOutput;
 
     /// Module path and name of the function, or the `name = "…"` of the attribute.
     const NAME: &'static str;
 
-    /// Runs the function's body with the captured arguments, now.
-    fn run(self) -> Self::Output;
+    /// The types of its `#[state]` arguments.
+    #[doc(hidden)]
+    const STATES: &'static [Required] = &[];
 
     /// Where the function was called.
     fn call_site(&self) -> &'static Location<'static>;
@@ -36,33 +39,12 @@ pub trait Task: Sized {
     /// What the sink returns.
     fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result;
 
-    /// Hands the captured call to `receiver`, which may take it to another thread.
+    /// Hands the captured call, and how to run it, to `receiver`, which may take it to another thread.
     ///
     /// Where an argument cannot go there this does not compile, on the argument's type. It is the only place: everything
     /// else asks for no more than a `Task`, so that one such argument is one message.
     #[doc(hidden)]
     fn hand_over<R: expansion::Receiver>(self, receiver: R) -> R::Output;
-}
-
-impl<T: Task> Task for Box<T> {
-    type Output = T::Output;
-    const NAME: &'static str = T::NAME;
-
-    fn run(self) -> T::Output {
-        (*self).run()
-    }
-
-    fn call_site(&self) -> &'static Location<'static> {
-        (**self).call_site()
-    }
-
-    fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result {
-        (**self).write_arguments(f)
-    }
-
-    fn hand_over<R: expansion::Receiver>(self, receiver: R) -> R::Output {
-        (*self).hand_over(receiver)
-    }
 }
 
 /// What a task or hook may return: `()` or `Result<(), E>` with an `E` that converts into [`BoxError`].

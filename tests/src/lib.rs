@@ -8,6 +8,7 @@ mod database;
 mod deadlock;
 mod events;
 mod log;
+mod nonblocking;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod proxy;
 mod statements;
@@ -17,7 +18,8 @@ pub use database::{Database, Scratch, witness};
 #[cfg(feature = "mysql")]
 pub use deadlock::Opponent;
 pub use events::traced;
-pub use log::{Log, note, note_failing, note_panicking, noting};
+pub use log::{Log, NOTHING, note, note_failing, note_panicking, noting};
+pub use nonblocking::{AsyncDatabase, AsyncSqliteConnection};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use proxy::cut_behind_commit;
 pub use statements::{Statements, record};
@@ -36,6 +38,27 @@ macro_rules! on_every_database {
         #[cfg(feature = "mysql")]
         mod mysql {
             $(#[test] fn $name() { super::$name(&$crate::Scratch::<diesel::MysqlConnection>::new()) })*
+        }
+    };
+}
+
+/// Makes a `#[tokio::test]` of each generic `async fn name<C: AsyncDatabase>(db: &Scratch<C::Blocking>)` for each database.
+#[macro_export]
+macro_rules! on_every_async_database {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name::<$crate::AsyncSqliteConnection>(&$crate::Scratch::new()).await })*
+        }
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name::<diesel_async::AsyncPgConnection>(&$crate::Scratch::new()).await })*
+        }
+        #[cfg(feature = "mysql")]
+        mod mysql {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name::<diesel_async::AsyncMysqlConnection>(&$crate::Scratch::new()).await })*
         }
     };
 }

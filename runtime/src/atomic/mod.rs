@@ -2,25 +2,30 @@
 //!
 //! Must not know: how a transaction ends, or how hooks are stored.
 
+#[cfg(feature = "async")]
+mod nonblocking;
 mod options;
 mod retry;
+mod target;
 
+#[cfg(feature = "async")]
+pub use self::nonblocking::{Attempts, Caught, Open, caught, refused};
 pub use self::options::{BeginOptions, HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel};
-use diesel::connection::TransactionManager;
 use diesel::result::Error;
 
 pub use self::retry::RetryingTransaction;
-use crate::connection::{Deferrable, DeferredConnection, Promise, Staging, begin_with_sql};
+pub use self::target::{AtomicTarget, DefersTasks, DefersTasksAsync};
+use crate::connection::{Deferrable, DeferredConnection, Deferring, Opening, Staging};
 use crate::hook::Hook;
 
-/// Where the statements of one block register their tasks.
+/// Where the statements of one block on the deferring connection `W` register their tasks.
 #[derive(Debug)]
-pub struct Registrar<C>(Staging<C>);
+pub struct Registrar<W>(pub(crate) Staging<W>);
 
-impl<C: Deferrable> Registrar<C> {
+impl<W: Deferring> Registrar<W> {
     #[inline(always)]
-    pub(crate) fn register(&self, hook: Hook<C>) {
-        self.0.push(hook);
+    pub(crate) fn register(&self, hook: Hook<W>, needs: bool) {
+        self.0.push(hook, needs);
     }
 }
 
@@ -40,21 +45,21 @@ impl<C: Deferrable> Registrar<C> {
 /// ```
 #[derive(Debug)]
 #[must_use = "a transaction builder does nothing until `run`"]
-pub struct TransactionBuilder<'c, C> {
-    conn: &'c mut DeferredConnection<C>,
+pub struct TransactionBuilder<'c, W> {
+    pub(crate) conn: &'c mut W,
     begin: BeginOptions,
     outermost: bool,
 }
 
-impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
-    pub(crate) fn new(conn: &'c mut DeferredConnection<C>) -> Self {
+impl<'c, W: Deferring> TransactionBuilder<'c, W> {
+    pub(crate) fn new(conn: &'c mut W) -> Self {
         Self { conn, begin: BeginOptions::default(), outermost: false }
     }
 
     /// Sets the isolation level.
     pub fn isolation(mut self, level: IsolationLevel) -> Self
     where
-        C: HasIsolation,
+        W::Wrapped: HasIsolation,
     {
         self.begin.isolation = Some(level);
         self
@@ -63,7 +68,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     /// Forbids writing.
     pub fn read_only(mut self) -> Self
     where
-        C: HasReadOnly,
+        W::Wrapped: HasReadOnly,
     {
         self.begin.read_only = true;
         self
@@ -72,7 +77,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     /// Waits at the start for a snapshot on which a serializable read-only transaction cannot fail.
     pub fn deferrable(mut self) -> Self
     where
-        C: HasDeferrable,
+        W::Wrapped: HasDeferrable,
     {
         self.begin.deferrable = true;
         self
@@ -81,7 +86,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     /// Takes the write lock at the start.
     pub fn immediate(mut self) -> Self
     where
-        C: HasImmediate,
+        W::Wrapped: HasImmediate,
     {
         self.begin.lock = Some("IMMEDIATE");
         self
@@ -90,7 +95,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     /// Locks everybody else out at the start.
     pub fn exclusive(mut self) -> Self
     where
-        C: HasImmediate,
+        W::Wrapped: HasImmediate,
     {
         self.begin.lock = Some("EXCLUSIVE");
         self
@@ -110,10 +115,12 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     /// concurrent transaction when one was in its way at any time, also where the block went on and returned another error.
     /// Between the attempts the thread sleeps, see [`RetryingTransaction`].
     /// Nested, there is no retry: the transaction around it is lost, and is what has to run again.
-    pub fn retries(self, retries: u32) -> RetryingTransaction<'c, C> {
+    pub fn retries(self, retries: u32) -> RetryingTransaction<'c, W> {
         RetryingTransaction::new(self, retries)
     }
+}
 
+impl<C: Deferrable> TransactionBuilder<'_, DeferredConnection<C>> {
     /// Runs the transaction.
     ///
     /// Options that belong to BEGIN (all but [`outermost`](Self::outermost)) can't be had by a savepoint, so with one of
@@ -135,7 +142,7 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
     #[doc(hidden)]
     pub fn run_block<T, E>(
         mut self,
-        block: impl FnOnce(&mut DeferredConnection<C>, &Registrar<C>) -> Result<T, E>,
+        block: impl FnOnce(&mut DeferredConnection<C>, &Registrar<DeferredConnection<C>>) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`
@@ -145,80 +152,15 @@ impl<'c, C: Deferrable> TransactionBuilder<'c, C> {
 
     fn run_once<T, E>(
         &mut self,
-        block: impl FnOnce(&mut DeferredConnection<C>, &Registrar<C>) -> Result<T, E>,
+        block: impl FnOnce(&mut DeferredConnection<C>, &Registrar<DeferredConnection<C>>) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<Error>,
     {
-        let (begin, outermost) = (&self.begin, self.outermost);
-        let registrar = Registrar(self.conn.lend_staging());
-        let result = self.conn.run_transaction(
-            Promise::Atomic,
-            |inner, state| {
-                if state.is_nested() && (outermost || !begin.is_plain()) {
-                    Err(Error::AlreadyInTransaction)
-                } else if begin.is_plain() || !state.is_idle() {
-                    C::TransactionManager::begin_transaction(inner)
-                } else {
-                    begin_with_sql(inner, &C::begin_sql(begin))
-                }
-            },
-            |conn| block(conn, &registrar),
-        );
-        self.conn.return_staging(registrar.0);
+        let registrar = Registrar(self.conn.keeper.lend_staging());
+        let opening = Opening::Block { begin: &self.begin, outermost: self.outermost };
+        let result = self.conn.run_transaction(opening, |conn| block(conn, &registrar));
+        self.conn.keeper.return_staging(registrar.0);
         result
     }
-}
-
-/// `atomic!`'s first argument: whatever derefs to a [`DeferredConnection`]. Diesel's own connections have the method too,
-/// so that what they lack ([`DefersTasks`]) can be said in words.
-pub trait AtomicTarget {
-    /// The connection below.
-    type Wrapped;
-
-    /// The transaction that `atomic!` is about to run. The name must not meet one of a
-    /// user's traits, and is what the compiler says of a type that is no connection at all.
-    fn __atomic_needs_a_deferred_connection(&mut self) -> TransactionBuilder<'_, Self::Wrapped>
-    where
-        Self: DefersTasks,
-    {
-        self.builder()
-    }
-}
-
-/// What `atomic!` needs of its connection.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not keep tasks until the commit",
-    label = "`atomic!` needs a `DeferredConnection`",
-    note = "take a `&mut DeferredConnection<{Self}>` from where this one comes from; a connection that you own is wrapped with `DeferredConnection::new(conn)`"
-)]
-pub trait DefersTasks: AtomicTarget {
-    /// The builder of a transaction on it.
-    fn builder(&mut self) -> TransactionBuilder<'_, Self::Wrapped>;
-}
-
-impl<C: Deferrable> AtomicTarget for DeferredConnection<C> {
-    type Wrapped = C;
-}
-
-#[diagnostic::do_not_recommend]
-impl<C: Deferrable> DefersTasks for DeferredConnection<C> {
-    fn builder(&mut self) -> TransactionBuilder<'_, C> {
-        self.build_transaction()
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl AtomicTarget for diesel::SqliteConnection {
-    type Wrapped = Self;
-}
-
-#[cfg(feature = "postgres")]
-impl AtomicTarget for diesel::PgConnection {
-    type Wrapped = Self;
-}
-
-#[cfg(feature = "mysql")]
-impl AtomicTarget for diesel::MysqlConnection {
-    type Wrapped = Self;
 }

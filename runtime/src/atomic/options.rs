@@ -86,6 +86,26 @@ macro_rules! capability {
             impl $trait for $conn {}
         )*
 
+        #[cfg(feature = "async-sqlite")]
+        #[diagnostic::do_not_recommend]
+        impl<C: $trait, S> $trait for diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S> {}
+
+        #[cfg(feature = "async")]
+        #[diagnostic::do_not_recommend]
+        impl<C: $trait> $trait for &mut C {}
+
+        #[cfg(feature = "bb8")]
+        #[diagnostic::do_not_recommend]
+        impl<M: bb8::ManageConnection<Connection: $trait>> $trait for bb8::PooledConnection<'_, M> {}
+
+        #[cfg(feature = "deadpool")]
+        #[diagnostic::do_not_recommend]
+        impl<M: deadpool::managed::Manager<Type: $trait>> $trait for deadpool::managed::Object<M> {}
+
+        #[cfg(feature = "mobc")]
+        #[diagnostic::do_not_recommend]
+        impl<M: mobc::Manager<Connection: $trait>> $trait for mobc::Connection<M> {}
+
         #[cfg(feature = "r2d2")]
         #[diagnostic::do_not_recommend]
         impl<M> $trait for diesel::r2d2::PooledConnection<M>
@@ -104,7 +124,9 @@ capability! {
         label = "only PostgreSQL and MySQL/MariaDB have this option",
         note = "leave the option out: SQLite's transactions are always serializable"
     )]
-    HasIsolation: "postgres" diesel::PgConnection, "mysql" diesel::MysqlConnection
+    HasIsolation:
+        "postgres" diesel::PgConnection, "async-postgres" diesel_async::AsyncPgConnection,
+        "mysql" diesel::MysqlConnection, "async-mysql" diesel_async::AsyncMysqlConnection
 }
 
 capability! {
@@ -114,7 +136,9 @@ capability! {
         label = "only PostgreSQL and MySQL/MariaDB have this option",
         note = "leave the option out; on SQLite `PRAGMA query_only` forbids writing"
     )]
-    HasReadOnly: "postgres" diesel::PgConnection, "mysql" diesel::MysqlConnection
+    HasReadOnly:
+        "postgres" diesel::PgConnection, "async-postgres" diesel_async::AsyncPgConnection,
+        "mysql" diesel::MysqlConnection, "async-mysql" diesel_async::AsyncMysqlConnection
 }
 
 capability! {
@@ -124,7 +148,7 @@ capability! {
         label = "only PostgreSQL has this option",
         note = "leave the option out"
     )]
-    HasDeferrable: "postgres" diesel::PgConnection
+    HasDeferrable: "postgres" diesel::PgConnection, "async-postgres" diesel_async::AsyncPgConnection
 }
 
 capability! {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use diesel::result::Error;
 
 use super::{Registrar, TransactionBuilder};
-use crate::connection::{Deferrable, DeferredConnection};
+use crate::connection::{Deferrable, DeferredConnection, Deferring, Wrapper};
 
 /// Before the first retry; doubled for each further one. A short transaction takes about this long on a local server.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -23,16 +23,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// that a random part between half and all, so that two transactions that met do not meet again.
 #[derive(Debug)]
 #[must_use = "a transaction builder does nothing until `run`"]
-pub struct RetryingTransaction<'c, C> {
-    transaction: TransactionBuilder<'c, C>,
-    retries: u32,
+pub struct RetryingTransaction<'c, W> {
+    pub(super) transaction: TransactionBuilder<'c, W>,
+    pub(super) retries: u32,
 }
 
-impl<'c, C: Deferrable> RetryingTransaction<'c, C> {
-    pub(super) fn new(transaction: TransactionBuilder<'c, C>, retries: u32) -> Self {
+impl<'c, W: Deferring> RetryingTransaction<'c, W> {
+    pub(super) fn new(transaction: TransactionBuilder<'c, W>, retries: u32) -> Self {
         Self { transaction, retries }
     }
+}
 
+impl<C: Deferrable> RetryingTransaction<'_, DeferredConnection<C>> {
     /// Runs the transaction, several times if need be.
     ///
     /// # Errors
@@ -51,7 +53,7 @@ impl<'c, C: Deferrable> RetryingTransaction<'c, C> {
     #[doc(hidden)]
     pub fn run_block<T, E>(
         mut self,
-        mut block: impl FnMut(&mut DeferredConnection<C>, &Registrar<C>) -> Result<T, E>, // runs again with `retries`
+        mut block: impl FnMut(&mut DeferredConnection<C>, &Registrar<DeferredConnection<C>>) -> Result<T, E>, // runs again with `retries`
     ) -> Result<T, E>
     where
         E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`
@@ -62,7 +64,7 @@ impl<'c, C: Deferrable> RetryingTransaction<'c, C> {
         loop {
             match self.transaction.run_once(&mut block) {
                 Err(_) if attempt < retries && self.transaction.conn.lost_to_another() => {
-                    sleep(pause(attempt));
+                    sleep(backoff(attempt));
                     attempt += 1;
                 }
                 result => return result,
@@ -72,7 +74,7 @@ impl<'c, C: Deferrable> RetryingTransaction<'c, C> {
 }
 
 /// How long to wait before retry number `attempt`, counted from 0.
-fn pause(attempt: u32) -> Duration {
+pub(super) fn backoff(attempt: u32) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(1 << attempt.min(16)).min(LONGEST_PAUSE);
     // `RandomState` is seeded anew for each value, which is random enough to keep two threads apart.
     let random = RandomState::new().hash_one(attempt);
@@ -82,12 +84,12 @@ fn pause(attempt: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{FIRST_PAUSE, LONGEST_PAUSE, pause};
+    use super::{FIRST_PAUSE, LONGEST_PAUSE, backoff};
 
     #[test]
     fn pauses_double_up_to_the_longest() {
         for attempt in 0..40 {
-            let pause = pause(attempt);
+            let pause = backoff(attempt);
             assert!(pause <= LONGEST_PAUSE);
             assert!(pause >= (FIRST_PAUSE * (1 << attempt.min(16))).min(LONGEST_PAUSE) / 2);
         }

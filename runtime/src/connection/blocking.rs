@@ -1,24 +1,31 @@
-//! The synchronous wrapper: its state and what users call on it.
+//! The synchronous wrapper: what users call on it, and its part of the flow of a transaction.
 //!
 //! Must not know: how a transaction begins and ends (that is `transaction`), or what Diesel's traits want (`forward`).
 
-use std::fmt;
-use std::panic::Location;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::any::type_name;
+use std::fmt::{self, Write};
+use std::future::{Future, ready};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 
+use diesel::connection::{InstrumentationEvent, TransactionManager, TransactionManagerStatus};
 use diesel::result::{Error, QueryResult};
-use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::transaction::State;
-use super::watch::{Doubt, Watch};
-use super::{AfterCommit, Deferrable};
-use crate::atomic::{HasImmediate, TransactionBuilder};
-use crate::error::CommitError;
-use crate::hook::{BeforeCommit, Hook};
-use crate::queue::Queue;
-use crate::report::{HookKind, PendingHook, Report};
-use crate::task::{Task, TaskOutput};
+use super::commit::{commit, end_failed_commit, ready_to_commit};
+use super::keeper::{Keeper, open_queue};
+use super::run::run_committed_now;
+use super::transaction::{
+    Opening, Promise, begin, close_above, end_with_commit, end_with_panic, end_with_rollback, note_begun,
+    ready_to_begin, rollback,
+};
+use super::watch::Doubt;
+use super::wrapper::{Deferring, State, Wrapper, now};
+use super::{AfterCommit, CommitProof, Deferrable};
+use crate::atomic::{BeginOptions, HasImmediate, TransactionBuilder};
+use crate::dispatch::{Needs, Stage};
+use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
+use crate::panics::contain;
+use crate::report::{FailureCause, HookKind, PendingHook, Report};
+use crate::task::TaskOutput;
 
 /// A Diesel connection that keeps tasks until the outermost transaction commits.
 ///
@@ -74,91 +81,7 @@ use crate::task::{Task, TaskOutput};
 /// ```
 pub struct DeferredConnection<C> {
     pub(super) inner: C,
-    /// Up to date only behind a call of [`Self::queue`].
-    pub(super) queue: Queue<Hook<C>, BeforeCommit<C>>,
-    staging: Staging<C>,
-    /// A second handle to it for the next block: handing out one that exists costs no atomic operation.
-    spare: Option<Staging<C>>,
-    pub(super) watch: Watch,
-    /// Why the open transaction must not be committed any more.
-    pub(super) doom: Option<Doom>,
-    pub(super) report: Report,
-    /// How many lists of hooks are being run, one in the other.
-    pub(super) running: usize,
-    /// How many blocks are open, one in the other, whatever became of their transactions.
-    pub(super) blocks: usize,
-    pub(super) stop_at_first_failure: bool,
-}
-
-/// A verdict on a transaction that came before its end.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Doom {
-    RolledBack,
-    EndedEarly,
-}
-
-impl From<Doom> for CommitError {
-    fn from(doom: Doom) -> Self {
-        match doom {
-            Doom::RolledBack => Self::RolledBack,
-            Doom::EndedEarly => Self::EndedEarly,
-        }
-    }
-}
-
-/// Tasks on their way from the statements of a block into the connection's queue.
-///
-/// A block registers here and not on the connection itself, because a statement's value may still borrow the connection
-/// when its task is registered. The connection takes over what is staged before it looks at its queue, so that the order
-/// is kept and the queue itself needs no lock.
-pub(crate) struct Staging<C>(Arc<StagingInner<C>>);
-
-struct StagingInner<C> {
-    /// Whether the list may hold anything: a transaction without tasks never takes the lock.
-    occupied: AtomicBool,
-    tasks: SpinMutex<Vec<Hook<C>>>,
-}
-
-impl<C> Staging<C> {
-    fn new() -> Self {
-        Self(Arc::new(StagingInner { occupied: AtomicBool::new(false), tasks: SpinMutex::new(Vec::new()) }))
-    }
-
-    /// Maps what is staged. Not under the lock: `f` runs code of a user's.
-    fn inspect<T>(&self, f: impl FnMut(&Hook<C>) -> T) -> Vec<T> {
-        let mut staged = std::mem::take(&mut *self.lock());
-        let mapped = staged.iter().map(f).collect();
-        let mut tasks = self.lock();
-        staged.append(&mut tasks);
-        *tasks = staged;
-        mapped
-    }
-
-    #[inline]
-    fn lock(&self) -> SpinMutexGuard<'_, Vec<Hook<C>>> {
-        self.0.tasks.lock()
-    }
-
-    // Always inlined: the hook is then built where it is stored, not copied there.
-    #[inline(always)]
-    pub(crate) fn push(&self, hook: Hook<C>) {
-        let mut tasks = self.lock();
-        tasks.push(hook);
-        // Relaxed: whoever reads it has the connection by `&mut`, so was synchronised with by other means.
-        self.0.occupied.store(true, Ordering::Relaxed);
-    }
-}
-
-impl<C> Clone for Staging<C> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<C> fmt::Debug for Staging<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.lock(), f)
-    }
+    pub(crate) keeper: Keeper<Self>,
 }
 
 impl<C> DeferredConnection<C> {
@@ -166,21 +89,7 @@ impl<C> DeferredConnection<C> {
     ///
     /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
     pub fn new(inner: C) -> Self {
-        let mut watch = Watch::default();
-        // Of a transaction that is open already nothing was seen.
-        watch.suspect(Doubt::Unseen);
-        Self {
-            inner,
-            queue: Queue::new(),
-            staging: Staging::new(),
-            spare: None,
-            watch,
-            doom: None,
-            report: Report::default(),
-            running: 0,
-            blocks: 0,
-            stop_at_first_failure: false,
-        }
+        Self { inner, keeper: Keeper::new() }
     }
 
     /// Gives the wrapped connection back. What waits is dropped and never runs.
@@ -193,7 +102,7 @@ impl<C> DeferredConnection<C> {
     /// Statements that run there are not seen by the wrapper, so the commit of the transaction around them is proven even
     /// where nothing waits.
     pub fn inner_mut(&mut self) -> &mut C {
-        self.watch.suspect(Doubt::Unseen);
+        self.keeper.watch.suspect(Doubt::Unseen);
         &mut self.inner
     }
 
@@ -216,35 +125,24 @@ impl<C> DeferredConnection<C> {
     /// # }
     /// ```
     pub fn last_report(&self) -> &Report {
-        &self.report
+        &self.keeper.report
     }
 
     /// Whether the hooks behind one that failed still run (`false`, the default) or are only
     /// [reported](Report::not_run) (`true`).
     pub fn stop_hooks_at_first_failure(&mut self, stop: bool) {
-        self.stop_at_first_failure = stop;
+        self.keeper.stop_at_first_failure = stop;
     }
 
     /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
     pub fn pending(&self) -> Vec<PendingHook> {
-        let queue = &self.queue;
-        let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
-        let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
-        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(depth));
-        let staged = self.staging.inspect(|hook| hook.describe(HookKind::AfterCommit, queue.depth()));
-        commit.chain(staged).chain(rollback).chain(before).collect()
+        self.keeper.pending()
     }
 
-    /// Where a block's statements register their tasks.
-    pub(crate) fn lend_staging(&mut self) -> Staging<C> {
-        self.spare.take().unwrap_or_else(|| self.staging.clone())
-    }
-
-    /// The block has ended.
-    pub(crate) fn return_staging(&mut self, staging: Staging<C>) {
-        if self.spare.is_none() {
-            self.spare = Some(staging);
-        }
+    /// Where `async` and `blocking` tasks of this connection run, in place of the [process's dispatcher](crate::Dispatcher::global).
+    #[cfg(feature = "tokio")]
+    pub fn set_dispatcher(&mut self, dispatcher: crate::Dispatcher) {
+        self.keeper.route.0 = Some(dispatcher);
     }
 }
 
@@ -267,8 +165,8 @@ impl<C: Deferrable> DeferredConnection<C> {
         F: FnOnce(&mut Self) -> R + Send + 'static,
         R: TaskOutput,
     {
-        let hook = Hook::closure(Location::caller(), hook);
-        self.open_queue()?.after_commit(hook);
+        let hook = Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) });
+        open_queue(self)?.after_commit(hook);
         Ok(())
     }
 
@@ -286,8 +184,8 @@ impl<C: Deferrable> DeferredConnection<C> {
         F: FnOnce(&mut Self) -> R + Send + 'static,
         R: TaskOutput,
     {
-        let hook = Hook::closure(Location::caller(), hook);
-        self.open_queue()?.after_rollback(hook);
+        let hook = Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) });
+        open_queue(self)?.after_rollback(hook);
         Ok(())
     }
 
@@ -301,8 +199,12 @@ impl<C: Deferrable> DeferredConnection<C> {
     where
         F: FnOnce(&mut Self) -> QueryResult<()> + Send + 'static,
     {
-        let hook = BeforeCommit::new(Location::caller(), hook);
-        self.open_queue()?.before_commit(hook);
+        let hook = BeforeCommit {
+            name: type_name::<F>(),
+            call_site: Location::caller(),
+            run: Box::new(|conn| Step::Done(hook(conn))),
+        };
+        open_queue(self)?.before_commit(hook);
         Ok(())
     }
 
@@ -319,7 +221,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, C> {
+    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, Self> {
         TransactionBuilder::new(self)
     }
 
@@ -349,62 +251,203 @@ impl<C: Deferrable> DeferredConnection<C> {
         self.build_transaction().exclusive().run(f)
     }
 
-    /// The queue, up to date with what blocks have staged.
+    /// Begins, runs the callback, and ends the transaction as the callback did.
+    pub(crate) fn run_transaction<F, R, E>(&mut self, opening: Opening<'_>, callback: F) -> Result<R, E>
+    where
+        F: FnOnce(&mut Self) -> Result<R, E>,
+        E: From<Error>,
+    {
+        let entry = self.begin_transaction(opening)?;
+        self.keeper.blocks += 1;
+        let outcome = catch_unwind(AssertUnwindSafe(|| callback(self)));
+        self.keeper.blocks -= 1;
+        match outcome {
+            Ok(Ok(value)) => {
+                self.commit_transaction(entry, opening.promise())?;
+                Ok(value)
+            }
+            Ok(Err(user_error)) => {
+                now(end_with_rollback(self, entry))?;
+                Err(user_error)
+            }
+            Err(panic) => {
+                now(end_with_panic(self, entry));
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// [`begin`], with a short cut for the usual: it costs a third of what the machinery of futures does.
     #[inline]
-    pub(super) fn queue(&mut self) -> &mut Queue<Hook<C>, BeforeCommit<C>> {
-        if self.staging.0.occupied.load(Ordering::Relaxed) {
-            self.take_over_staged();
+    fn begin_transaction(&mut self, opening: Opening<'_>) -> QueryResult<usize> {
+        match ready_to_begin(self, opening) {
+            Some(state) if opening.is_plain() => {
+                let begun = C::TransactionManager::begin_transaction(&mut self.inner);
+                note_begun(self, state, begun)
+            }
+            _ => now(begin(self, opening)),
         }
-        &mut self.queue
     }
 
-    fn take_over_staged(&mut self) {
-        let mut staged = self.staging.lock();
-        self.staging.0.occupied.store(false, Ordering::Relaxed);
-        if self.queue.depth() > 0 {
-            self.queue.append_after_commit(&mut staged);
-            return;
-        }
-        let strays = std::mem::take(&mut *staged);
-        drop(staged);
-        self.lose_strays(strays);
-    }
-
-    /// The queue, where a transaction is open, with a mark for each depth.
-    fn open_queue(&mut self) -> QueryResult<&mut Queue<Hook<C>, BeforeCommit<C>>> {
-        // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
-        let Some(State { depth, .. }) = self.state().filter(|state| state.is_nested()) else {
-            return Err(Error::NotInTransaction);
+    /// [`end_with_commit`], with the same short cut.
+    #[inline]
+    fn commit_transaction(&mut self, entry: usize, promise: Promise) -> QueryResult<()> {
+        let Some(stage) = ready_to_commit(self, entry + 1, promise) else {
+            return now(end_with_commit(self, entry, promise));
         };
-        let queue = self.queue();
-        // Transactions may have been opened below the wrapper, or before it.
-        queue.begin_up_to(depth);
-        Ok(queue)
+        match C::TransactionManager::commit_transaction(&mut self.inner) {
+            Ok(()) => {
+                run_committed_now(self, entry, stage);
+                Ok(())
+            }
+            Err(error) => Err(now(end_failed_commit(self, entry, error))),
+        }
     }
 }
 
 impl<C: Deferrable> AfterCommit for DeferredConnection<C> {
-    fn in_transaction(&mut self) -> bool {
-        self.in_transaction()
+    type Wrapper = Self;
+
+    fn deferring(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl<C: Deferrable> Deferring for DeferredConnection<C> {
+    type Wrapped = C;
+}
+
+impl<C: Deferrable> Wrapper for DeferredConnection<C> {
+    const PROOF: CommitProof = C::PROOF;
+    const OUTLIVES_DROPPED_STATEMENTS: bool = true;
+    const AWAITS_CLOSURES: bool = false;
+
+    #[inline(always)]
+    fn keeper(&mut self) -> &mut Keeper<Self> {
+        &mut self.keeper
     }
 
-    fn defer_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
-        self.open_queue()?.after_commit(Hook::task(task));
+    #[inline(always)]
+    fn status(&mut self) -> &mut TransactionManagerStatus {
+        C::TransactionManager::transaction_manager_status_mut(&mut self.inner)
+    }
+
+    fn tell(&mut self, event: InstrumentationEvent<'_>) {
+        self.inner.instrumentation().on_connection_event(event);
+    }
+
+    fn begin_sql(options: &BeginOptions) -> String {
+        C::begin_sql(options)
+    }
+
+    #[inline]
+    fn send_begin(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        ready(C::TransactionManager::begin_transaction(&mut self.inner))
+    }
+
+    #[inline]
+    fn send_commit(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        ready(C::TransactionManager::commit_transaction(&mut self.inner))
+    }
+
+    #[inline]
+    fn send_rollback(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        ready(C::TransactionManager::rollback_transaction(&mut self.inner))
+    }
+
+    #[inline]
+    fn send_sql(&mut self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send {
+        ready(self.inner.batch_execute(sql))
+    }
+}
+
+/// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
+#[derive(Debug, Clone, Copy)]
+pub struct DeferredTransactionManager;
+
+impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransactionManager {
+    type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
+
+    fn begin_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
+        now(begin(conn, Opening::AsDiesel)).map(drop)
+    }
+
+    fn rollback_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
+        now(rollback(conn))
+    }
+
+    fn commit_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
+        match conn.state() {
+            Some(State { depth: 0, .. }) if conn.keeper.queue().depth() == 0 => Err(Error::NotInTransaction),
+            state => now(commit(conn, state, Promise::AsDiesel)),
+        }
+    }
+
+    fn transaction_manager_status_mut(conn: &mut DeferredConnection<C>) -> &mut TransactionManagerStatus {
+        conn.status()
+    }
+
+    fn transaction<F, R, E>(conn: &mut DeferredConnection<C>, callback: F) -> Result<R, E>
+    where
+        F: FnOnce(&mut DeferredConnection<C>) -> Result<R, E>,
+        E: From<Error>,
+    {
+        conn.run_transaction(Opening::AsDiesel, callback)
+    }
+
+    fn is_broken_transaction_manager(conn: &mut DeferredConnection<C>) -> bool {
+        C::TransactionManager::is_broken_transaction_manager(&mut conn.inner)
+    }
+}
+
+/// A closure that is given the connection.
+struct Closure<F> {
+    call_site: &'static Location<'static>,
+    closure: Option<F>,
+}
+
+impl<C, F, R> Body<DeferredConnection<C>> for Closure<F>
+where
+    F: FnOnce(&mut DeferredConnection<C>) -> R + Send,
+    R: TaskOutput,
+    C: Deferrable,
+{
+    fn run<'a>(&'a mut self, conn: &'a mut DeferredConnection<C>, _: &'a Stage, _: HookKind) -> Step<'a, Outcome> {
+        let Some(closure) = self.closure.take() else { return Step::Done(Ok(())) };
+        let call_site = self.call_site;
+        let depth = conn.depth();
+        let result = outcome(call_site, contain(|| closure(conn).into_result()));
+        // Only a closure is given the connection, so that only a closure can leave it in another state.
+        let left_open = now(close_above(conn, depth));
+        Step::Done(match result {
+            Ok(()) if left_open => Err(Box::new(Failed { call_site, cause: FailureCause::LeftTransactionOpen })),
+            result => result,
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        type_name::<F>()
+    }
+
+    fn call_site(&self) -> &'static Location<'static> {
+        self.call_site
+    }
+
+    fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
         Ok(())
     }
 
-    fn compensate_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
-        self.open_queue()?.after_rollback(Hook::task(task));
-        Ok(())
+    fn needs(&self) -> Option<Needs> {
+        None
+    }
+
+    fn wants_connection(&self) -> bool {
+        true
     }
 }
 
 impl<C> fmt::Debug for DeferredConnection<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeferredConnection")
-            .field("queue", &self.queue)
-            .field("staged", &self.staging)
-            .field("report", &self.report)
-            .finish_non_exhaustive()
+        f.debug_struct("DeferredConnection").field("hooks", &self.keeper).finish_non_exhaustive()
     }
 }

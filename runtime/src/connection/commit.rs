@@ -1,18 +1,23 @@
 //! How a transaction ends with COMMIT, and what it takes to believe that.
 //!
-//! Must not know: how hooks are run.
+//! Must not know: how hooks are run, or whether the connection is asynchronous.
 
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use diesel::connection::{InstrumentationEvent, TransactionDepthChange, TransactionManager, TransactionManagerStatus};
+use diesel::connection::{InstrumentationEvent, TransactionDepthChange, TransactionManagerStatus};
 use diesel::result::{Error, QueryResult};
 
-use super::blocking::{DeferredConnection, Doom};
-use super::transaction::{Promise, State};
+use super::CommitProof;
+use super::keeper::{Doom, Interrupted, Keeper};
+use super::run::{abandon, bury_before_commit, drop_above, drop_broken, run_committed};
+use super::transaction::{Promise, Statement, expect_depth, give_up, send, send_marked, unbalanced, unwind_to};
 use super::watch::{Doubt, says};
-use super::{CommitProof, Deferrable};
+use super::wrapper::{State, Wrapper};
+use crate::dispatch::Stage;
 use crate::error::CommitError;
+use crate::hook::Step;
+use crate::panics::caught;
 
 /// The name is looked for in the server's message, so that it must not be found in any other.
 const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
@@ -28,210 +33,291 @@ const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT d
 const PROVEN_COMMIT: &str =
     "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof; COMMIT";
 
-impl<C: Deferrable> DeferredConnection<C> {
-    /// Commits the transaction or savepoint that was begun at `level`, which must be the innermost.
-    pub(super) fn commit_at(&mut self, level: usize, promise: Promise) -> QueryResult<()> {
-        match self.state() {
-            Some(State { depth, .. }) if depth != level => Err(self.unbalanced(depth, level)),
-            state => self.commit(state, promise),
+/// The same for PostgreSQL alone, where setting the savepoint is proof enough.
+const POSTGRES_PROVEN_COMMIT: &str = "SAVEPOINT diesel_deferred_commit_proof; COMMIT";
+
+/// What PostgreSQL answers in a transaction that has failed, in its default language.
+const ABORTED: &str = "current transaction is aborted";
+
+/// The usual: the outermost transaction, at `level`, needs no more than a plain COMMIT.
+#[inline(always)]
+pub(super) fn ready_to_commit<W: Wrapper>(conn: &mut W, level: usize, promise: Promise) -> Option<Stage> {
+    let state = conn.state()?;
+    let keeper = conn.keeper();
+    let waiting = keeper.queue();
+    let plain = waiting.depth() == level
+        && state.depth == level
+        && level == state.base + 1
+        && !waiting.has_before_commit()
+        && keeper.interrupted == Interrupted::No
+        && keeper.doom.is_none()
+        && !is_lost(keeper, state)
+        && !has_to_be_proven::<W>(keeper, level, promise);
+    if plain { stage(keeper).ok() } else { None }
+}
+
+/// Commits the transaction or savepoint that was begun at `level`, which must be the innermost.
+pub(super) async fn commit_at<W: Wrapper>(conn: &mut W, level: usize, promise: Promise) -> QueryResult<()> {
+    match conn.state() {
+        Some(State { depth, .. }) if depth != level => Err(unbalanced(conn, depth, level).await),
+        state => commit(conn, state, promise).await,
+    }
+}
+
+/// Commits the innermost transaction or savepoint.
+pub(super) async fn commit<W: Wrapper>(conn: &mut W, state: Option<State>, promise: Promise) -> QueryResult<()> {
+    let Some(mut state) = state else { return Err(broken(conn).await) };
+    if conn.keeper().queue().depth() > state.depth {
+        // Hooks were registered at a level that ended below the wrapper.
+        give_up(conn, state.depth).await;
+        if state.depth > state.base {
+            unwind_to(conn, state.depth - 1).await;
+        }
+        return Err(CommitError::EndedEarly.into());
+    }
+    let outermost = state.depth <= state.base + 1;
+    if outermost && conn.keeper().queue.has_before_commit() {
+        state = run_before_commit(conn, state).await?;
+    }
+    if let Some(doom) = conn.keeper().doom.or_else(|| is_lost(conn.keeper(), state).then_some(Doom::RolledBack)) {
+        unwind_to(conn, state.depth - 1).await;
+        return Err(CommitError::from(doom).into());
+    }
+    if !outermost {
+        return release(conn, state.depth).await;
+    }
+    let stage = match stage(conn.keeper()) {
+        Ok(stage) => stage,
+        Err(cannot_run) => {
+            unwind_to(conn, state.depth - 1).await;
+            return Err(cannot_run.into());
+        }
+    };
+    let sent = if has_to_be_proven::<W>(conn.keeper(), state.depth, promise) {
+        send_proven_commit(conn).await
+    } else {
+        send_marked(conn, Statement::Commit, Interrupted::InCommit).await
+    };
+    if let Err(error) = sent {
+        return Err(commit_failed(conn, state.depth, error).await);
+    }
+    run_committed(conn, state.depth - 1, stage).await;
+    Ok(())
+}
+
+/// Finds what the tasks that wait take to run. One that could not run must not be committed.
+#[inline(always)]
+fn stage<W>(keeper: &mut Keeper<W>) -> Result<Stage, CommitError> {
+    if !keeper.has_needs() {
+        return Ok(Stage::none());
+    }
+    let needs = keeper.queue.waiting_for_commit().filter_map(|hook| hook.needs());
+    keeper.route.stage(needs).map_err(CommitError::TaskCannotRun)
+}
+
+/// COMMIT was never sent on a connection that broke before.
+#[cold]
+async fn broken<W: Wrapper>(conn: &mut W) -> Error {
+    drop_broken(conn).await;
+    CommitError::RolledBack.into()
+}
+
+/// Whether the transaction may have been ended by a statement in it without anybody having noticed.
+pub(super) fn may_be_committed<W: Wrapper>(conn: &mut W) -> bool {
+    let watch = &conn.keeper().watch;
+    W::PROOF == CommitProof::Savepoint && watch.doubt() >= Doubt::RawSql && !watch.lost_transaction()
+}
+
+/// Finds out before a ROLLBACK, which would succeed without a transaction too, whether what ran may be committed, where
+/// rollback hooks wait for the answer.
+pub(super) async fn rollback_doom<W: Wrapper>(conn: &mut W) -> Option<Doom> {
+    let unproven = may_be_committed(conn)
+        && conn.keeper().queue().has_rollback_hooks()
+        && conn.state().is_some_and(|state| state.depth == 1 && !state.aborted);
+    (unproven && send(conn, Statement::Sql(PROOF)).await.is_err()).then_some(Doom::EndedEarly)
+}
+
+/// Ends the savepoint that was rolled back to, at the depth above `depth`. Where the transaction around it had ended,
+/// on SQLite the savepoint began one of its own, which must not pass for it.
+pub(super) async fn end_savepoint<W: Wrapper>(conn: &mut W, depth: usize) {
+    let begins_one = matches!(W::PROOF, CommitProof::Commit | CommitProof::Savepoint);
+    if begins_one && conn.keeper().watch.doubt() >= Doubt::RawSql {
+        // Where that fails the transaction is gone, which its COMMIT will find out.
+        let _ = send(conn, Statement::Sql(&format!("RELEASE SAVEPOINT {DIESEL_SAVEPOINT}{depth}"))).await;
+    }
+}
+
+/// Whether it is known before COMMIT that only a rollback can follow, or has happened.
+fn is_lost<W>(keeper: &Keeper<W>, state: State) -> bool {
+    state.aborted || keeper.watch.lost_transaction()
+}
+
+/// Ends a savepoint.
+async fn release<W: Wrapper>(conn: &mut W, depth: usize) -> QueryResult<()> {
+    let Err(error) = send(conn, Statement::Commit).await else {
+        conn.keeper().queue.release();
+        return Ok(());
+    };
+    let keeper = conn.keeper();
+    keeper.watch.error(&error);
+    if is_gone::<W>(&error) {
+        // And the transaction with it.
+        keeper.doom = Some(keeper.verdict());
+    } else {
+        heal(conn, depth).await;
+    }
+    let doom = match conn.keeper().doom {
+        None => aborted_release(conn),
+        doom => doom,
+    };
+    if conn.state().is_some_and(|state| state.depth < depth) {
+        drop_above(conn, depth - 1, doom).await;
+    }
+    // Diesel keeps the depth on some failures: the level did not commit, so it is rolled back.
+    unwind_to(conn, depth - 1).await;
+    Err(doom.map_or(error, |doom| CommitError::from(doom).into()))
+}
+
+/// Where a RELEASE failed diesel-async takes the level for ended, but on PostgreSQL its savepoint is still there, and nothing else
+/// can be done in the transaction before that was rolled back to.
+async fn heal<W: Wrapper>(conn: &mut W, depth: usize) {
+    if W::PROOF == CommitProof::Statement && depth > 1 && conn.state().is_some_and(|state| state.depth < depth) {
+        let _ = send(conn, Statement::Sql(&format!("ROLLBACK TO SAVEPOINT {DIESEL_SAVEPOINT}{}", depth - 1))).await;
+    }
+}
+
+/// Why PostgreSQL refused to release a savepoint that is there: constraints wait for COMMIT, so that only an aborted
+/// transaction is left. It has been rolled back to the savepoint by now.
+fn aborted_release<W: Wrapper>(conn: &mut W) -> Option<Doom> {
+    let postgres = matches!(W::PROOF, CommitProof::Status | CommitProof::Statement);
+    (postgres && conn.state().is_some()).then_some(Doom::RolledBack)
+}
+
+/// Whether the COMMIT at `depth` is believed only with a proof. Above depth 1 the RELEASE of Diesel's own savepoint is one.
+#[inline(always)]
+fn has_to_be_proven<W: Wrapper>(keeper: &Keeper<W>, depth: usize, promise: Promise) -> bool {
+    let suspicious = match (W::PROOF, promise) {
+        (CommitProof::Commit, _) => return false,
+        (CommitProof::Savepoint, Promise::Atomic) | (CommitProof::Statement, _) => Doubt::Failed,
+        (CommitProof::Savepoint, Promise::AsDiesel) | (CommitProof::Status, _) => Doubt::Unseen,
+    };
+    let in_doubt = keeper.watch.doubt() >= suspicious;
+    depth == 1 && (in_doubt || keeper.queue.has_commit_hooks() || keeper.queue.has_rollback_hooks())
+}
+
+/// COMMIT behind a proof, in one message, with the events and the bookkeeping that Diesel's own commit has.
+async fn send_proven_commit<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    let proven = if W::PROOF == CommitProof::Statement { POSTGRES_PROVEN_COMMIT } else { PROVEN_COMMIT };
+    conn.tell(InstrumentationEvent::commit_transaction(NonZeroU32::MIN));
+    send_marked(conn, Statement::Sql(proven), Interrupted::InCommit).await?;
+    if let TransactionManagerStatus::Valid(status) = conn.status() {
+        // Diesel's PostgreSQL connection has noticed already.
+        if status.transaction_depth().is_some() {
+            status.change_transaction_depth(TransactionDepthChange::DecreaseDepth)?;
         }
     }
+    Ok(())
+}
 
-    /// Commits the innermost transaction or savepoint.
-    pub(super) fn commit(&mut self, state: Option<State>, promise: Promise) -> QueryResult<()> {
-        let Some(mut state) = state else { return Err(self.broken()) };
-        if self.queue().depth() > state.depth {
-            // Hooks were registered at a level that ended below the wrapper.
-            self.give_up(state.depth);
-            if state.depth > state.base {
-                self.unwind_to(state.depth - 1);
-            }
-            return Err(CommitError::EndedEarly.into());
-        }
-        let outermost = state.depth <= state.base + 1;
-        if outermost && self.queue.has_before_commit() {
-            state = self.run_before_commit(state)?;
-        }
-        if let Some(doom) = self.doom.or_else(|| self.is_lost(state).then_some(Doom::RolledBack)) {
-            self.unwind_to(state.depth - 1);
-            return Err(CommitError::from(doom).into());
-        }
-        if outermost {
-            self.send_commit(state.depth, promise)?;
-            self.run_committed(state.depth - 1);
-            Ok(())
-        } else {
-            self.release(state.depth)
-        }
+/// A COMMIT at depth `entry + 1` failed: leaves nothing open above `entry`.
+#[cold]
+pub(super) async fn end_failed_commit<W: Wrapper>(conn: &mut W, entry: usize, error: Error) -> Error {
+    let error = commit_failed(conn, entry + 1, error).await;
+    unwind_to(conn, entry).await;
+    error
+}
+
+/// Finds out what became of the transaction, cleans up, and says so.
+#[cold]
+async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, error: Error) -> Error {
+    conn.keeper().watch.error(&error);
+    heal(conn, depth).await;
+    let state = conn.state();
+    let still_open = state.is_some_and(|state| state.depth >= depth);
+    let doom = if is_gone::<W>(&error) {
+        Some(conn.keeper().verdict())
+    } else if still_open && proof_failed::<W>(state, &error) {
+        // COMMIT was not executed.
+        Some(Doom::RolledBack)
+    } else if depth > 1 {
+        aborted_release(conn)
+    } else {
+        None
+    };
+    if still_open && send(conn, Statement::Rollback).await.is_err() {
+        conn.status().set_in_error();
     }
-
-    /// COMMIT was never sent on a connection that broke before.
-    #[cold]
-    fn broken(&mut self) -> Error {
-        self.drop_broken();
-        CommitError::RolledBack.into()
+    if doom.is_none() && conn.state().is_none() {
+        // The connection broke in COMMIT, or COMMIT failed and ROLLBACK behind it.
+        abandon(conn, 0);
+        return CommitError::Unknown { source: Box::new(error) }.into();
     }
+    drop_above(conn, depth - 1, doom).await;
+    doom.map_or(error, |doom| CommitError::from(doom).into())
+}
 
-    /// Nothing on a broken connection can be committed any more; what was committed before, on a database that does not
-    /// tell, is not known.
-    #[cold]
-    pub(super) fn drop_broken(&mut self) {
-        if self.may_be_committed() { self.abandon(0) } else { self.discard(0) }
+/// Whether it was the proof that failed, and not the COMMIT behind it.
+fn proof_failed<W: Wrapper>(state: Option<State>, error: &Error) -> bool {
+    match W::PROOF {
+        // Nothing but the server's words tells the two apart, and in another language it is those that the user gets.
+        CommitProof::Statement => matches!(error, Error::DatabaseError(_, about) if says(about.message(), &[ABORTED])),
+        _ => state.is_some_and(|state| state.aborted),
     }
+}
 
-    /// Whether the transaction may have been ended by a statement in it without anybody having noticed.
-    fn may_be_committed(&self) -> bool {
-        C::PROOF == CommitProof::Savepoint && self.watch.doubt() >= Doubt::RawSql && !self.watch.lost_transaction()
-    }
-
-    /// Finds out before a ROLLBACK, which would succeed without a transaction too, whether what ran may be committed, where
-    /// rollback hooks wait for the answer.
-    pub(super) fn rollback_doom(&mut self) -> Option<Doom> {
-        let unproven = self.may_be_committed()
-            && self.queue().has_rollback_hooks()
-            && self.state().is_some_and(|state| state.depth == 1 && !state.aborted);
-        (unproven && self.inner.batch_execute(PROOF).is_err()).then_some(Doom::EndedEarly)
-    }
-
-    /// Ends the savepoint that was rolled back to, at the depth above `depth`. Where the transaction around it had ended,
-    /// on SQLite the savepoint began one of its own, which must not pass for it.
-    pub(super) fn end_savepoint(&mut self, depth: usize) {
-        if C::PROOF != CommitProof::Status && self.watch.doubt() >= Doubt::RawSql {
-            // Where that fails the transaction is gone, which its COMMIT will find out.
-            let _ = self.inner.batch_execute(&format!("RELEASE SAVEPOINT {DIESEL_SAVEPOINT}{depth}"));
-        }
-    }
-
-    /// Whether it is known before COMMIT that only a rollback can follow, or has happened.
-    fn is_lost(&self, state: State) -> bool {
-        state.aborted || self.watch.lost_transaction()
-    }
-
-    /// Ends a savepoint.
-    fn release(&mut self, depth: usize) -> QueryResult<()> {
-        let Err(error) = C::TransactionManager::commit_transaction(&mut self.inner) else {
-            self.queue.release();
-            return Ok(());
-        };
-        self.watch.error(&error);
-        if is_gone(&error) {
-            // And the transaction with it.
-            self.doom = Some(self.verdict());
-        }
-        let doom = self.doom.or_else(|| self.aborted_release());
-        // Diesel keeps the depth on some failures: the level did not commit, so it is rolled back.
-        self.unwind_to(depth - 1);
-        Err(doom.map_or(error, |doom| CommitError::from(doom).into()))
-    }
-
-    /// Why PostgreSQL refused to release a savepoint that is there: constraints wait for COMMIT, so that only an aborted
-    /// transaction is left. Diesel has rolled it back to the savepoint by now.
-    fn aborted_release(&mut self) -> Option<Doom> {
-        (C::PROOF == CommitProof::Status && self.state().is_some()).then_some(Doom::RolledBack)
-    }
-
-    /// COMMIT, or its equivalent in a test transaction, believed only when proven.
-    fn send_commit(&mut self, depth: usize, promise: Promise) -> QueryResult<()> {
-        let suspicious = match (C::PROOF, promise) {
-            (CommitProof::Commit, _) => None,
-            (CommitProof::Savepoint, Promise::Atomic) => Some(Doubt::Failed),
-            (CommitProof::Savepoint, Promise::AsDiesel) | (CommitProof::Status, _) => Some(Doubt::Unseen),
-        };
-        let prove = suspicious.is_some_and(|doubt| {
-            self.watch.doubt() >= doubt || self.queue.has_commit_hooks() || self.queue.has_rollback_hooks()
-        });
-        // Above depth 1 the RELEASE of Diesel's own savepoint is the proof.
-        let sent = if prove && depth == 1 {
-            self.send_proven_commit()
-        } else {
-            C::TransactionManager::commit_transaction(&mut self.inner)
-        };
-        sent.map_err(|error| self.commit_failed(depth, error))
-    }
-
-    /// COMMIT behind a proof, in one message, with the events and the bookkeeping that Diesel's own commit has.
-    fn send_proven_commit(&mut self) -> QueryResult<()> {
-        self.inner.instrumentation().on_connection_event(InstrumentationEvent::commit_transaction(NonZeroU32::MIN));
-        self.inner.batch_execute(PROVEN_COMMIT)?;
-        if let TransactionManagerStatus::Valid(status) = self.status() {
-            // PostgreSQL's connection has noticed already.
-            if status.transaction_depth().is_some() {
-                status.change_transaction_depth(TransactionDepthChange::DecreaseDepth)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Finds out what became of the transaction, cleans up, and says so.
-    #[cold]
-    fn commit_failed(&mut self, depth: usize, error: Error) -> Error {
-        self.watch.error(&error);
-        let state = self.state();
-        let still_open = state.is_some_and(|state| state.depth >= depth);
-        let doom = if is_gone(&error) {
-            Some(self.verdict())
-        } else if still_open && state.is_some_and(|state| state.aborted) {
-            // The proof failed, so that COMMIT was not executed.
-            Some(Doom::RolledBack)
-        } else if depth > 1 {
-            self.aborted_release()
-        } else {
-            None
-        };
-        if still_open && C::TransactionManager::rollback_transaction(&mut self.inner).is_err() {
-            self.status().set_in_error();
-        }
-        if doom.is_none() && self.state().is_none() {
-            // The connection broke in COMMIT, or COMMIT failed and ROLLBACK behind it.
-            self.abandon(0);
-            return CommitError::Unknown { source: Box::new(error) }.into();
-        }
-        self.drop_above(depth - 1, doom);
-        doom.map_or(error, |doom| CommitError::from(doom).into())
-    }
-
+impl<W> Keeper<W> {
     /// How a transaction ended that is found to be gone: after a deadlock it is the server that rolled it back.
     pub(super) fn verdict(&self) -> Doom {
         if self.watch.lost_transaction() { Doom::RolledBack } else { Doom::EndedEarly }
     }
+}
 
-    /// Runs the hooks that run before COMMIT, and says what the state is then. The first that fails rolls everything back.
-    #[cold]
-    fn run_before_commit(&mut self, state: State) -> QueryResult<State> {
-        loop {
-            let mut hooks = self.queue().take_before_commit().into_iter();
-            if hooks.len() == 0 {
-                return self.state().ok_or_else(|| self.broken());
-            }
-            while let Some(hook) = hooks.next() {
-                let outcome = catch_unwind(AssertUnwindSafe(|| (hook.run)(self)));
-                let balanced = self.expect_depth(state.depth);
-                let failed = match outcome {
-                    Ok(result) => match result.and(balanced) {
-                        Ok(()) => continue,
-                        Err(error) => Ok(error),
-                    },
-                    Err(panic) => Err(panic),
-                };
-                self.bury_before_commit(hooks);
-                self.unwind_to(state.depth - 1);
-                match failed {
-                    Ok(error) => return Err(error),
-                    Err(panic) => resume_unwind(panic),
-                }
+/// Runs the hooks that run before COMMIT, and says what the state is then. The first that fails rolls everything back.
+#[cold]
+async fn run_before_commit<W: Wrapper>(conn: &mut W, state: State) -> QueryResult<State> {
+    loop {
+        let mut hooks = conn.keeper().queue().take_before_commit().into_iter();
+        if hooks.len() == 0 {
+            return match conn.state() {
+                Some(state) => Ok(state),
+                None => Err(broken(conn).await),
+            };
+        }
+        while let Some(hook) = hooks.next() {
+            let outcome = match catch_unwind(AssertUnwindSafe(|| (hook.run)(conn))) {
+                Ok(Step::Done(result)) => Ok(result),
+                Ok(Step::Later(future)) => caught(future).await,
+                Err(panic) => Err(panic),
+            };
+            let balanced = expect_depth(conn, state.depth).await;
+            let failed = match outcome {
+                Ok(result) => match result.and(balanced) {
+                    Ok(()) => continue,
+                    Err(error) => Ok(error),
+                },
+                Err(panic) => Err(panic),
+            };
+            bury_before_commit(conn.keeper(), hooks);
+            unwind_to(conn, state.depth - 1).await;
+            match failed {
+                Ok(error) => return Err(error),
+                Err(panic) => resume_unwind(panic),
             }
         }
     }
 }
 
 /// Whether the error says that there is no transaction, or that a savepoint is not in it: that it ended behind our back.
-pub(super) fn is_gone(error: &Error) -> bool {
+pub(super) fn is_gone<W: Wrapper>(error: &Error) -> bool {
     match error {
         Error::NotInTransaction => true,
         Error::DatabaseError(_, information) => {
-            says(information.message(), &[PROOF_SAVEPOINT, DIESEL_SAVEPOINT, "no transaction is active"])
+            let message = information.message();
+            says(message, &[PROOF_SAVEPOINT, DIESEL_SAVEPOINT, "no transaction is active"])
+                // PostgreSQL names the command that it refuses outside of a transaction, in any language.
+                || W::PROOF == CommitProof::Statement && message.contains("SAVEPOINT")
         }
-        Error::RollbackErrorOnCommit { commit_error, .. } => is_gone(commit_error),
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_gone::<W>(commit_error),
         _ => false,
     }
 }

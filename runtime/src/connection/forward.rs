@@ -18,9 +18,9 @@ use diesel::result::{ConnectionResult, Error, QueryResult};
 use diesel::sql_types::TypeMetadata;
 
 use super::Deferrable;
-use super::blocking::DeferredConnection;
-use super::transaction::DeferredTransactionManager;
+use super::blocking::{DeferredConnection, DeferredTransactionManager};
 use super::watch::{Doubt, Watched};
+use super::wrapper::Wrapper;
 
 /// Reads go to the connection below.
 impl<C> Deref for DeferredConnection<C> {
@@ -41,8 +41,8 @@ impl<C> DerefMut for DeferredConnection<C> {
 
 impl<C: SimpleConnection> SimpleConnection for DeferredConnection<C> {
     fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
-        self.watch.suspect(Doubt::RawSql);
-        self.watch.result(self.inner.batch_execute(query))
+        self.keeper.watch.suspect(Doubt::RawSql);
+        self.keeper.watch.result(self.inner.batch_execute(query))
     }
 }
 
@@ -86,8 +86,8 @@ impl<C: Deferrable> Connection for DeferredConnection<C> {
     where
         T: QueryFragment<Self::Backend> + QueryId,
     {
-        self.watch.query::<T>();
-        self.watch.result(self.inner.execute_returning_count(source))
+        self.keeper.watch.query::<T>();
+        self.keeper.watch.result(self.inner.execute_returning_count(source))
     }
 
     fn transaction_state(
@@ -127,11 +127,11 @@ where
         T: Query + QueryFragment<Self::Backend> + QueryId + 'query,
         Self::Backend: QueryMetadata<T::SqlType>,
     {
-        self.watch.query::<T>();
+        self.keeper.watch.query::<T>();
         match self.inner.load(source) {
-            Ok(rows) => Ok(Watched { rows, watch: &mut self.watch }),
+            Ok(rows) => Ok(Watched { rows, watch: &mut self.keeper.watch }),
             Err(error) => {
-                self.watch.error(&error);
+                self.keeper.watch.error(&error);
                 Err(error)
             }
         }
@@ -165,7 +165,7 @@ where
     C: Deferrable + MigrationConnection,
 {
     fn setup(&mut self) -> QueryResult<usize> {
-        self.watch.suspect(Doubt::RawSql);
+        self.keeper.watch.suspect(Doubt::RawSql);
         self.inner.setup()
     }
 }
@@ -175,7 +175,7 @@ where
     C: Deferrable + UpdateAndFetchResults<Changes, Output>,
 {
     fn update_and_fetch(&mut self, changeset: Changes) -> QueryResult<Output> {
-        self.watch.result(self.inner.update_and_fetch(changeset))
+        self.keeper.watch.result(self.inner.update_and_fetch(changeset))
     }
 }
 
@@ -218,7 +218,7 @@ mod postgres {
         type Error = <Self as ExecuteCopyFromDsl<PgConnection>>::Error;
 
         fn execute(self, conn: &mut DeferredConnection<PgConnection>) -> Result<usize, Self::Error> {
-            conn.watch.suspect(Doubt::Unseen);
+            conn.keeper.watch.suspect(Doubt::Unseen);
             ExecuteCopyFromDsl::execute(self, &mut conn.inner)
         }
     }

@@ -2,22 +2,39 @@
 //!
 //! Must not know: the macros, or how a task captures its arguments.
 
+#[cfg(feature = "async")]
+mod async_deferrable;
 mod blocking;
 mod commit;
 mod forward;
+#[cfg(feature = "async")]
+mod forward_async;
+mod interrupt;
+mod keeper;
+#[cfg(feature = "async")]
+mod nonblocking;
+mod register;
 mod run;
 mod transaction;
 mod watch;
+mod wrapper;
 
 use diesel::connection::Connection;
-use diesel::result::QueryResult;
 
-pub use self::blocking::DeferredConnection;
-pub(crate) use self::blocking::Staging;
-pub use self::transaction::DeferredTransactionManager;
-pub(crate) use self::transaction::{Promise, begin_with_sql};
-use crate::task::Task;
-
+#[cfg(feature = "async")]
+pub use self::async_deferrable::AsyncDeferrable;
+pub use self::blocking::{DeferredConnection, DeferredTransactionManager};
+#[cfg(feature = "async")]
+pub(crate) use self::interrupt::OpenBlock;
+pub(crate) use self::keeper::Staging;
+#[cfg(feature = "async")]
+pub(crate) use self::nonblocking::AsyncBlock;
+#[cfg(feature = "async")]
+pub use self::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager};
+pub use self::register::AfterCommit;
+pub(crate) use self::transaction::Opening;
+pub use self::wrapper::Deferring;
+pub(crate) use self::wrapper::Wrapper;
 /// A Diesel connection that a [`DeferredConnection`] can wrap.
 ///
 /// Implemented for Diesel's own connections and for r2d2's pooled ones. For a `#[derive(MultiConnection)]` enum or a
@@ -62,48 +79,12 @@ pub enum CommitProof {
     /// The client library reports the state of the transaction with each answer, so Diesel knows it, except for COPY and
     /// for statements that went past the wrapper: PostgreSQL.
     Status,
+    /// In a transaction that has failed every statement fails, but COMMIT: a savepoint, set in the same message as COMMIT, tells.
+    /// PostgreSQL where the client library keeps no state: diesel-async.
+    Statement,
     /// Nothing tells but a savepoint, set and released in the same message as COMMIT: it fails where there is no live
     /// transaction. MySQL, MariaDB, and whatever is not known.
     Savepoint,
-}
-
-/// Something that a task can be registered on: a [`DeferredConnection`], or a pooled one.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not keep tasks until the commit",
-    label = "expected a `&mut DeferredConnection`",
-    note = "pass a `DeferredConnection`: establish one with `DeferredConnection::<…>::establish(url)`, or wrap a connection \
-            with `DeferredConnection::new(conn)`"
-)]
-pub trait AfterCommit {
-    /// Whether a transaction is open. Sends no SQL.
-    fn in_transaction(&mut self) -> bool;
-
-    /// Registers a task to run after the outermost commit.
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction.
-    fn defer_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()>;
-
-    /// Registers a task to run after a rollback of the innermost open transaction or of one around it.
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction.
-    fn compensate_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()>;
-}
-
-#[diagnostic::do_not_recommend]
-impl<A: AfterCommit + ?Sized> AfterCommit for &mut A {
-    fn in_transaction(&mut self) -> bool {
-        (**self).in_transaction()
-    }
-
-    fn defer_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
-        (**self).defer_task(task)
-    }
-
-    fn compensate_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
-        (**self).compensate_task(task)
-    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -133,25 +114,5 @@ where
 
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         <M::Connection as Deferrable>::begin_sql(options)
-    }
-}
-
-#[cfg(feature = "r2d2")]
-#[diagnostic::do_not_recommend]
-impl<M> AfterCommit for diesel::r2d2::PooledConnection<M>
-where
-    M: diesel::r2d2::ManageConnection,
-    M::Connection: AfterCommit,
-{
-    fn in_transaction(&mut self) -> bool {
-        (**self).in_transaction()
-    }
-
-    fn defer_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
-        (**self).defer_task(task)
-    }
-
-    fn compensate_task<T: Task + Send + 'static>(&mut self, task: T) -> QueryResult<()> {
-        (**self).compensate_task(task)
     }
 }

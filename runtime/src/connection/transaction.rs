@@ -4,57 +4,53 @@
 //! with it. After each step the depth that Diesel reports counts, not the result of the step: Diesel lowers it on some
 //! failures and keeps it on others.
 //!
-//! Must not know: the macros, or what it takes to believe a COMMIT (`commit`).
+//! Must not know: the macros, what it takes to believe a COMMIT (`commit`), or whether the connection is asynchronous.
 
 use std::num::NonZeroU32;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use diesel::connection::{
-    Connection, InstrumentationEvent, TransactionDepthChange, TransactionManager, TransactionManagerStatus,
-};
+use diesel::connection::{InstrumentationEvent, TransactionDepthChange, TransactionManagerStatus};
 use diesel::result::{Error, QueryResult};
 
-use super::Deferrable;
-use super::blocking::DeferredConnection;
-use super::commit::is_gone;
+use super::commit::{commit_at, end_savepoint, is_gone, rollback_doom};
+use super::interrupt::recover;
+use super::keeper::Interrupted;
+use super::run::{abandon, abandon_leftovers, drop_above, drop_broken, run_ready};
+use super::wrapper::{State, Wrapper};
+use crate::atomic::BeginOptions;
 use crate::error::CommitError;
+#[cfg(feature = "async")]
+use crate::panics::Panic;
 
-/// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
+/// How a transaction is opened.
 #[derive(Debug, Clone, Copy)]
-pub struct DeferredTransactionManager;
+pub(crate) enum Opening<'a> {
+    /// By Diesel's own functions.
+    AsDiesel,
+    /// By `atomic!` or the builder.
+    Block { begin: &'a BeginOptions, outermost: bool },
+}
 
-impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransactionManager {
-    type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
-
-    fn begin_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
-        conn.begin(|inner, _| C::TransactionManager::begin_transaction(inner)).map(drop)
-    }
-
-    fn rollback_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
-        conn.rollback()
-    }
-
-    fn commit_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
-        match conn.state() {
-            Some(State { depth: 0, .. }) if conn.queue().depth() == 0 => Err(Error::NotInTransaction),
-            state => conn.commit(state, Promise::AsDiesel),
+impl Opening<'_> {
+    pub(crate) fn promise(self) -> Promise {
+        match self {
+            Self::AsDiesel => Promise::AsDiesel,
+            Self::Block { .. } => Promise::Atomic,
         }
     }
 
-    fn transaction_manager_status_mut(conn: &mut DeferredConnection<C>) -> &mut TransactionManagerStatus {
-        conn.status()
+    /// Whether it is Diesel's own BEGIN.
+    pub(super) fn is_plain(self) -> bool {
+        match self {
+            Self::AsDiesel => true,
+            Self::Block { begin, .. } => begin.is_plain(),
+        }
     }
 
-    fn transaction<F, R, E>(conn: &mut DeferredConnection<C>, callback: F) -> Result<R, E>
-    where
-        F: FnOnce(&mut DeferredConnection<C>) -> Result<R, E>,
-        E: From<Error>,
-    {
-        conn.run_transaction(Promise::AsDiesel, |inner, _| C::TransactionManager::begin_transaction(inner), callback)
-    }
-
-    fn is_broken_transaction_manager(conn: &mut DeferredConnection<C>) -> bool {
-        C::TransactionManager::is_broken_transaction_manager(&mut conn.inner)
+    fn may_be_nested(self) -> bool {
+        match self {
+            Self::AsDiesel => true,
+            Self::Block { begin, outermost } => !outermost && begin.is_plain(),
+        }
     }
 }
 
@@ -68,216 +64,278 @@ pub(crate) enum Promise {
     AsDiesel,
 }
 
-/// What Diesel knows of the open transaction.
+/// A statement that moves transactions.
 #[derive(Clone, Copy)]
-pub(crate) struct State {
-    pub(super) depth: usize,
-    /// 1 in a test transaction, whose own depth does not count.
-    pub(super) base: usize,
-    /// A statement failed, and only a rollback can follow.
-    pub(super) aborted: bool,
+pub(super) enum Statement<'a> {
+    Begin,
+    Commit,
+    Rollback,
+    Sql(&'a str),
 }
 
-impl State {
-    /// Whether a transaction begun now would be a savepoint of the application's.
-    pub(crate) fn is_nested(self) -> bool {
-        self.depth > self.base
-    }
-
-    /// Whether BEGIN is what begins a transaction now.
-    pub(crate) fn is_idle(self) -> bool {
-        self.depth == 0
-    }
+/// Sends it. Where the future is dropped meanwhile, nobody knows what became of it, and `interrupted` tells.
+pub(super) async fn send<W: Wrapper>(conn: &mut W, statement: Statement<'_>) -> QueryResult<()> {
+    send_marked(conn, statement, Interrupted::InStatement).await
 }
 
-impl<C: Deferrable> DeferredConnection<C> {
-    /// Diesel's own bookkeeping.
-    pub(super) fn status(&mut self) -> &mut TransactionManagerStatus {
-        C::TransactionManager::transaction_manager_status_mut(&mut self.inner)
-    }
+/// [`send`], of the outermost COMMIT where it says so.
+#[inline]
+pub(super) async fn send_marked<W: Wrapper>(
+    conn: &mut W,
+    statement: Statement<'_>,
+    mark: Interrupted,
+) -> QueryResult<()> {
+    conn.keeper().interrupted = mark;
+    let result = match statement {
+        Statement::Begin => conn.send_begin().await,
+        Statement::Commit => conn.send_commit().await,
+        Statement::Rollback => conn.send_rollback().await,
+        Statement::Sql(sql) => conn.send_sql(sql).await,
+    };
+    conn.keeper().interrupted = Interrupted::No;
+    result
+}
 
-    /// The depth of open transactions, as Diesel knows it. A broken connection has none.
-    pub(crate) fn depth(&mut self) -> usize {
-        self.state().map_or(0, |state| state.depth)
-    }
+/// Begins a transaction and returns the depth that it was begun at.
+pub(super) async fn begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> QueryResult<usize> {
+    let state = match ready_to_begin(conn, opening) {
+        Some(state) => state,
+        None => Box::pin(prepare_to_begin(conn, opening)).await?,
+    };
+    let begun = match opening {
+        Opening::Block { begin, .. } if !begin.is_plain() && state.is_idle() => {
+            Box::pin(begin_with_sql(conn, W::begin_sql(begin))).await
+        }
+        _ => send(conn, Statement::Begin).await,
+    };
+    note_begun(conn, state, begun)
+}
 
-    /// The state, or `None` where the connection is broken.
-    pub(super) fn state(&mut self) -> Option<State> {
-        match self.status() {
-            TransactionManagerStatus::InError => None,
-            TransactionManagerStatus::Valid(status) => Some(match &status.in_transaction {
-                None => State { depth: 0, base: 0, aborted: false },
-                Some(open) => State {
-                    depth: open.transaction_depth.get() as usize,
-                    base: usize::from(open.test_transaction),
-                    aborted: open.requires_rollback_maybe_up_to_top_level,
-                },
-            }),
-        }
-    }
+/// BEGIN was sent, with this result.
+#[inline(always)]
+pub(super) fn note_begun<W: Wrapper>(conn: &mut W, state: State, begun: QueryResult<()>) -> QueryResult<usize> {
+    let keeper = conn.keeper();
+    keeper.watch.result(begun)?;
+    keeper.queue.begin_up_to(state.depth + 1);
+    Ok(state.depth)
+}
 
-    /// Whether a concurrent transaction was in the way of the last one, which may succeed when it is run again. Not where
-    /// it may have been committed, nor on a broken connection.
-    pub(crate) fn lost_to_another(&mut self) -> bool {
-        self.watch.saw_conflict() && self.state().is_some()
+/// The usual: nothing stands in the way of BEGIN, and nothing has to be awaited before it.
+#[inline(always)]
+pub(super) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Option<State> {
+    let state = conn.state()?;
+    let keeper = conn.keeper();
+    if keeper.interrupted != Interrupted::No || state.is_nested() && !opening.may_be_nested() {
+        return None;
     }
+    if !state.is_nested() {
+        if !keeper.ready.is_empty() {
+            return None;
+        }
+        // A block whose transaction has ended early goes on telling of that.
+        if keeper.running == 0 && keeper.blocks == 0 {
+            keeper.report.clear();
+        }
+        keeper.watch.reset();
+        keeper.doom = None;
+        keeper.forget_needs();
+    }
+    abandon_leftovers(conn, state.depth);
+    Some(state)
+}
 
-    /// Begins, runs the callback, and ends the transaction as the callback did.
-    ///
-    /// A panic in the callback rolls back to where the transaction began, and goes on.
-    pub(crate) fn run_transaction<F, R, E>(
-        &mut self,
-        promise: Promise,
-        begin: impl FnOnce(&mut C, State) -> QueryResult<()>,
-        callback: F,
-    ) -> Result<R, E>
-    where
-        F: FnOnce(&mut Self) -> Result<R, E>,
-        E: From<Error>,
-    {
-        let entry = self.begin(begin)?;
-        let level = entry + 1;
-        self.blocks += 1;
-        let outcome = catch_unwind(AssertUnwindSafe(|| callback(self)));
-        self.blocks -= 1;
-        match outcome {
-            Ok(Ok(value)) => match self.commit_at(level, promise) {
-                Ok(()) => Ok(value),
-                Err(error) => {
-                    self.unwind_to(entry);
-                    Err(error.into())
-                }
-            },
-            Ok(Err(user_error)) => {
-                if self.expect_depth(level).is_err() {
-                    return Err(user_error);
-                }
-                match self.rollback() {
-                    // A transaction that is gone already, or a connection that is: the user's error is why.
-                    Ok(()) | Err(Error::BrokenTransactionManager) => Err(user_error),
-                    Err(rollback_error) => {
-                        let gone = is_gone(&rollback_error);
-                        let doom = self.doom;
-                        self.unwind_to(entry);
-                        match doom {
-                            _ if gone && entry == 0 => Err(user_error),
-                            Some(doom) => Err(Error::from(CommitError::from(doom)).into()),
-                            None => Err(rollback_error.into()),
-                        }
-                    }
-                }
-            }
-            Err(panic) => {
-                let _ = self.expect_depth(level);
-                self.unwind_to(entry);
-                resume_unwind(panic)
-            }
-        }
+/// What else there may be.
+#[cold]
+async fn prepare_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> QueryResult<State> {
+    match conn.keeper().interrupted {
+        Interrupted::No => {}
+        Interrupted::InBlock { outermost: true } => recover(conn).await?,
+        // What is around it has to end first.
+        _ => return Err(CommitError::Cancelled.into()),
     }
-
-    /// Begins a transaction and returns the depth that it was begun at.
-    fn begin(&mut self, begin: impl FnOnce(&mut C, State) -> QueryResult<()>) -> QueryResult<usize> {
-        let Some(state) = self.state() else { return Err(Error::BrokenTransactionManager) };
-        if !state.is_nested() {
-            // A block whose transaction has ended early goes on telling of that.
-            if self.running == 0 && self.blocks == 0 {
-                self.report.clear();
-            }
-            self.watch.reset();
-            self.doom = None;
+    if conn.state().is_some_and(State::is_nested) {
+        if !opening.may_be_nested() {
+            return Err(Error::AlreadyInTransaction);
         }
-        self.abandon_leftovers(state.depth);
-        self.watch.result(begin(&mut self.inner, state))?;
-        self.queue.begin_up_to(state.depth + 1);
-        Ok(state.depth)
+    } else {
+        run_ready(conn).await;
     }
-
-    /// Rolls the innermost transaction or savepoint back.
-    pub(super) fn rollback(&mut self) -> QueryResult<()> {
-        self.doom = self.doom.or_else(|| self.rollback_doom());
-        let result = self.watch.result(C::TransactionManager::rollback_transaction(&mut self.inner));
-        if result.as_ref().is_err_and(is_gone) {
-            self.doom = Some(self.verdict());
-        }
-        let depth = self.depth();
-        if depth > 0 && result.is_ok() {
-            self.end_savepoint(depth);
-        }
-        self.drop_above(depth, self.doom);
-        if depth == 0 {
-            self.doom = None;
-        }
-        result
-    }
-
-    /// Rolls back what is open above `depth`, whatever it takes.
-    #[cold]
-    pub(super) fn unwind_to(&mut self, depth: usize) {
-        loop {
-            let Some(State { depth: open, .. }) = self.state() else {
-                self.drop_broken();
-                return;
-            };
-            if open <= depth {
-                self.abandon_leftovers(open);
-                return;
-            }
-            if self.rollback().is_err() && self.depth() >= open {
-                self.status().set_in_error();
-            }
-        }
-    }
-
-    /// Refuses to go on where a callback returned at another depth than `level`, at which it was called.
-    pub(super) fn expect_depth(&mut self, level: usize) -> QueryResult<()> {
-        match self.state() {
-            // On a broken connection what follows will find out, and say so.
-            Some(State { depth, .. }) if depth != level => Err(self.unbalanced(depth, level)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Rolls back what a callback began and did not end, together with its own level; gives up what it ended.
-    #[cold]
-    pub(super) fn unbalanced(&mut self, depth: usize, level: usize) -> Error {
-        if depth > level {
-            self.unwind_to(level - 1);
-            CommitError::LeftOpen.into()
-        } else {
-            self.give_up(depth);
-            CommitError::EndedEarly.into()
-        }
-    }
-
-    /// The levels above `depth` ended behind our back.
-    pub(super) fn give_up(&mut self, depth: usize) {
-        self.abandon(depth);
-        if depth == 0 {
-            // Diesel's bookkeeping does not know a transaction that was begun by raw SQL, and the next one must not become
-            // part of it. Where there is none this does nothing, or fails.
-            let _ = self.inner.batch_execute("ROLLBACK");
-        }
-    }
-
-    /// Rolls back what a hook left open; says whether there was something.
-    pub(crate) fn close_above(&mut self, depth: usize) -> bool {
-        let left_open = self.depth() > depth;
-        if left_open {
-            self.unwind_to(depth);
-        }
-        left_open
-    }
+    ready_to_begin(conn, opening).ok_or(Error::BrokenTransactionManager)
 }
 
 /// Opens a transaction with `sql` where none is open, for any connection: Diesel's own function for this knows its own
 /// connections only.
-pub(crate) fn begin_with_sql<C: Connection>(conn: &mut C, sql: &str) -> QueryResult<()> {
-    conn.instrumentation().on_connection_event(InstrumentationEvent::begin_transaction(NonZeroU32::MIN));
-    conn.batch_execute(sql)?;
-    match C::TransactionManager::transaction_manager_status_mut(conn) {
+async fn begin_with_sql<W: Wrapper>(conn: &mut W, sql: String) -> QueryResult<()> {
+    conn.tell(InstrumentationEvent::begin_transaction(NonZeroU32::MIN));
+    send(conn, Statement::Sql(&sql)).await?;
+    match conn.status() {
         TransactionManagerStatus::Valid(status) => {
             status.change_transaction_depth(TransactionDepthChange::IncreaseDepth)
         }
         TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
     }
+}
+
+/// Ends the transaction that was begun at depth `entry` as its callback did.
+///
+/// A panic in the callback rolls back to where the transaction began, and goes on.
+#[cfg(feature = "async")]
+pub(super) async fn end<W: Wrapper, R, E: From<Error>>(
+    conn: &mut W,
+    entry: usize,
+    promise: Promise,
+    outcome: Result<Result<R, E>, Panic>,
+) -> Result<R, E> {
+    match outcome {
+        Ok(Ok(value)) => {
+            end_with_commit(conn, entry, promise).await?;
+            Ok(value)
+        }
+        Ok(Err(user_error)) => {
+            Box::pin(end_with_rollback(conn, entry)).await?;
+            Err(user_error)
+        }
+        Err(panic) => {
+            Box::pin(end_with_panic(conn, entry)).await;
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
+/// Ends a transaction whose callback wants it committed.
+pub(super) async fn end_with_commit<W: Wrapper>(conn: &mut W, entry: usize, promise: Promise) -> QueryResult<()> {
+    if conn.keeper().interrupted != Interrupted::No {
+        // A block in this one was dropped before it ended.
+        recover(conn).await?;
+        return Err(CommitError::Cancelled.into());
+    }
+    let committed = commit_at(conn, entry + 1, promise).await;
+    if committed.is_err() {
+        unwind_to(conn, entry).await;
+    }
+    committed
+}
+
+/// Ends a transaction whose callback wants it rolled back. `Ok` where there is nothing to say beyond what the callback did.
+pub(super) async fn end_with_rollback<W: Wrapper>(conn: &mut W, entry: usize) -> QueryResult<()> {
+    if conn.keeper().interrupted != Interrupted::No {
+        let _ = recover(conn).await;
+        return Ok(());
+    }
+    if expect_depth(conn, entry + 1).await.is_err() {
+        return Ok(());
+    }
+    match rollback(conn).await {
+        // A transaction that is gone already, or a connection that is: the user's error is why.
+        Ok(()) | Err(Error::BrokenTransactionManager) => Ok(()),
+        Err(rollback_error) => {
+            let gone = is_gone::<W>(&rollback_error);
+            let doom = conn.keeper().doom;
+            unwind_to(conn, entry).await;
+            match doom {
+                _ if gone && entry == 0 => Ok(()),
+                Some(doom) => Err(CommitError::from(doom).into()),
+                None => Err(rollback_error),
+            }
+        }
+    }
+}
+
+/// Ends a transaction whose callback panicked.
+#[cold]
+pub(super) async fn end_with_panic<W: Wrapper>(conn: &mut W, entry: usize) {
+    if conn.keeper().interrupted != Interrupted::No {
+        let _ = recover(conn).await;
+        return;
+    }
+    let _ = expect_depth(conn, entry + 1).await;
+    unwind_to(conn, entry).await;
+}
+
+/// Rolls the innermost transaction or savepoint back.
+pub(super) async fn rollback<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    let doom = match conn.keeper().doom {
+        None => rollback_doom(conn).await,
+        doom => doom,
+    };
+    conn.keeper().doom = doom;
+    let result = send(conn, Statement::Rollback).await;
+    let result = conn.keeper().watch.result(result);
+    if result.as_ref().is_err_and(is_gone::<W>) {
+        let keeper = conn.keeper();
+        keeper.doom = Some(keeper.verdict());
+    }
+    let depth = conn.depth();
+    if depth > 0 && result.is_ok() {
+        end_savepoint(conn, depth).await;
+    }
+    let doom = conn.keeper().doom;
+    drop_above(conn, depth, doom).await;
+    if depth == 0 {
+        conn.keeper().doom = None;
+    }
+    result
+}
+
+/// Rolls back what is open above `depth`, whatever it takes.
+#[cold]
+pub(super) async fn unwind_to<W: Wrapper>(conn: &mut W, depth: usize) {
+    loop {
+        let Some(State { depth: open, .. }) = conn.state() else {
+            drop_broken(conn).await;
+            return;
+        };
+        if open <= depth {
+            abandon_leftovers(conn, open);
+            return;
+        }
+        if rollback(conn).await.is_err() && conn.depth() >= open {
+            conn.status().set_in_error();
+        }
+    }
+}
+
+/// Refuses to go on where a callback returned at another depth than `level`, at which it was called.
+pub(super) async fn expect_depth<W: Wrapper>(conn: &mut W, level: usize) -> QueryResult<()> {
+    match conn.state() {
+        // On a broken connection what follows will find out, and say so.
+        Some(State { depth, .. }) if depth != level => Err(unbalanced(conn, depth, level).await),
+        _ => Ok(()),
+    }
+}
+
+/// Rolls back what a callback began and did not end, together with its own level; gives up what it ended.
+#[cold]
+pub(super) async fn unbalanced<W: Wrapper>(conn: &mut W, depth: usize, level: usize) -> Error {
+    if depth > level {
+        unwind_to(conn, level - 1).await;
+        CommitError::LeftOpen.into()
+    } else {
+        give_up(conn, depth).await;
+        CommitError::EndedEarly.into()
+    }
+}
+
+/// The levels above `depth` ended behind our back.
+pub(super) async fn give_up<W: Wrapper>(conn: &mut W, depth: usize) {
+    abandon(conn, depth);
+    if depth == 0 {
+        // Diesel's bookkeeping does not know a transaction that was begun by raw SQL, and the next one must not become
+        // part of it. Where there is none this does nothing, or fails.
+        let _ = send(conn, Statement::Sql("ROLLBACK")).await;
+    }
+}
+
+/// Rolls back what a hook left open; says whether there was something.
+pub(super) async fn close_above<W: Wrapper>(conn: &mut W, depth: usize) -> bool {
+    if conn.keeper().interrupted != Interrupted::No {
+        // A block of the hook's was dropped before it ended.
+        let _ = recover(conn).await;
+        return true;
+    }
+    let left_open = conn.depth() > depth;
+    if left_open {
+        unwind_to(conn, depth).await;
+    }
+    left_open
 }

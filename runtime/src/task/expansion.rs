@@ -11,9 +11,12 @@ pub use diesel_deferred_macros::__with_items as with_items;
 
 pub use super::Task;
 use super::TaskOutput;
+pub use super::start::{Blocking, Here, Spawned, Start};
 use crate::atomic::Registrar;
 pub use crate::connection::AfterCommit;
-use crate::connection::Deferrable;
+use crate::connection::Deferring;
+use crate::dispatch::Needs;
+pub use crate::dispatch::{Required, States};
 pub use crate::error::BoxError;
 use crate::hook::Hook;
 
@@ -38,7 +41,7 @@ impl<T> Statement<T> {
 impl<T: Settle> Statement<T> {
     /// Registers the task on the block's connection.
     #[inline]
-    pub fn __settle_statement<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T::Settled {
+    pub fn __settle_statement<W: Deferring>(self, value: T, registrar: &Registrar<W>) -> T::Settled {
         value.settle(registrar)
     }
 
@@ -55,14 +58,14 @@ impl<T: Settle> Statement<T> {
 /// not meet those of a trait of a user's that is implemented for every type.
 pub trait Pass<T> {
     /// Hands the value on.
-    fn __settle_statement<C: Deferrable>(self, value: T, registrar: &Registrar<C>) -> T;
+    fn __settle_statement<W: Deferring>(self, value: T, registrar: &Registrar<W>) -> T;
     /// Hands the value on.
     fn __stray_statement(self, value: T) -> T;
 }
 
 impl<T> Pass<T> for Statement<T> {
     #[inline]
-    fn __settle_statement<C: Deferrable>(self, value: T, _: &Registrar<C>) -> T {
+    fn __settle_statement<W: Deferring>(self, value: T, _: &Registrar<W>) -> T {
         value
     }
 
@@ -89,7 +92,7 @@ pub trait Settle: Sized {
     /// `()` for a task, the value itself otherwise.
     type Settled;
     /// Registers a task, hands on anything else.
-    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> Self::Settled;
+    fn settle<W: Deferring>(self, registrar: &Registrar<W>) -> Self::Settled;
 }
 
 #[diagnostic::do_not_recommend]
@@ -97,7 +100,7 @@ impl<T: Task> Settle for T {
     type Settled = ();
 
     #[inline]
-    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) {
+    fn settle<W: Deferring>(self, registrar: &Registrar<W>) {
         self.hand_over(Registered(registrar));
     }
 }
@@ -120,7 +123,7 @@ macro_rules! settles_to_itself {
         impl<$($generic)*> Settle for $type {
             type Settled = Self;
             #[inline]
-            fn settle<C: Deferrable>(self, _: &Registrar<C>) -> Self {
+            fn settle<W: Deferring>(self, _: &Registrar<W>) -> Self {
                 self
             }
         }
@@ -173,7 +176,7 @@ impl<T: Settle> Settle for Option<T> {
     type Settled = Option<T::Settled>;
 
     #[inline]
-    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> Self::Settled {
+    fn settle<W: Deferring>(self, registrar: &Registrar<W>) -> Self::Settled {
         self.map(|value| value.settle(registrar))
     }
 }
@@ -191,7 +194,7 @@ impl<T: Settle> Settle for Vec<T> {
     type Settled = Vec<T::Settled>;
 
     #[inline]
-    fn settle<C: Deferrable>(self, registrar: &Registrar<C>) -> Self::Settled {
+    fn settle<W: Deferring>(self, registrar: &Registrar<W>) -> Self::Settled {
         self.into_iter().map(|value| value.settle(registrar)).collect()
     }
 }
@@ -239,8 +242,8 @@ impl Diverges for Never {
 pub trait Receiver {
     /// What becomes of it.
     type Output;
-    /// Takes it.
-    fn receive<T: Task + Send + 'static>(self, task: T) -> Self::Output;
+    /// Takes it, with how to run it.
+    fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> Self::Output;
 }
 
 /// A type's name for itself. With a parameter in it, a bound of a concrete type is what a caller has to prove, not a
@@ -267,31 +270,13 @@ pub trait Captured: Send + 'static {}
 #[diagnostic::do_not_recommend]
 impl<T: Send + 'static> Captured for T {}
 
-struct Registered<'r, C>(&'r Registrar<C>);
+struct Registered<'r, W>(&'r Registrar<W>);
 
-impl<C: Deferrable> Receiver for Registered<'_, C> {
+impl<W: Deferring> Receiver for Registered<'_, W> {
     type Output = ();
     #[inline]
-    fn receive<T: Task + Send + 'static>(self, task: T) {
-        self.0.register(Hook::task(task));
-    }
-}
-
-struct Deferred<'c, A>(&'c mut A);
-
-impl<A: AfterCommit> Receiver for Deferred<'_, A> {
-    type Output = QueryResult<()>;
-    fn receive<T: Task + Send + 'static>(self, task: T) -> QueryResult<()> {
-        self.0.defer_task(task)
-    }
-}
-
-struct Compensation<'c, A>(&'c mut A);
-
-impl<A: AfterCommit> Receiver for Compensation<'_, A> {
-    type Output = QueryResult<()>;
-    fn receive<T: Task + Send + 'static>(self, task: T) -> QueryResult<()> {
-        self.0.compensate_task(task)
+    fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) {
+        self.0.register(Hook::task(task, start), Needs::any::<T, S>());
     }
 }
 
@@ -300,7 +285,7 @@ impl<A: AfterCommit> Receiver for Compensation<'_, A> {
 /// # Errors
 /// `NotInTransaction` outside of a transaction.
 pub fn after_commit<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryResult<()> {
-    task.hand_over(Deferred(conn))
+    conn.defer_task(task)
 }
 
 /// Registers `task` to run after the commit, or runs it now where there is no transaction.
@@ -308,7 +293,7 @@ pub fn after_commit<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryResul
 /// # Errors
 /// What the task returns when it runs now.
 pub fn after_commit_or_now<T: Task>(task: T, conn: &mut impl AfterCommit) -> Result<(), BoxError> {
-    if conn.in_transaction() { Ok(task.hand_over(Deferred(conn))?) } else { task.run().into_result() }
+    conn.defer_task_or_run_it(task)
 }
 
 /// Registers `task` to run after a rollback, for `task(…).after_rollback(conn)`.
@@ -316,7 +301,7 @@ pub fn after_commit_or_now<T: Task>(task: T, conn: &mut impl AfterCommit) -> Res
 /// # Errors
 /// `NotInTransaction` outside of a transaction.
 pub fn after_rollback<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryResult<()> {
-    task.hand_over(Compensation(conn))
+    conn.compensate_task(task)
 }
 
 /// Shows a captured argument: `(&Shown(&x)).write(f)` finds [`Shown::write`] when it is `Debug`, [`Opaque::write`]

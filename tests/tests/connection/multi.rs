@@ -3,7 +3,7 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel_deferred::{Deferrable, DeferredConnection, atomic};
-use diesel_deferred_tests::{Database, Log, Scratch, note, noting, rolled_back, witness};
+use diesel_deferred_tests::{Database, Log, NOTHING, Scratch, note, noting, rolled_back, witness};
 
 type DeferredSqlite = DeferredConnection<SqliteConnection>;
 
@@ -100,7 +100,7 @@ fn around<C: Database>(db: &Scratch<C>, open: impl Fn(C) -> Any) {
             conn.batch_execute("COMMIT")
         });
         assert!(ended.is_err(), "hooks: {hooks}");
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         assert!(!conn.in_transaction());
     }
 
@@ -135,7 +135,7 @@ fn of<C: Database>(db: &Scratch<C>, mut any: AnyDeferred) {
         });
         assert_eq!(inner, rolled_back());
         diesel::insert_into(witness::table).values(witness::id.eq(1)).execute(any)?;
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         QueryResult::Ok(())
     })
     .unwrap();

@@ -8,7 +8,7 @@ use diesel::connection::TransactionManager;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, PooledConnection, R2D2Connection, TestCustomizer};
 use diesel_deferred::{AfterCommit, DeferredConnection, DeferredTransactionManager, atomic};
-use diesel_deferred_tests::{Database, Log, Scratch, note, noting, on_every_database, rolled_back};
+use diesel_deferred_tests::{Database, Log, NOTHING, Scratch, note, noting, on_every_database, rolled_back};
 
 on_every_database! {
     a_pool_of_deferring_connections,
@@ -131,7 +131,7 @@ fn a_connection_with_an_open_transaction_is_thrown_away<C: Database + R2D2Connec
         atomic!(conn, -> QueryResult<()>, { Ok(()) }).unwrap();
         drop(conn);
     }
-    assert_eq!((log.ran(), db.committed()), (vec![], vec![]));
+    assert_eq!((log.ran(), db.committed()), (NOTHING.to_vec(), NOTHING.to_vec()));
 }
 
 /// T1: Diesel's `TestCustomizer`.
@@ -155,7 +155,7 @@ fn a_pool_of_test_transactions<C: Database + R2D2Connection>(db: &Scratch<C>) {
     }
     assert_eq!(log.ran(), [1, 11, 2, 12]);
     assert_eq!(C::witnesses(pool.get().unwrap().inner_mut()), [1, 2], "in the same test transaction");
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
 }
 
 /// The other way round: a bare connection from the pool, wrapped for a while.

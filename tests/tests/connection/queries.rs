@@ -3,7 +3,7 @@
 use diesel::connection::{CacheSize, Connection, DefaultLoadingMode, SimpleConnection};
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, atomic};
-use diesel_deferred_tests::{Database, Log, assert_clean, note, witness};
+use diesel_deferred_tests::{Database, Log, NOTHING, assert_clean, note, witness};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::{notes, on_each_connection};
@@ -82,7 +82,7 @@ on_each_connection! {
             note(&log, 1);
             third_party(conn)?;
             below(conn)?;
-            assert_eq!(log.ran(), []);
+            assert_eq!(log.ran(), NOTHING);
             Ok(())
         })
         .unwrap();

@@ -6,7 +6,7 @@ use diesel::connection::{Connection, InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_deferred::atomic;
-use diesel_deferred_tests::{Log, Scratch, assert_clean, note, record, rolled_back, witness};
+use diesel_deferred_tests::{Log, NOTHING, Scratch, assert_clean, note, record, rolled_back, witness};
 
 use crate::on_each_connection;
 
@@ -172,7 +172,7 @@ mod on_mysql {
         // A level below SERIALIZABLE sees what was committed meanwhile; the default of this server does not.
         atomic!(conn, isolation = ReadCommitted, -> QueryResult<()>, {
             note(&log, 2);
-            assert_eq!(MysqlConnection::witnesses(conn), []);
+            assert_eq!(MysqlConnection::witnesses(conn), NOTHING);
             db.observer().batch_execute("INSERT INTO witness VALUES (7)")?;
             assert_eq!(MysqlConnection::witnesses(conn), [7]);
             Ok(())

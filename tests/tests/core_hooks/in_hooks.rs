@@ -2,7 +2,9 @@
 
 use diesel::prelude::*;
 use diesel_deferred::atomic;
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, noting, on_every_database, rolled_back};
+use diesel_deferred_tests::{
+    Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, rolled_back,
+};
 
 on_every_database! {
     c06_a_hook_is_outside_of_any_transaction,
@@ -100,6 +102,6 @@ fn c09_a_rollback_in_a_hook_drops_its_own_only<C: Database>(db: &Scratch<C>) {
     .unwrap();
     assert_eq!(log.ran(), [1, 2, 3]);
     assert!(conn.last_report().is_clean(), "{}", conn.last_report());
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }

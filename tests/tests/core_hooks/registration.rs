@@ -3,7 +3,9 @@
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_deferred::{AfterCommit, DeferredConnection, DeferredTransactionManager, HookKind, atomic};
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, noting, on_every_database, record, refusal};
+use diesel_deferred_tests::{
+    Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, record, refusal,
+};
 
 use diesel::connection::TransactionManager;
 
@@ -28,7 +30,7 @@ fn c12_outside_of_a_transaction_nothing_is_silent<C: Database>(db: &Scratch<C>) 
     assert!(not_in_transaction(conn.after_commit(noting(&log, 3))));
     assert!(not_in_transaction(conn.after_rollback(noting(&log, 4))));
     assert!(not_in_transaction(conn.before_commit(|_| Ok(()))));
-    assert_eq!(log.ran(), []);
+    assert_eq!(log.ran(), NOTHING);
     assert_clean(db, conn, &log);
 
     note(&log, 5).run();
@@ -92,7 +94,7 @@ fn c18_every_way_to_register_defers<C: Database>(db: &Scratch<C>) {
         DeferredTransactionManager::begin_transaction(conn)?;
         helper(conn, &retried, 10)?;
         DeferredTransactionManager::commit_transaction(conn)?;
-        assert_eq!(retried.ran(), [], "nothing before the commit");
+        assert_eq!(retried.ran(), NOTHING, "nothing before the commit");
         let waiting: Vec<_> = conn.pending().iter().map(|hook| (hook.kind, hook.depth)).collect();
         assert_eq!(waiting, [(HookKind::AfterCommit, 1); 10]);
         Ok(())
@@ -103,7 +105,7 @@ fn c18_every_way_to_register_defers<C: Database>(db: &Scratch<C>) {
     let log = Log::new();
     conn.transaction(|conn| -> QueryResult<()> {
         helper(conn, &log, 1)?;
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         Ok(())
     })
     .unwrap();
@@ -127,7 +129,7 @@ fn c20_a_finished_transaction_takes_no_hooks<C: Database>(db: &Scratch<C>) {
         Ok(())
     });
     assert_eq!(refusal(&result), "EndedEarly");
-    assert_eq!(log.ran(), []);
+    assert_eq!(log.ran(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -146,7 +148,7 @@ fn c20_a_task_called_after_the_end_is_reported<C: Database>(db: &Scratch<C>) {
             Ok(())
         });
         assert_eq!(refusal(&result), "EndedEarly");
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         let lost: Vec<_> = conn.last_report().not_run().iter().map(|hook| hook.task).collect();
         let expected = if nested_after { 2 } else { 1 };
         assert_eq!(lost, vec!["diesel_deferred_tests::log::note"; expected], "nested after: {nested_after}");

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_deferred::atomic;
 use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, note_failing, noting, on_every_database, rolled_back,
+    Database, Log, NOTHING, Scratch, assert_clean, note, note_failing, noting, on_every_database, rolled_back,
 };
 
 on_every_database! {
@@ -24,7 +24,7 @@ fn c01_a_task_runs_when_the_block_has_committed<C: Database>(db: &Scratch<C>) {
     atomic!(conn, -> QueryResult<()>, {
         C::insert(conn, 1)?;
         note(&log, 1);
-        assert_eq!(log.ran(), [], "not before the commit");
+        assert_eq!(log.ran(), NOTHING, "not before the commit");
         Ok(())
     })
     .unwrap();
@@ -46,8 +46,8 @@ fn c02_a_rolled_back_block_never_runs_its_tasks<C: Database>(db: &Scratch<C>) {
     for _ in 0..2 {
         atomic!(conn, -> QueryResult<()>, { Ok(()) }).unwrap();
     }
-    assert_eq!(log.ran(), []);
-    assert_eq!(db.committed(), []);
+    assert_eq!(log.ran(), NOTHING);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -103,7 +103,7 @@ fn c05_a_hook_sees_the_rows_from_another_connection<C: Database>(db: &Scratch<C>
         conn.after_commit(move |_| committed().into_iter().for_each(|id| seen.push(id)))?;
         atomic!(conn, { C::insert(conn, 1) })?;
         C::insert(conn, 2)?;
-        assert_eq!(db.committed(), [], "not before the commit");
+        assert_eq!(db.committed(), NOTHING, "not before the commit");
         Ok(())
     })
     .unwrap();

@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_deferred::{CommitError, DeferredTransactionManager, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, noting, on_every_database, refusal, rolled_back,
+    Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, refusal, rolled_back,
 };
 
 on_every_database! {
@@ -68,7 +68,7 @@ fn e14_before_commit_hooks_run_in_the_transaction<C: Database>(db: &Scratch<C>) 
                 Ok(())
             })
         })?;
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         Ok(())
     })
     .unwrap();
@@ -93,7 +93,7 @@ fn e14_a_before_commit_hook_that_ends_the_transaction_is_refused<C: Database>(db
             })
         });
         assert_eq!(refusal(&result), "EndedEarly", "by hand: {by_hand}");
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         assert_clean(db, conn, &log);
     }
 }
@@ -111,8 +111,8 @@ fn e14_a_before_commit_hook_that_leaves_one_open_is_refused<C: Database>(db: &Sc
         })
     });
     assert_eq!(refusal(&result), "LeftOpen");
-    assert_eq!(log.ran(), []);
-    assert_eq!(db.committed(), []);
+    assert_eq!(log.ran(), NOTHING);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }
 

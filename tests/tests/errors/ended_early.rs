@@ -4,7 +4,7 @@ use diesel::connection::{SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, DeferredTransactionManager, HookKind, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, noting, on_every_database, refusal, rolled_back,
+    Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, refusal, rolled_back,
 };
 
 on_every_database! {
@@ -51,7 +51,7 @@ fn e09_raw_commit_and_rollback_are_refused<C: Database>(db: &Scratch<C>) {
                 assert_eq!(refusal(&result), "EndedEarly", "{context}");
                 let text = result.unwrap_err().to_string();
                 assert!(text.contains("a raw COMMIT") && text.contains("let `atomic!` begin and end"), "{text}");
-                assert_eq!(log.ran(), [], "{context}");
+                assert_eq!(log.ran(), NOTHING, "{context}");
                 assert_eq!(db.committed().contains(&id), sql == "COMMIT", "{context}");
                 let lost: Vec<_> = conn.last_report().not_run().iter().map(|hook| hook.kind).collect();
                 let expected = [HookKind::AfterCommit, HookKind::AfterRollback];
@@ -76,7 +76,7 @@ fn e09_a_later_nested_block_does_not_wipe_the_report<C: Database>(db: &Scratch<C
     });
     assert_eq!(refusal(&result), "EndedEarly");
     assert_eq!(conn.last_report().not_run().len(), 1, "{}", conn.last_report());
-    assert_eq!(log.ran(), []);
+    assert_eq!(log.ran(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -96,7 +96,7 @@ fn e09_a_nested_block_does_not_stand_in_for_the_one_that_ended<C: Database>(db: 
             });
             let context = format!("{sql}, nested commits: {nested_commits}, outer: {outer_commits}");
             assert!(result.is_err(), "{context}");
-            assert_eq!(log.ran(), [], "{context}");
+            assert_eq!(log.ran(), NOTHING, "{context}");
             assert_eq!(db.committed().contains(&id), sql == "COMMIT", "{context}");
             assert_clean(db, conn, &log);
             db.observer().batch_execute("DELETE FROM witness").unwrap();
@@ -122,7 +122,7 @@ fn e09_nested_too<C: Database>(db: &Scratch<C>) {
             Ok(())
         });
         assert_eq!(refusal(&result), "EndedEarly");
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         assert_eq!(conn.last_report().not_run().len(), 4, "{}", conn.last_report());
         assert_clean(db, conn, &log);
     }
@@ -147,7 +147,7 @@ fn e09_rollback_hooks_do_not_run_after_a_raw_commit<C: Database>(db: &Scratch<C>
                 Ok(result) => assert_eq!(result, rolled_back(), "the block's own error, {way}"),
                 Err(_) => assert!(panic),
             }
-            assert_eq!(log.ran(), [], "{way}, panic: {panic}");
+            assert_eq!(log.ran(), NOTHING, "{way}, panic: {panic}");
             assert_eq!(conn.last_report().not_run().len(), 2, "{way}, panic: {panic}");
             assert_clean(db, conn, &log);
         }
@@ -167,7 +167,7 @@ fn e09_what_follows_in_the_block_reaches_no_other_transaction<C: Database>(db: &
         Ok(())
     });
     assert_eq!(refusal(&result), "EndedEarly");
-    assert_eq!(log.ran(), []);
+    assert_eq!(log.ran(), NOTHING);
     assert_eq!(conn.last_report().not_run().len(), 2, "{}", conn.last_report());
     assert_clean(db, conn, &log);
 }
@@ -208,7 +208,7 @@ fn e12_a_replaced_connection_takes_its_hooks_along<C: Database>(db: &Scratch<C>)
                 Ok(()) => assert_eq!(refusal(&result), "EndedEarly"),
                 Err(_) => assert_eq!(result, rolled_back()),
             }
-            assert_eq!(log.ran(), []);
+            assert_eq!(log.ran(), NOTHING);
             assert_eq!(conn.last_report().not_run().len(), 2, "{}", conn.last_report());
             assert!(!db.committed().contains(&1));
             assert_clean(db, conn, &log);
@@ -249,7 +249,7 @@ mod on_sqlite {
                 let error = result.unwrap_err();
                 assert!(error.to_string().contains("UNIQUE constraint"), "{error}");
             }
-            assert_eq!(log.ran(), []);
+            assert_eq!(log.ran(), NOTHING);
             assert_eq!(conn.last_report().not_run().len(), 1);
             assert!(!db.committed().contains(&2));
             assert_clean(db, conn, &log);
@@ -276,7 +276,7 @@ mod on_postgres {
                 end
             });
             assert!(result.is_err());
-            assert_eq!(log.ran(), []);
+            assert_eq!(log.ran(), NOTHING);
             assert_clean(db, conn, &log);
             assert!(!db.committed().contains(&1), "rolled back, not committed with the next block");
         }
@@ -316,7 +316,7 @@ mod on_mysql {
             rolled_back()
         });
         assert!(result.is_err());
-        assert_eq!((db.committed(), log.ran()), (vec![1], vec![]));
+        assert_eq!((db.committed(), log.ran()), (vec![1], NOTHING.to_vec()));
         assert_eq!(conn.last_report().not_run().len(), 1, "{}", conn.last_report());
     }
 
@@ -343,7 +343,7 @@ mod on_mysql {
                 assert_eq!(refusal(&result), "EndedEarly", "{context}");
                 let text = result.unwrap_err().to_string();
                 assert!(text.contains("DDL on MySQL and MariaDB") && text.contains("run DDL outside"), "{text}");
-                assert_eq!(log.ran(), [], "{context}");
+                assert_eq!(log.ran(), NOTHING, "{context}");
                 assert!(db.committed().contains(&table), "{context}: committed by the DDL");
                 assert_eq!(conn.last_report().not_run().len(), if hooks { 2 } else { 0 }, "{context}");
                 assert_clean(db, conn, &log);
@@ -369,7 +369,7 @@ mod on_mysql {
                 false => assert_eq!(result, Ok(())),
                 true => assert_eq!(refusal(&result), "EndedEarly"),
             }
-            assert_eq!(log.ran(), []);
+            assert_eq!(log.ran(), NOTHING);
             assert_clean(db, conn, &log);
         }
     }
@@ -396,7 +396,7 @@ mod on_mysql {
                 }
             });
             assert_eq!(result, rolled_back());
-            assert_eq!(log.ran(), [], "nested: {nested}");
+            assert_eq!(log.ran(), NOTHING, "nested: {nested}");
             assert_clean(db, conn, &log);
         }
     }

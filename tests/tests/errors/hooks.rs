@@ -4,8 +4,8 @@ use diesel::connection::TransactionManager;
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, DeferredTransactionManager, FailureCause, HookKind, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, note_failing, note_panicking, noting, on_every_database, rolled_back,
-    traced,
+    Database, Log, NOTHING, Scratch, assert_clean, note, note_failing, note_panicking, noting, on_every_database,
+    rolled_back, traced,
 };
 
 on_every_database! {
@@ -143,7 +143,7 @@ fn e04_a_hook_that_leaves_a_transaction_open_is_a_failure<C: Database>(db: &Scra
     assert_eq!(log.ran(), [2, 3]);
     let [failure] = conn.last_report().failures() else { panic!("{}", conn.last_report()) };
     assert!(matches!(failure.cause, FailureCause::LeftTransactionOpen), "{failure}");
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_deferred::{CommitError, DeferredConnection, HookKind, atomic};
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, cut_behind_commit, note, noting, refusal};
+use diesel_deferred_tests::{Database, Log, NOTHING, Scratch, assert_clean, cut_behind_commit, note, noting, refusal};
 
 macro_rules! on_every_server {
     ($($name:ident),* $(,)?) => {
@@ -70,7 +70,7 @@ fn e11_lost_before_commit<C: Database>(db: &Scratch<C>) {
         let text = error.to_string();
         assert!(text.contains("whether the transaction committed is unknown") && text.contains("look for the rows"));
         assert!(std::error::Error::source(CommitError::of(&error).unwrap()).is_some());
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         let expected = [HookKind::AfterCommit, HookKind::AfterRollback];
         assert_eq!(lost_hooks(conn), if hooks { &expected[..] } else { &[] });
         assert!(!db.committed().contains(&1));
@@ -101,7 +101,7 @@ fn e11_lost_when_commit_was_executed<C: Database>(db: &Scratch<C>) {
         });
         assert_eq!(refusal(&result), "Unknown");
         assert_eq!(attempts, 1);
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         assert_eq!(lost_hooks(conn).len(), if hooks { 2 } else { 0 });
         // The server's answer to nobody: wait for it.
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -125,7 +125,7 @@ fn e11_lost_in_the_block<C: Database>(db: &Scratch<C>) {
     });
     assert!(matches!(result, Err(Error::DatabaseError(..))), "{result:?}");
     assert_eq!(log.ran(), [2], "rolled back for certain");
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
     assert_broken(db, conn, &log);
 }
 
@@ -145,8 +145,8 @@ fn e11_lost_in_the_block_and_swallowed<C: Database>(db: &Scratch<C>) {
         });
         // libpq tells that the connection is gone; MySQL's client only that a statement failed.
         assert_eq!(refusal(&result), if C::NAME == "PostgreSQL" { "RolledBack" } else { "Unknown" });
-        assert_eq!(log.ran(), []);
-        assert_eq!(db.committed(), []);
+        assert_eq!(log.ran(), NOTHING);
+        assert_eq!(db.committed(), NOTHING);
         assert_broken(db, conn, &log);
         db.observer().batch_execute("DELETE FROM witness").unwrap();
     }
@@ -172,7 +172,7 @@ fn e11_lost_in_an_inner_block<C: Database>(db: &Scratch<C>) {
             Ok(())
         });
         assert!(result.is_err());
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         assert_broken(db, conn, &log);
     }
 }

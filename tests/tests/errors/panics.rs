@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, atomic, deferred_task};
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, noting, on_every_database, rolled_back};
+use diesel_deferred_tests::{
+    Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, rolled_back,
+};
 
 on_every_database! {
     e05_a_panic_in_the_block_rolls_back_and_goes_on,
@@ -38,8 +40,8 @@ fn e05_a_panic_in_the_block_rolls_back_and_goes_on<C: Database>(db: &Scratch<C>)
         })
     });
     assert_eq!(panic, "in the inner block");
-    assert_eq!(log.ran(), []);
-    assert_eq!(db.committed(), []);
+    assert_eq!(log.ran(), NOTHING);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -102,7 +104,7 @@ fn e14_a_panic_before_the_commit_rolls_back<C: Database>(db: &Scratch<C>) {
     });
     assert_eq!(panic, "before the commit");
     assert_eq!(log.ran(), [2]);
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }
 

@@ -6,7 +6,7 @@ use diesel::connection::{InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_deferred::{DeferredConnection, atomic};
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, noting, on_every_database, refusal};
+use diesel_deferred_tests::{Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, refusal};
 
 on_every_database! {
     e13_other_errors_are_not_retried,
@@ -31,7 +31,7 @@ fn e13_other_errors_are_not_retried<C: Database>(db: &Scratch<C>) {
     });
     assert!(result.is_err());
     assert_eq!(attempts, 2);
-    assert_eq!(log.ran(), []);
+    assert_eq!(log.ran(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -144,7 +144,7 @@ mod on_sqlite {
             SqliteConnection::insert(conn, attempts)
         });
         assert_eq!(result.unwrap_err().to_string(), "database is locked");
-        assert_eq!((attempts, log.ran()), (4, vec![]));
+        assert_eq!((attempts, log.ran()), (4, NOTHING.to_vec()));
         let result = atomic!(conn, retries = 0, -> QueryResult<()>, {
             attempts += 1;
             SqliteConnection::insert(conn, attempts)
@@ -205,7 +205,7 @@ mod on_sqlite {
             }
             assert_clean(db, conn, &log);
         }
-        assert_eq!((attempts, log.ran()), (2, vec![]));
+        assert_eq!((attempts, log.ran()), (2, NOTHING.to_vec()));
         assert_eq!(db.committed()[..2], [1, 2]);
     }
 }
@@ -331,7 +331,7 @@ mod on_postgres {
             conn.batch_execute("COMMIT")
         });
         assert_eq!(refusal(&result), "EndedEarly");
-        assert_eq!((attempts, log.ran(), db.committed()), (1, vec![], vec![1, 2]));
+        assert_eq!((attempts, log.ran(), db.committed()), (1, NOTHING.to_vec(), vec![1, 2]));
         assert_clean(db, conn, &log);
     }
 }

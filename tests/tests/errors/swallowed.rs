@@ -3,7 +3,7 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, atomic};
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, noting, on_every_database, refusal};
+use diesel_deferred_tests::{Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, refusal};
 
 on_every_database! {
     e07_a_swallowed_error_never_runs_hooks_for_lost_rows,
@@ -309,7 +309,7 @@ mod on_mysql {
                 Ok(())
             });
             assert_eq!(refusal(&result), "EndedEarly");
-            assert_eq!(log.ran(), []);
+            assert_eq!(log.ran(), NOTHING);
             assert!(!db.committed().contains(&3));
             assert_clean(db, conn, &log);
         }

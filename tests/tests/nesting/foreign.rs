@@ -4,7 +4,7 @@ use diesel::connection::{Connection, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, DeferredTransactionManager, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, noting, on_every_database, refusal, rolled_back,
+    Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, refusal, rolled_back,
 };
 
 on_every_database! {
@@ -40,8 +40,8 @@ fn n07_a_failed_release_drops_that_level<C: Database>(db: &Scratch<C>) {
         Ok(())
     });
     assert_eq!(refusal(&result), "EndedEarly", "the level's rows can't be rolled back alone, so all of them are");
-    assert_eq!(log.ran(), []);
-    assert_eq!(db.committed(), []);
+    assert_eq!(log.ran(), NOTHING);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -78,7 +78,7 @@ fn n09_plain_transactions_in_a_block_nest<C: Database>(db: &Scratch<C>) {
             rolled_back()
         });
         assert_eq!(inner, rolled_back());
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         Ok(())
     })
     .unwrap();
@@ -96,7 +96,7 @@ fn n09_a_block_in_a_plain_transaction_waits_for_it<C: Database>(db: &Scratch<C>)
                 note(&log, 1);
                 C::insert(conn, 1)
             })?;
-            assert_eq!(log.ran(), [], "the plain one is the outermost");
+            assert_eq!(log.ran(), NOTHING, "the plain one is the outermost");
             if commit { Ok(()) } else { rolled_back() }
         });
         assert_eq!(db.committed(), log.ran(), "committed: {commit}");
@@ -119,7 +119,7 @@ fn n09_transactions_of_the_connection_below_nest<C: Database>(db: &Scratch<C>) {
         assert_eq!(third_party::<C>(conn, false), rolled_back());
         third_party::<C>(conn, true)?;
         note(&log, 2);
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         Ok(())
     })
     .unwrap();
@@ -145,7 +145,7 @@ fn n09_a_wrapped_open_transaction_counts<C: Database>(db: &Scratch<C>) {
         .unwrap();
         conn.after_rollback(noting(&log, 3)).unwrap();
         DeferredTransactionManager::commit_transaction(conn).unwrap();
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         if commit {
             DeferredTransactionManager::commit_transaction(conn).unwrap();
             assert_eq!(log.ran(), [1, 2]);

@@ -3,7 +3,8 @@
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, FailureCause, HookKind, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, note_failing, note_panicking, noting, on_every_database, rolled_back,
+    Database, Log, NOTHING, Scratch, assert_clean, note, note_failing, note_panicking, noting, on_every_database,
+    rolled_back,
 };
 
 on_every_database! {
@@ -29,7 +30,7 @@ fn n12_deepest_first_and_the_latest_first<C: Database>(db: &Scratch<C>) {
             note(&log, 22).after_rollback(conn)
         })?;
         conn.after_rollback(noting(&log, 2))?;
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         rolled_back()
     });
     assert_eq!(result, rolled_back());
@@ -48,7 +49,7 @@ fn n12_never_on_commit<C: Database>(db: &Scratch<C>) {
     })
     .unwrap();
     assert!(atomic!(conn, -> QueryResult<()>, { rolled_back() }).is_err());
-    assert_eq!(log.ran(), []);
+    assert_eq!(log.ran(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -59,7 +60,7 @@ fn n12_of_a_committed_child_when_an_ancestor_rolls_back<C: Database>(db: &Scratc
     atomic!(conn, -> QueryResult<()>, {
         let child: QueryResult<()> = atomic!(conn, {
             atomic!(conn, -> QueryResult<()>, { note(&log, 1).after_rollback(conn) })?;
-            assert_eq!(log.ran(), []);
+            assert_eq!(log.ran(), NOTHING);
             rolled_back()
         });
         assert_eq!(child, rolled_back());
@@ -103,7 +104,7 @@ fn n12_a_savepoints_run_while_the_outer_transaction_goes_on<C: Database>(db: &Sc
             rolled_back()
         });
         assert_eq!(child, rolled_back());
-        assert_eq!(db.committed(), []);
+        assert_eq!(db.committed(), NOTHING);
         Ok(())
     })
     .unwrap();

@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_deferred::{FailureCause, HookKind, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Scratch, note, note_failing, noting, on_every_database, record, rolled_back,
+    Database, Log, NOTHING, Scratch, note, note_failing, noting, on_every_database, record, rolled_back,
 };
 
 on_every_database! {
@@ -44,7 +44,7 @@ fn t01_hooks_run_when_the_apps_outermost_block_returns<C: Database>(db: &Scratch
     }
     assert_eq!(log.ran(), [11, 12, 13, 14, 21, 22, 23, 24]);
     assert_eq!(C::witnesses(conn.inner_mut()), [10, 20]);
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
 }
 
 /// T1: the same drops, the same reports.
@@ -85,7 +85,7 @@ fn t01_rolled_back_blocks_and_failures_are_as_in_production<C: Database>(db: &Sc
     assert!(panic.is_err());
     assert_eq!(C::witnesses(conn.inner_mut()), [3, 4]);
     assert_eq!(log.ran(), [2, 3]);
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
 }
 
 /// T1, N10: a test transaction does not count for `outermost`, nor for what belongs to BEGIN.
@@ -141,7 +141,7 @@ fn t01_test_transaction_is_one<C: Database>(db: &Scratch<C>) {
     });
     assert_eq!(value, 7);
     assert_eq!(log.ran(), [1]);
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
     diesel_deferred_tests::assert_clean(db, conn, &log);
 
     atomic!(conn, -> QueryResult<()>, {

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, HookKind, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Scratch, assert_clean, note, noting, on_every_database, record, rolled_back,
+    Database, Log, NOTHING, Scratch, assert_clean, note, noting, on_every_database, record, rolled_back,
 };
 
 on_every_database! {
@@ -27,7 +27,7 @@ fn n01_an_inner_commit_runs_nothing<C: Database>(db: &Scratch<C>) {
             note(&log, 1);
             Ok(())
         })?;
-        assert_eq!(log.ran(), [], "after the inner block's Ok");
+        assert_eq!(log.ran(), NOTHING, "after the inner block's Ok");
         let [hook] = &conn.pending()[..] else { panic!("{:?}", conn.pending()) };
         assert_eq!((hook.depth, hook.kind), (1, HookKind::AfterCommit), "it belongs to the outer block now");
         Ok(())
@@ -89,7 +89,7 @@ fn n03_a_grandchild_in_a_failed_child_is_dropped_too<C: Database>(db: &Scratch<C
     })
     .unwrap();
     assert_eq!(log.ran(), [1, 20]);
-    assert_eq!(db.committed(), []);
+    assert_eq!(db.committed(), NOTHING);
     successful(conn, &log, 5).unwrap();
     assert_eq!(log.ran(), [1, 20, 5, 6, 7, 17, 16, 15]);
     assert_eq!(db.committed(), [5, 6, 7]);
@@ -109,8 +109,8 @@ fn n04_nothing_runs_when_the_outer_block_fails<C: Database>(db: &Scratch<C>) {
         rolled_back()
     });
     assert_eq!(result, rolled_back());
-    assert_eq!(log.ran(), []);
-    assert_eq!(db.committed(), []);
+    assert_eq!(log.ran(), NOTHING);
+    assert_eq!(db.committed(), NOTHING);
     assert_clean(db, conn, &log);
 }
 
@@ -141,7 +141,7 @@ fn n06_an_empty_first_sibling_changes_nothing<C: Database>(db: &Scratch<C>) {
         atomic!(conn, -> QueryResult<()>, { Ok(()) })?;
         note(&log, 1);
         conn.after_commit(noting(&log, 2))?;
-        assert_eq!(log.ran(), []);
+        assert_eq!(log.ran(), NOTHING);
         Ok(())
     })
     .unwrap();

@@ -1,0 +1,91 @@
+//! What the asynchronous connection below must tell a deferring one.
+//!
+//! Must not know: how that is used.
+
+use diesel_async::AsyncConnection;
+
+use super::CommitProof;
+#[cfg(feature = "async-sqlite")]
+use super::Deferrable;
+use crate::atomic::BeginOptions;
+
+/// A diesel-async connection that an [`AsyncDeferredConnection`](crate::AsyncDeferredConnection) can wrap.
+///
+/// Implemented for diesel-async's own connections, for `&mut` to one, and for pooled ones. For a connection of another crate one
+/// line does: `impl AsyncDeferrable for TheirConnection {}`, because the default proof works on every SQL database.
+#[diagnostic::on_unimplemented(
+    message = "`AsyncDeferredConnection` does not know how to prove a COMMIT on `{Self}`",
+    note = "in a generic function write the bound `{Self}: diesel_deferred::AsyncDeferrable`; for diesel-async's own connections turn on the feature \
+            `async-postgres`, `async-mysql` or `async-sqlite` of diesel-deferred; for a connection type of your own write \
+            `impl diesel_deferred::AsyncDeferrable for {Self} {{}}`: the default proof works on every SQL database"
+)]
+pub trait AsyncDeferrable: AsyncConnection {
+    /// What it takes to believe that a COMMIT on this connection committed.
+    const PROOF: CommitProof = CommitProof::Savepoint;
+
+    /// Whether the connection is still in step with its server when the future of a statement was dropped.
+    #[doc(hidden)]
+    const OUTLIVES_DROPPED_STATEMENTS: bool = false;
+
+    /// The SQL that opens a transaction with these options: the standard's by default.
+    #[doc(hidden)]
+    fn begin_sql(options: &BeginOptions) -> String {
+        options.standard_sql()
+    }
+}
+
+#[cfg(feature = "async-postgres")]
+impl AsyncDeferrable for diesel_async::AsyncPgConnection {
+    const PROOF: CommitProof = CommitProof::Statement;
+    // Its client takes the answers that nobody waits for off the wire.
+    const OUTLIVES_DROPPED_STATEMENTS: bool = true;
+}
+
+#[cfg(feature = "async-mysql")]
+impl AsyncDeferrable for diesel_async::AsyncMysqlConnection {
+    fn begin_sql(options: &BeginOptions) -> String {
+        options.mysql_sql()
+    }
+}
+
+#[cfg(feature = "async-sqlite")]
+impl<C, S> AsyncDeferrable for diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S>
+where
+    Self: AsyncConnection,
+    C: Deferrable,
+{
+    const PROOF: CommitProof = C::PROOF;
+    // A dropped statement is waited for.
+    const OUTLIVES_DROPPED_STATEMENTS: bool = true;
+
+    fn begin_sql(options: &BeginOptions) -> String {
+        C::begin_sql(options)
+    }
+}
+
+/// What derefs to a connection is one.
+macro_rules! like_its_target {
+    ($($(#[$attribute:meta])* [$($generics:tt)*] $type:ty => $target:ty,)*) => {$(
+        $(#[$attribute])*
+        #[diagnostic::do_not_recommend]
+        impl<$($generics)*> AsyncDeferrable for $type
+        where
+            Self: AsyncConnection,
+            $target: AsyncDeferrable,
+        {
+            const PROOF: CommitProof = <$target as AsyncDeferrable>::PROOF;
+            const OUTLIVES_DROPPED_STATEMENTS: bool = <$target as AsyncDeferrable>::OUTLIVES_DROPPED_STATEMENTS;
+
+            fn begin_sql(options: &BeginOptions) -> String {
+                <$target as AsyncDeferrable>::begin_sql(options)
+            }
+        }
+    )*};
+}
+
+like_its_target! {
+    [C] &mut C => C,
+    #[cfg(feature = "bb8")] [M: bb8::ManageConnection] bb8::PooledConnection<'_, M> => M::Connection,
+    #[cfg(feature = "deadpool")] [M: deadpool::managed::Manager] deadpool::managed::Object<M> => M::Type,
+    #[cfg(feature = "mobc")] [M: mobc::Manager] mobc::Connection<M> => M::Connection,
+}

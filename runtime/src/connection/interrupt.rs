@@ -1,0 +1,112 @@
+//! What becomes of a transaction whose future was dropped before it ended: a block that was cancelled, by a timeout or because
+//! nobody waits for its answer any more. Only on asynchronous connections.
+//!
+//! Its hooks are dealt with at once, for nothing of it will be committed by this connection. The ROLLBACK has to wait: dropping a
+//! future is no place to await one. Until then the connection refuses all use.
+//!
+//! Must not know: how statements are refused.
+
+use diesel::result::QueryResult;
+
+use super::keeper::Interrupted;
+use super::transaction::unwind_to;
+use super::wrapper::Wrapper;
+use crate::error::CommitError;
+
+#[cfg(feature = "async")]
+pub(crate) use self::block::OpenBlock;
+
+/// Rolls back what a dropped block left open, where the connection below can still be used.
+///
+/// # Errors
+/// [`CommitError::Cancelled`] where it cannot.
+#[cold]
+pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    let in_block = matches!(conn.keeper().interrupted, Interrupted::InBlock { .. });
+    if in_block && W::OUTLIVES_DROPPED_STATEMENTS {
+        conn.keeper().interrupted = Interrupted::No;
+        let base = conn.state().map_or(0, |state| state.base);
+        unwind_to(conn, base).await;
+        if conn.state().is_some() {
+            return Ok(());
+        }
+    }
+    Err(CommitError::Cancelled.into())
+}
+
+/// Blocks whose future may be dropped.
+#[cfg(feature = "async")]
+mod block {
+    use diesel::result::{Error, QueryResult};
+
+    use crate::connection::keeper::Interrupted;
+    use crate::connection::run::{bury, bury_before_commit, lose, run_without_connection};
+    use crate::connection::transaction::{Opening, Promise, begin, end};
+    use crate::connection::wrapper::Wrapper;
+    use crate::panics::{Panic, contain};
+    use crate::queue::Dropped;
+    use crate::report::HookKind;
+
+    /// An open block of an asynchronous connection. Dropped before it was ended, it is cancelled.
+    #[derive(Debug)]
+    pub(crate) struct OpenBlock<'c, W: Wrapper> {
+        pub(crate) conn: &'c mut W,
+        entry: usize,
+        promise: Promise,
+        ended: bool,
+    }
+
+    impl<'c, W: Wrapper> OpenBlock<'c, W> {
+        /// Begins it.
+        pub(crate) async fn begin(conn: &'c mut W, opening: Opening<'_>) -> QueryResult<Self> {
+            let entry = begin(conn, opening).await?;
+            conn.keeper().blocks += 1;
+            Ok(Self { conn, entry, promise: opening.promise(), ended: false })
+        }
+
+        /// Ends it as its callback did.
+        pub(crate) async fn end<R, E: From<Error>>(mut self, outcome: Result<Result<R, E>, Panic>) -> Result<R, E> {
+            let result = end(self.conn, self.entry, self.promise, outcome).await;
+            self.ended = true;
+            result
+        }
+    }
+
+    impl<W: Wrapper> Drop for OpenBlock<'_, W> {
+        fn drop(&mut self) {
+            self.conn.keeper().blocks -= 1;
+            if !self.ended {
+                cut(self.conn, self.entry);
+            }
+        }
+    }
+
+    /// The future of a block that was begun at depth `entry` is being dropped.
+    #[cold]
+    fn cut<W: Wrapper>(conn: &mut W, entry: usize) {
+        let interrupted = conn.keeper().interrupted;
+        // Diesel's own bookkeeping may be out of reach where a statement still runs, and panics then.
+        let state = contain(|| conn.state()).ok().flatten();
+        if interrupted == Interrupted::No && state.is_some_and(|state| state.depth <= entry) {
+            // It had ended: what was dropped was waiting for its hooks.
+            return;
+        }
+        let outermost = state.is_none_or(|state| entry <= state.base);
+        let keeper = conn.keeper();
+        if matches!(interrupted, Interrupted::No | Interrupted::InBlock { .. }) {
+            keeper.interrupted = Interrupted::InBlock { outermost };
+        }
+        let Dropped { commit, rollback, before } = keeper.queue().rollback_to(entry);
+        if interrupted == Interrupted::InCommit {
+            let why = "its transaction was cancelled during COMMIT";
+            lose(keeper, &commit, HookKind::AfterCommit, entry, why);
+            lose(keeper, &rollback, HookKind::AfterRollback, entry, why);
+            bury(keeper, rollback, HookKind::AfterRollback);
+        } else {
+            run_without_connection(conn, rollback, HookKind::AfterRollback, entry);
+        }
+        let keeper = conn.keeper();
+        bury(keeper, commit, HookKind::AfterCommit);
+        bury_before_commit(keeper, before);
+    }
+}

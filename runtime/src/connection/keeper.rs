@@ -1,0 +1,236 @@
+//! What a deferring connection keeps beside the connection below: the hooks that wait, and what is known of the transaction.
+//!
+//! Must not know: how a transaction begins and ends.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diesel::result::{Error, QueryResult};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+
+use super::run::{Ready, lose_strays};
+use super::watch::{Doubt, Watch};
+use super::wrapper::{State, Wrapper};
+use crate::dispatch::Route;
+use crate::error::CommitError;
+use crate::hook::{BeforeCommit, Hook};
+use crate::queue::Queue;
+use crate::report::{HookKind, PendingHook, Report};
+
+/// The state of the deferring connection `W`.
+pub(crate) struct Keeper<W> {
+    /// Up to date only behind a call of [`Self::queue`].
+    pub(super) queue: Queue<Hook<W>, BeforeCommit<W>>,
+    staging: Staging<W>,
+    /// A second handle to it for the next block: handing out one that exists costs no atomic operation.
+    spare: Option<Staging<W>>,
+    pub(super) watch: Watch,
+    /// Why the open transaction must not be committed any more.
+    pub(super) doom: Option<Doom>,
+    pub(super) interrupted: Interrupted,
+    pub(super) ready: Ready<W>,
+    pub(super) report: Report,
+    /// How many lists of hooks are being run, one in the other.
+    pub(super) running: usize,
+    /// How many blocks are open, one in the other, whatever became of their transactions.
+    pub(super) blocks: usize,
+    pub(super) stop_at_first_failure: bool,
+    /// Where tasks go that do not run on this thread.
+    pub(super) route: Route,
+}
+
+/// A verdict on a transaction that came before its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Doom {
+    RolledBack,
+    EndedEarly,
+}
+
+impl From<Doom> for CommitError {
+    fn from(doom: Doom) -> Self {
+        match doom {
+            Doom::RolledBack => Self::RolledBack,
+            Doom::EndedEarly => Self::EndedEarly,
+        }
+    }
+}
+
+/// Whether the future of something that this connection was doing was dropped before that was done. A statement is marked while
+/// it is under way; where its future is dropped, the mark stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    #[default]
+    No,
+    /// A block, between two statements of ours.
+    #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "nothing else is cancelled"))]
+    InBlock { outermost: bool },
+    /// A statement that begins, releases or rolls back.
+    InStatement,
+    /// The outermost COMMIT.
+    InCommit,
+}
+
+impl<W> Keeper<W> {
+    pub(super) fn new() -> Self {
+        let mut watch = Watch::default();
+        // Of a transaction that is open already nothing was seen.
+        watch.suspect(Doubt::Unseen);
+        Self {
+            queue: Queue::new(),
+            staging: Staging::new(),
+            spare: None,
+            watch,
+            doom: None,
+            interrupted: Interrupted::No,
+            ready: Ready::new(),
+            report: Report::default(),
+            running: 0,
+            blocks: 0,
+            stop_at_first_failure: false,
+            route: Route::none(),
+        }
+    }
+
+    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
+    pub(super) fn pending(&self) -> Vec<PendingHook> {
+        let queue = &self.queue;
+        let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
+        let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
+        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(depth));
+        let staged = self.staging.inspect(|hook| hook.describe(HookKind::AfterCommit, queue.depth()));
+        commit.chain(staged).chain(rollback).chain(before).collect()
+    }
+
+    /// Where a block's statements register their tasks.
+    pub(crate) fn lend_staging(&mut self) -> Staging<W> {
+        self.spare.take().unwrap_or_else(|| self.staging.clone())
+    }
+
+    /// The block has ended.
+    pub(crate) fn return_staging(&mut self, staging: Staging<W>) {
+        if self.spare.is_none() {
+            self.spare = Some(staging);
+        }
+    }
+
+    /// The queue, up to date with what blocks have staged.
+    #[inline]
+    pub(super) fn queue(&mut self) -> &mut Queue<Hook<W>, BeforeCommit<W>> {
+        if self.staging.0.occupied.load(Ordering::Relaxed) {
+            self.take_over_staged();
+        }
+        &mut self.queue
+    }
+
+    fn take_over_staged(&mut self) {
+        let mut staged = self.staging.lock();
+        self.staging.0.occupied.store(false, Ordering::Relaxed);
+        if self.queue.depth() > 0 {
+            self.queue.append_after_commit(&mut staged);
+            return;
+        }
+        let strays = std::mem::take(&mut *staged);
+        drop(staged);
+        lose_strays(self, strays);
+    }
+
+    /// Whether some task that was registered takes more than the connection to run.
+    pub(super) fn has_needs(&self) -> bool {
+        self.staging.0.needs.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_needs(&self) {
+        self.staging.0.needs.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn forget_needs(&self) {
+        self.staging.0.needs.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The queue, where a transaction is open, with a mark for each depth.
+pub(super) fn open_queue<W: Wrapper>(conn: &mut W) -> QueryResult<&mut Queue<Hook<W>, BeforeCommit<W>>> {
+    // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
+    let Some(State { depth, .. }) = conn.state().filter(|state| state.is_nested()) else {
+        return Err(Error::NotInTransaction);
+    };
+    let queue = conn.keeper().queue();
+    // Transactions may have been opened below the wrapper, or before it.
+    queue.begin_up_to(depth);
+    Ok(queue)
+}
+
+impl<W> fmt::Debug for Keeper<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper")
+            .field("queue", &self.queue)
+            .field("staged", &self.staging)
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tasks on their way from the statements of a block into the connection's queue.
+///
+/// A block registers here and not on the connection itself, because a statement's value may still borrow the connection
+/// when its task is registered. The connection takes over what is staged before it looks at its queue, so that the order
+/// is kept and the queue itself needs no lock.
+pub(crate) struct Staging<W>(Arc<StagingInner<W>>);
+
+struct StagingInner<W> {
+    /// Whether the list may hold anything: a transaction without tasks never takes the lock.
+    occupied: AtomicBool,
+    /// Whether any task takes a dispatcher.
+    needs: AtomicBool,
+    tasks: SpinMutex<Vec<Hook<W>>>,
+}
+
+impl<W> Staging<W> {
+    fn new() -> Self {
+        Self(Arc::new(StagingInner {
+            occupied: AtomicBool::new(false),
+            needs: AtomicBool::new(false),
+            tasks: SpinMutex::new(Vec::new()),
+        }))
+    }
+
+    /// Maps what is staged. Not under the lock: `f` runs code of a user's.
+    fn inspect<T>(&self, f: impl FnMut(&Hook<W>) -> T) -> Vec<T> {
+        let mut staged = std::mem::take(&mut *self.lock());
+        let mapped = staged.iter().map(f).collect();
+        let mut tasks = self.lock();
+        staged.append(&mut tasks);
+        *tasks = staged;
+        mapped
+    }
+
+    #[inline]
+    fn lock(&self) -> SpinMutexGuard<'_, Vec<Hook<W>>> {
+        self.0.tasks.lock()
+    }
+
+    // Always inlined: the hook is then built where it is stored, not copied there.
+    #[inline(always)]
+    pub(crate) fn push(&self, hook: Hook<W>, needs: bool) {
+        let mut tasks = self.lock();
+        tasks.push(hook);
+        // Relaxed: whoever reads them has the connection by `&mut`, so was synchronised with by other means.
+        self.0.occupied.store(true, Ordering::Relaxed);
+        if needs {
+            self.0.needs.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<W> Clone for Staging<W> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<W> fmt::Debug for Staging<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.lock(), f)
+    }
+}

@@ -1,0 +1,464 @@
+//! The asynchronous wrapper: what users call on it, and its part of the flow of a transaction.
+//!
+//! Must not know: how a transaction begins and ends (that is `transaction`), or what diesel-async's traits want
+//! (`forward_async`).
+
+use std::any::type_name;
+use std::fmt::{self, Debug, Write};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, Location};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diesel::connection::{InstrumentationEvent, TransactionManagerStatus};
+use diesel::result::{Error, QueryResult};
+use diesel_async::TransactionManager;
+use futures_util::FutureExt;
+
+use super::async_deferrable::AsyncDeferrable;
+use super::commit::commit;
+use super::interrupt::{OpenBlock, recover};
+use super::keeper::{Interrupted, Keeper, open_queue};
+use super::transaction::{Opening, Promise, begin, close_above, rollback};
+use super::watch::Doubt;
+use super::wrapper::{Deferring, State, Wrapper};
+use super::{AfterCommit, CommitProof};
+use crate::atomic::{BeginOptions, TransactionBuilder};
+use crate::dispatch::{Dispatcher, Needs, Stage};
+use crate::error::CommitError;
+use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
+use crate::panics::{contain, message};
+use crate::report::{FailureCause, HookKind, PendingHook, Report};
+use crate::task::TaskOutput;
+
+/// A diesel-async connection that keeps tasks until the outermost transaction commits.
+///
+/// It wraps `C` and is a connection like it: queries, pipelining, `load_stream`, `transaction`, `save_changes`, bb8, deadpool and
+/// mobc pools of it and around it. Transactions that other code opens with `conn.transaction(…)` count like
+/// [`atomic!`](crate::atomic) blocks. Everything that [`DeferredConnection`](crate::DeferredConnection) says of raw SQL, DDL, dropping and test
+/// transactions holds here too.
+///
+/// # Cancellation
+/// A future can be dropped at every `.await`: by a timeout, in a `select!`, or because a client hung up. What that does to a block:
+///
+/// | dropped | the rows | commit hooks | rollback hooks | the connection |
+/// |---|---|---|---|---|
+/// | before COMMIT | not committed | never run | tasks run at once; closures don't, and are reported | refuses all use |
+/// | during COMMIT | **not known** | don't run, and are reported | don't run, and are reported | refuses all use |
+/// | after COMMIT, while a closure is awaited | committed | that closure is cancelled, and reported; tasks behind it run at once, closures when the connection is next used | – | is clean |
+///
+/// *Refuses all use*: statements fail with [`CommitError::Cancelled`], and pools throw the connection away. Nothing can become part
+/// of a dead transaction. On PostgreSQL and SQLite the next outermost block first rolls back what was left, and goes on; on MySQL and
+/// MariaDB, and where it was dropped during BEGIN, COMMIT or ROLLBACK, the connection has to be closed.
+///
+/// A COMMIT that was cancelled may have committed, and in-process tasks are lost then: what must run if and only if the rows are
+/// there has to be a row itself. A block that must not be cancelled is run in a task of its own: `tokio::spawn(async move {
+/// atomic!(conn, async { … }).await })` goes on when nobody waits for it any more.
+///
+/// Not seen is a transaction that is opened and cancelled by code that is generic over diesel-async's connections (it cannot call
+/// the method [`transaction`](Self::transaction) of this type, but the trait's): pools throw the connection away then too, and a connection that is used
+/// again without a pool goes on in that transaction, as diesel-async's own would.
+///
+/// # Not available through the wrapper
+/// It derefs to `C` by shared reference only, which is what pipelining takes (`&mut &**conn` in place of `conn`); [`inner_mut`](Self::inner_mut) has the
+/// rest.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "async-sqlite")]
+/// # mod example {
+/// use diesel::prelude::*;
+/// use diesel_async::RunQueryDsl;
+/// use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+/// use diesel_deferred::{AsyncDeferredConnection, atomic, deferred_task};
+///
+/// # diesel::table! { users { id -> Integer, email -> Text, } }
+/// #[deferred_task]
+/// async fn send_welcome(user_id: i32, email: &str) {
+///     println!("welcome, user {user_id} <{email}>");
+/// }
+///
+/// type Conn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
+///
+/// pub async fn sign_up(conn: &mut Conn, id: i32, email: &str) -> QueryResult<()> {
+///     atomic!(conn, async {
+///         diesel::insert_into(users::table).values((users::id.eq(id), users::email.eq(email))).execute(conn).await?;
+///         send_welcome(id, email); // captured by value here, spawned after the outermost COMMIT
+///         Ok(())
+///     })
+///     .await
+/// }
+/// # }
+/// ```
+pub struct AsyncDeferredConnection<C> {
+    pub(super) inner: C,
+    pub(crate) keeper: Keeper<Self>,
+    /// Whether somebody was given the connection below.
+    pub(super) lent: AtomicBool,
+}
+
+/// The block of a transaction: an async closure that is given a `T`. Like `AsyncFnOnce`, which has no stable name for its future yet.
+#[doc(hidden)]
+pub trait AsyncBlock<T, R>: AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncBlock<T, R>>::Fut {
+    /// Its future.
+    type Fut: Future<Output = R>;
+}
+
+impl<F, T, Fut, R> AsyncBlock<T, R> for F
+where
+    F: AsyncFnOnce(T) -> R + FnOnce(T) -> Fut,
+    Fut: Future<Output = R>,
+{
+    type Fut = Fut;
+}
+
+impl<C> AsyncDeferredConnection<C> {
+    /// Wraps a connection.
+    ///
+    /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
+    pub fn new(inner: C) -> Self {
+        Self { inner, keeper: Keeper::new(), lent: AtomicBool::new(false) }
+    }
+
+    /// Gives the wrapped connection back. What waits is dropped and never runs.
+    pub fn into_inner(self) -> C {
+        self.inner
+    }
+
+    /// The wrapped connection.
+    ///
+    /// Statements that run there are not seen by the wrapper, so the commit of the transaction around them is proven even
+    /// where nothing waits.
+    pub fn inner_mut(&mut self) -> &mut C {
+        self.keeper.watch.suspect(Doubt::Unseen);
+        &mut self.inner
+    }
+
+    /// What became of the hooks of the last outermost transaction. Tasks that a dispatcher runs count as soon as they are started or
+    /// wait for their turn; how they end is told to [its failure handler](crate::DispatcherBuilder::on_failure).
+    pub fn last_report(&self) -> &Report {
+        &self.keeper.report
+    }
+
+    /// Whether the hooks behind one that failed still run (`false`, the default) or are only
+    /// [reported](Report::not_run) (`true`).
+    pub fn stop_hooks_at_first_failure(&mut self, stop: bool) {
+        self.keeper.stop_at_first_failure = stop;
+    }
+
+    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
+    pub fn pending(&self) -> Vec<PendingHook> {
+        self.keeper.pending()
+    }
+
+    /// Where `async` and `blocking` tasks of this connection run, in place of the [process's dispatcher](Dispatcher::global).
+    pub fn set_dispatcher(&mut self, dispatcher: Dispatcher) {
+        self.keeper.route.0 = Some(dispatcher);
+    }
+
+    /// Whether a cancelled transaction is still open, so that nothing else may be done.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.keeper.interrupted != Interrupted::No
+    }
+}
+
+impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
+    /// Whether a transaction is open; a test transaction does not count. Sends no SQL.
+    pub fn in_transaction(&mut self) -> bool {
+        self.state().is_some_and(State::is_nested)
+    }
+
+    /// Runs `hook` after the outermost transaction committed, if what it belongs to was not rolled back. It is awaited before that
+    /// transaction returns.
+    ///
+    /// The hook is given the connection, which is outside of any transaction then. A transaction that it opens and leaves
+    /// open is rolled back and reported; one that it opens by raw SQL is not seen.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[track_caller]
+    pub fn after_commit<F, R>(&mut self, hook: F) -> QueryResult<()>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static,
+        R: TaskOutput + 'static,
+    {
+        let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));
+        open_queue(self)?.after_commit(hook);
+        Ok(())
+    }
+
+    /// Runs `hook` after the innermost open transaction or one around it was rolled back; never after a commit.
+    ///
+    /// The deepest run first, and within one depth the latest. After the rollback of a savepoint the transaction around
+    /// it is still open while the hook runs. A transaction whose end is not known for sure
+    /// ([`CommitError::Unknown`], [`CommitError::EndedEarly`]) runs neither kind of hook; one that was cancelled runs tasks, but no
+    /// closures.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[track_caller]
+    pub fn after_rollback<F, R>(&mut self, hook: F) -> QueryResult<()>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static,
+        R: TaskOutput + 'static,
+    {
+        let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));
+        open_queue(self)?.after_rollback(hook);
+        Ok(())
+    }
+
+    /// Runs `hook` in the transaction, just before the outermost COMMIT. Its error rolls everything back and is what the
+    /// transaction returns.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[track_caller]
+    pub fn before_commit<F>(&mut self, hook: F) -> QueryResult<()>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> QueryResult<()>
+            + AsyncBlock<&'r mut Self, QueryResult<()>, Fut: Send>
+            + Send
+            + 'static,
+    {
+        let hook = BeforeCommit {
+            name: type_name::<F>(),
+            call_site: Location::caller(),
+            run: Box::new(|conn| Step::Later(Box::pin(async move { hook(conn).await }))),
+        };
+        open_queue(self)?.before_commit(hook);
+        Ok(())
+    }
+
+    /// A transaction with options; [`atomic!`](crate::atomic) writes this for you.
+    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, Self> {
+        TransactionBuilder::new(self)
+    }
+
+    /// Runs `callback` in a transaction, or in a savepoint where one is open. In place of the method of
+    /// [`AsyncConnection`](diesel_async::AsyncConnection), which does not see that its future is dropped.
+    ///
+    /// # Errors
+    /// What `callback` returns, and what BEGIN or COMMIT return.
+    pub async fn transaction<'a, R, E, F>(&mut self, callback: F) -> Result<R, E>
+    where
+        for<'r> F:
+            AsyncFnOnce(&'r mut Self) -> Result<R, E> + AsyncBlock<&'r mut Self, Result<R, E>, Fut: Send> + Send + 'a,
+        E: From<Error> + Send + 'a,
+        R: Send + 'a,
+    {
+        self.run_transaction(Opening::AsDiesel, callback).await
+    }
+
+    /// Runs `callback` in a transaction that is never committed, for tests. Blocks in it are the outermost: their hooks run.
+    ///
+    /// # Panics
+    /// Where `callback` returns an error, or the transaction cannot be begun.
+    pub async fn test_transaction<'a, R, E, F>(&mut self, callback: F) -> R
+    where
+        for<'r> F:
+            AsyncFnOnce(&'r mut Self) -> Result<R, E> + AsyncBlock<&'r mut Self, Result<R, E>, Fut: Send> + Send + 'a,
+        E: Debug + Send + 'a,
+        R: Send + 'a,
+    {
+        let mut result = None;
+        let begun = OpenBlock::begin(self, Opening::AsDiesel).await;
+        if let Ok(block) = begun {
+            // Like one of `begin_test_transaction`: the block inside is the outermost. Nested it is a savepoint as ever.
+            if block.conn.depth() == 1 {
+                block.conn.status().set_test_transaction_flag();
+            }
+            let outcome = AssertUnwindSafe(callback(&mut *block.conn)).catch_unwind().await;
+            let rolled_back: QueryResult<()> = match outcome {
+                Ok(returned) => {
+                    result = Some(returned);
+                    block.end(Ok(Err(Error::RollbackTransaction))).await
+                }
+                Err(panic) => block.end(Err(panic)).await,
+            };
+            drop(rolled_back);
+        }
+        match result {
+            Some(Ok(value)) => value,
+            // What Diesel's own does: this is for tests.
+            Some(Err(error)) => panic!("Transaction did not succeed: {error:?}"),
+            None => panic!("Transaction never executed"),
+        }
+    }
+
+    pub(crate) async fn run_transaction<'a, R, E, F>(&mut self, opening: Opening<'_>, callback: F) -> Result<R, E>
+    where
+        for<'r> F:
+            AsyncFnOnce(&'r mut Self) -> Result<R, E> + AsyncBlock<&'r mut Self, Result<R, E>, Fut: Send> + Send + 'a,
+        E: From<Error> + Send + 'a,
+        R: Send + 'a,
+    {
+        let block = OpenBlock::begin(self, opening).await?;
+        let outcome = AssertUnwindSafe(callback(&mut *block.conn)).catch_unwind().await;
+        block.end(outcome).await
+    }
+}
+
+impl<C: AsyncDeferrable> AfterCommit for AsyncDeferredConnection<C> {
+    type Wrapper = Self;
+
+    fn deferring(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl<C: AsyncDeferrable> Deferring for AsyncDeferredConnection<C> {
+    type Wrapped = C;
+}
+
+impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
+    const PROOF: CommitProof = C::PROOF;
+    const OUTLIVES_DROPPED_STATEMENTS: bool = C::OUTLIVES_DROPPED_STATEMENTS;
+    const AWAITS_CLOSURES: bool = true;
+
+    fn keeper(&mut self) -> &mut Keeper<Self> {
+        let lent = self.lent.get_mut();
+        if *lent {
+            *lent = false;
+            self.keeper.watch.suspect(Doubt::Unseen);
+        }
+        &mut self.keeper
+    }
+
+    fn status(&mut self) -> &mut TransactionManagerStatus {
+        C::TransactionManager::transaction_manager_status_mut(&mut self.inner)
+    }
+
+    fn tell(&mut self, event: InstrumentationEvent<'_>) {
+        self.inner.instrumentation().on_connection_event(event);
+    }
+
+    fn begin_sql(options: &BeginOptions) -> String {
+        C::begin_sql(options)
+    }
+
+    fn send_begin(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        C::TransactionManager::begin_transaction(&mut self.inner)
+    }
+
+    fn send_commit(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        C::TransactionManager::commit_transaction(&mut self.inner)
+    }
+
+    fn send_rollback(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        C::TransactionManager::rollback_transaction(&mut self.inner)
+    }
+
+    fn send_sql(&mut self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send {
+        self.inner.batch_execute(sql)
+    }
+}
+
+/// The transaction manager for [`AsyncDeferredConnection`]: moves the hooks along with the transactions.
+#[derive(Debug, Clone, Copy)]
+pub struct AsyncDeferredTransactionManager;
+
+impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for AsyncDeferredTransactionManager {
+    type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
+
+    async fn begin_transaction(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
+        begin(conn, Opening::AsDiesel).await.map(drop)
+    }
+
+    async fn rollback_transaction(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
+        if conn.is_interrupted() { recover(conn).await } else { rollback(conn).await }
+    }
+
+    async fn commit_transaction(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
+        if conn.is_interrupted() {
+            recover(conn).await?;
+            return Err(CommitError::Cancelled.into());
+        }
+        match conn.state() {
+            Some(State { depth: 0, .. }) if conn.keeper.queue().depth() == 0 => Err(Error::NotInTransaction),
+            state => commit(conn, state, Promise::AsDiesel).await,
+        }
+    }
+
+    fn transaction_manager_status_mut(conn: &mut AsyncDeferredConnection<C>) -> &mut TransactionManagerStatus {
+        conn.status()
+    }
+
+    fn is_broken_transaction_manager(conn: &mut AsyncDeferredConnection<C>) -> bool {
+        // First: where a statement is still under way, Diesel's own bookkeeping is out of reach.
+        conn.is_interrupted() || C::TransactionManager::is_broken_transaction_manager(&mut conn.inner)
+    }
+}
+
+/// A closure that is given the connection, and awaited.
+struct AsyncClosure<F, R> {
+    call_site: &'static Location<'static>,
+    closure: Option<F>,
+    output: std::marker::PhantomData<fn() -> R>,
+}
+
+impl<F, R> AsyncClosure<F, R> {
+    fn new(call_site: &'static Location<'static>, closure: F) -> Self {
+        Self { call_site, closure: Some(closure), output: std::marker::PhantomData }
+    }
+}
+
+impl<C, F, R> Body<AsyncDeferredConnection<C>> for AsyncClosure<F, R>
+where
+    for<'r> F: AsyncFnOnce(&'r mut AsyncDeferredConnection<C>) -> R
+        + AsyncBlock<&'r mut AsyncDeferredConnection<C>, R, Fut: Send>
+        + Send,
+    R: TaskOutput,
+    C: AsyncDeferrable,
+{
+    fn run<'a>(&'a mut self, conn: &'a mut AsyncDeferredConnection<C>, _: &'a Stage, _: HookKind) -> Step<'a, Outcome> {
+        let Some(closure) = self.closure.take() else { return Step::Done(Ok(())) };
+        let call_site = self.call_site;
+        Step::Later(Box::pin(async move {
+            let depth = conn.depth();
+            let ended = AssertUnwindSafe(async { contain_result(closure(conn).await) }).catch_unwind().await;
+            let result = outcome(call_site, ended.unwrap_or_else(|panic| Err(message(panic))));
+            // Only a closure is given the connection, so that only a closure can leave it in another state.
+            let left_open = close_above(conn, depth).await;
+            match result {
+                Ok(()) if left_open => Err(Box::new(Failed { call_site, cause: FailureCause::LeftTransactionOpen })),
+                result => result,
+            }
+        }))
+    }
+
+    fn name(&self) -> &'static str {
+        type_name::<F>()
+    }
+
+    fn call_site(&self) -> &'static Location<'static> {
+        self.call_site
+    }
+
+    fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
+        Ok(())
+    }
+
+    fn needs(&self) -> Option<Needs> {
+        None
+    }
+
+    fn wants_connection(&self) -> bool {
+        true
+    }
+}
+
+/// What a hook returned, as what is reported.
+fn contain_result<R: TaskOutput>(output: R) -> Result<Result<(), crate::error::BoxError>, String> {
+    contain(|| output.into_result())
+}
+
+impl<C> fmt::Debug for AsyncDeferredConnection<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncDeferredConnection").field("hooks", &self.keeper).finish_non_exhaustive()
+    }
+}
+
+/// What was lent was seen by nobody.
+pub(super) fn lend<C>(conn: &AsyncDeferredConnection<C>) -> &C {
+    conn.lent.store(true, Ordering::Relaxed);
+    &conn.inner
+}

@@ -1,0 +1,167 @@
+//! How a captured call gets onto a connection: `task(…).after_commit(conn)` and the like.
+//!
+//! Must not know: the macros, or how a task captures its arguments.
+
+use diesel::result::QueryResult;
+
+use super::keeper::open_queue;
+use super::wrapper::{State, Wrapper};
+use crate::dispatch::{Needs, Stage};
+use crate::error::{BoxError, CommitError};
+use crate::hook::Hook;
+use crate::report::HookKind;
+use crate::task::Task;
+use crate::task::expansion::{Receiver, Start};
+
+/// Something that a task can be registered on: a [`DeferredConnection`], or a pooled one; with the feature `async` also an
+/// `AsyncDeferredConnection`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not keep tasks until the commit",
+    label = "expected a `&mut DeferredConnection`",
+    note = "pass a `DeferredConnection`: establish one with `DeferredConnection::<…>::establish(url)`, or wrap a connection \
+            with `DeferredConnection::new(conn)`"
+)]
+pub trait AfterCommit {
+    /// The connection that keeps the tasks.
+    #[doc(hidden)]
+    type Wrapper: Registry;
+
+    /// The connection that keeps the tasks.
+    #[doc(hidden)]
+    fn deferring(&mut self) -> &mut Self::Wrapper;
+
+    /// Whether a transaction is open. Sends no SQL.
+    fn in_transaction(&mut self) -> bool {
+        self.deferring().is_in_transaction()
+    }
+
+    /// Registers a task to run after the outermost commit.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction.
+    fn defer_task<T: Task>(&mut self, task: T) -> QueryResult<()> {
+        task.hand_over(Deferred(self.deferring()))
+    }
+
+    /// Registers a task to run after a rollback of the innermost open transaction or of one around it.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction;
+    /// [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun) where the task could not run.
+    fn compensate_task<T: Task>(&mut self, task: T) -> QueryResult<()> {
+        task.hand_over(Compensation(self.deferring()))
+    }
+
+    /// Registers a task to run after the outermost commit, or runs it now where no transaction is open; an `async` or `blocking`
+    /// one is spawned.
+    ///
+    /// # Errors
+    /// What the task returns when it runs here and now, or what it lacks.
+    fn defer_task_or_run_it<T: Task>(&mut self, task: T) -> Result<(), BoxError> {
+        task.hand_over(DeferredOrRun(self.deferring()))
+    }
+}
+#[diagnostic::do_not_recommend]
+impl<A: AfterCommit + ?Sized> AfterCommit for &mut A {
+    type Wrapper = A::Wrapper;
+
+    fn deferring(&mut self) -> &mut A::Wrapper {
+        (**self).deferring()
+    }
+}
+
+/// What derefs to a connection that keeps tasks.
+macro_rules! like_its_target {
+    ($($feature:literal [$($generics:tt)*] $type:ty => $target:ty,)*) => {$(
+        #[cfg(feature = $feature)]
+        #[diagnostic::do_not_recommend]
+        impl<$($generics)*> AfterCommit for $type
+        where
+            $target: AfterCommit,
+        {
+            type Wrapper = <$target as AfterCommit>::Wrapper;
+
+            fn deferring(&mut self) -> &mut Self::Wrapper {
+                (**self).deferring()
+            }
+        }
+    )*};
+}
+
+like_its_target! {
+    "r2d2" [M: diesel::r2d2::ManageConnection] diesel::r2d2::PooledConnection<M> => M::Connection,
+    "bb8" [M: bb8::ManageConnection] bb8::PooledConnection<'_, M> => M::Connection,
+    "deadpool" [M: deadpool::managed::Manager] deadpool::managed::Object<M> => M::Type,
+    "mobc" [M: mobc::Manager] mobc::Connection<M> => M::Connection,
+}
+
+/// A connection's list of tasks.
+#[doc(hidden)]
+pub trait Registry {
+    /// Whether anything can be registered.
+    fn is_in_transaction(&mut self) -> bool;
+    /// Registers a task.
+    fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()>;
+    /// Registers a compensation.
+    fn register_compensation<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()>;
+    /// What a task takes to run at once.
+    fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CommitError>;
+}
+
+impl<W: Wrapper> Registry for W {
+    fn is_in_transaction(&mut self) -> bool {
+        self.state().is_some_and(State::is_nested)
+    }
+
+    fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()> {
+        open_queue(self)?.after_commit(Hook::task(task, start));
+        if Needs::any::<T, S>() {
+            self.keeper().note_needs();
+        }
+        Ok(())
+    }
+
+    fn register_compensation<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()> {
+        let needs = Needs::of::<T, S>(task.call_site());
+        open_queue(self)?;
+        // After a rollback there is nothing left to refuse.
+        self.stage(needs)?;
+        open_queue(self)?.after_rollback(Hook::task(task, start));
+        Ok(())
+    }
+
+    fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CommitError> {
+        self.keeper().route.stage(needs.into_iter()).map_err(CommitError::TaskCannotRun)
+    }
+}
+
+struct Deferred<'c, W>(&'c mut W);
+
+impl<W: Registry> Receiver for Deferred<'_, W> {
+    type Output = QueryResult<()>;
+    fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> QueryResult<()> {
+        self.0.register(task, start)
+    }
+}
+
+struct Compensation<'c, W>(&'c mut W);
+
+impl<W: Registry> Receiver for Compensation<'_, W> {
+    type Output = QueryResult<()>;
+    fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> QueryResult<()> {
+        self.0.register_compensation(task, start)
+    }
+}
+
+struct DeferredOrRun<'c, W>(&'c mut W);
+
+impl<W: Registry> Receiver for DeferredOrRun<'_, W> {
+    type Output = Result<(), BoxError>;
+    fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> Result<(), BoxError> {
+        if self.0.is_in_transaction() {
+            return Ok(self.0.register(task, start)?);
+        }
+        let stage = self.0.stage(Needs::of::<T, S>(task.call_site()))?;
+        start.run(task, &stage, HookKind::AfterCommit)
+    }
+}

@@ -1,0 +1,31 @@
+//! Where in-process tasks run that do not run on the committing thread: on tokio, by a [`Dispatcher`]; and the states that
+//! tasks are given.
+//!
+//! Must not know: transactions or connections.
+
+#[cfg(feature = "tokio")]
+mod dispatcher;
+mod needs;
+#[cfg(feature = "tokio")]
+mod pause;
+#[cfg(feature = "tokio")]
+mod running;
+#[cfg(feature = "tokio")]
+mod shutdown;
+mod stage;
+mod states;
+
+#[cfg(feature = "tokio")]
+pub use self::dispatcher::{Dispatcher, DispatcherBuilder};
+#[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
+pub use self::needs::{CannotRun, Missing, Needs};
+#[cfg(feature = "async")]
+pub(crate) use self::pause::pause;
+#[cfg(feature = "tokio")]
+pub(crate) use self::running::Launch;
+#[cfg(feature = "tokio")]
+pub use self::shutdown::{AbandonedTask, ShutdownReport};
+pub(crate) use self::stage::Route;
+#[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
+pub use self::stage::Stage;
+pub use self::states::{Required, States};

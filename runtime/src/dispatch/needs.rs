@@ -1,0 +1,88 @@
+//! What a task takes to run beyond the connection, and how it is told that something of it is not there.
+//!
+//! Must not know: how tasks are run.
+
+use std::error::Error;
+use std::fmt;
+use std::panic::Location;
+
+use super::states::Required;
+use crate::task::Task;
+use crate::task::start::Start;
+
+/// What one waiting task takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    pub(crate) task: &'static str,
+    pub(crate) call_site: &'static Location<'static>,
+    pub(crate) dispatched: bool,
+    pub(crate) states: &'static [Required],
+}
+
+impl Needs {
+    /// Whether a task of these types takes anything.
+    pub(crate) const fn any<T: Task, S: Start<T>>() -> bool {
+        S::DISPATCHED || !T::STATES.is_empty()
+    }
+
+    /// What a call of this task takes, if anything.
+    pub(crate) fn of<T: Task, S: Start<T>>(call_site: &'static Location<'static>) -> Option<Self> {
+        Self::any::<T, S>().then_some(Self { task: T::NAME, call_site, dispatched: S::DISPATCHED, states: T::STATES })
+    }
+
+    pub(crate) fn cannot_run(&self, missing: Missing) -> CannotRun {
+        CannotRun { task: self.task, call_site: self.call_site, missing }
+    }
+}
+
+/// A task that could not run after the commit, so that there must not be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CannotRun {
+    /// The task's name.
+    pub task: &'static str,
+    /// Where it was called.
+    pub call_site: &'static Location<'static>,
+    /// What is not there.
+    pub missing: Missing,
+}
+
+impl fmt::Display for CannotRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` (called at {}) could not run: {}", self.task, self.call_site, self.missing)
+    }
+}
+
+impl Error for CannotRun {}
+
+/// What a task lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Missing {
+    /// A tokio runtime, for an `async` or `blocking` task.
+    Runtime,
+    /// A dispatcher that still takes tasks.
+    OpenDispatcher,
+    /// The `#[state]` of this type.
+    State(&'static str),
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runtime => f.write_str(
+                "there is no tokio runtime; commit on a thread of a running one, or build a `Dispatcher` in one (or with \
+                 `.runtime(handle)`) and `install()` it at the start of the program",
+            ),
+            Self::OpenDispatcher => f.write_str(
+                "its dispatcher was shut down; commit before you call `Dispatcher::shutdown`, or install another dispatcher",
+            ),
+            Self::State(name) => write!(
+                f,
+                "it takes a `#[state]` of type `{name}`, which its dispatcher does not have; add it with \
+                 `Dispatcher::builder().state(…)`, and `install()` that dispatcher or give it to the connection with \
+                 `set_dispatcher`"
+            ),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What a dispatcher says of the tasks that its shutdown did not wait for.
+//!
+//! Must not know: how tasks are run.
+
+use std::fmt;
+use std::panic::Location;
+
+use crate::report::emit;
+
+/// What became of a dispatcher's tasks by the deadline of its shutdown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use = "what was abandoned will not run any more"]
+pub struct ShutdownReport {
+    pub(super) abandoned: Vec<AbandonedTask>,
+}
+
+impl ShutdownReport {
+    /// The tasks that had not ended by the deadline: first those that ran, then those that waited, in their order.
+    pub fn abandoned(&self) -> &[AbandonedTask] {
+        &self.abandoned
+    }
+
+    /// Whether every task had ended.
+    pub fn is_clean(&self) -> bool {
+        self.abandoned.is_empty()
+    }
+}
+
+impl fmt::Display for ShutdownReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tasks abandoned", self.abandoned.len())?;
+        self.abandoned.iter().try_for_each(|task| write!(f, "\n  {task}"))
+    }
+}
+
+/// A task that a shutdown did not wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AbandonedTask {
+    /// The task's name.
+    pub task: &'static str,
+    /// Where it was called.
+    pub call_site: &'static Location<'static>,
+    /// Whether it had been started. If not, none of it ran.
+    pub started: bool,
+}
+
+impl AbandonedTask {
+    /// Tells whoever listens.
+    pub(super) fn emit(&self) {
+        emit(|| {
+            tracing::error!(
+                task = self.task,
+                call_site = %self.call_site,
+                started = self.started,
+                "a deferred task was abandoned at shutdown"
+            );
+        });
+    }
+}
+
+impl fmt::Display for AbandonedTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.started { "while it ran" } else { "before it was started" };
+        write!(f, "{} (called at {}): abandoned {state}", self.task, self.call_site)
+    }
+}

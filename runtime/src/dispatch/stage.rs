@@ -1,0 +1,169 @@
+//! Where the hooks of one transaction find what they take: settled before its COMMIT, held until all of them were started.
+//!
+//! Must not know: transactions.
+
+#![allow(unreachable_pub, reason = "named in hidden methods of public traits")]
+
+#[cfg(feature = "tokio")]
+pub(crate) use with_tokio::Route;
+#[cfg(feature = "tokio")]
+pub use with_tokio::Stage;
+#[cfg(not(feature = "tokio"))]
+pub(crate) use without_tokio::Route;
+#[cfg(not(feature = "tokio"))]
+pub use without_tokio::Stage;
+
+#[cfg(feature = "tokio")]
+mod with_tokio {
+    use tokio::runtime::Handle;
+    use tokio_util::task::task_tracker::TaskTrackerToken;
+
+    use crate::dispatch::dispatcher::{Dispatcher, is_alive};
+    use crate::dispatch::running::Identity;
+    use crate::dispatch::{CannotRun, Launch, Missing, Needs, States};
+    use crate::error::BoxError;
+    use crate::report::{HookFailure, HookKind};
+    use crate::task::Task;
+
+    /// The dispatcher of one connection.
+    #[derive(Debug)]
+    pub(crate) struct Route(pub(crate) Option<Dispatcher>);
+
+    impl Route {
+        /// To the process's dispatcher.
+        pub(crate) const fn none() -> Self {
+            Self(None)
+        }
+
+        fn dispatcher(&self) -> Dispatcher {
+            self.0.clone().unwrap_or_else(Dispatcher::global)
+        }
+
+        /// Finds what the tasks take, or says which of them could not run.
+        pub(crate) fn stage(&self, needs: impl Iterator<Item = Needs>) -> Result<Stage, CannotRun> {
+            let mut lease = None;
+            for needs in needs {
+                let lease = match &mut lease {
+                    Some(lease) => lease,
+                    none => {
+                        none.insert(self.dispatcher().lease().ok_or_else(|| needs.cannot_run(Missing::OpenDispatcher))?)
+                    }
+                };
+                if needs.dispatched && lease.runtime.is_none() {
+                    return Err(needs.cannot_run(Missing::Runtime));
+                }
+                let states = &lease.dispatcher.0.states;
+                if let Some(state) = needs.states.iter().find(|state| !states.has(state)) {
+                    return Err(needs.cannot_run(Missing::State(state.name())));
+                }
+            }
+            Ok(Stage(lease))
+        }
+
+        /// Tells the dispatcher of a hook that failed on the committing thread.
+        pub(crate) fn tell(&self, failure: &HookFailure) {
+            self.dispatcher().0.call_handler(failure);
+        }
+    }
+
+    /// A dispatcher that waits for the tasks of one transaction.
+    #[derive(Debug)]
+    pub struct Stage(Option<Lease>);
+
+    #[derive(Debug)]
+    struct Lease {
+        dispatcher: Dispatcher,
+        runtime: Option<Handle>,
+        /// While it is held, a shutdown waits.
+        _open: TaskTrackerToken,
+    }
+
+    impl Dispatcher {
+        /// Keeps it open for a transaction's tasks; `None` where it was shut down.
+        fn lease(self) -> Option<Lease> {
+            let lists = self.0.lists();
+            if lists.closed {
+                return None;
+            }
+            // Under the lock: a shutdown that comes now waits for it.
+            let open = self.0.tracker.token();
+            drop(lists);
+            let runtime = self.0.runtime.clone().or_else(|| Handle::try_current().ok()).filter(is_alive);
+            Some(Lease { dispatcher: self, runtime, _open: open })
+        }
+    }
+
+    impl Stage {
+        /// For hooks that take nothing.
+        pub(crate) const fn none() -> Self {
+            Self(None)
+        }
+
+        pub(crate) fn states(&self) -> &States {
+            match &self.0 {
+                Some(lease) => &lease.dispatcher.0.states,
+                None => States::none(),
+            }
+        }
+
+        /// Hands a task over.
+        pub(crate) fn dispatch<T, L>(&self, task: T, launch: L, kind: HookKind) -> Result<(), BoxError>
+        where
+            T: Task + Send + 'static,
+            L: Launch<T>,
+        {
+            let Some(Lease { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
+                return Err("there was no dispatcher for it".into());
+            };
+            let identity = Identity { task: T::NAME, call_site: task.call_site(), kind };
+            dispatcher.0.dispatch(runtime, identity, task, launch)
+        }
+    }
+}
+
+#[cfg(not(feature = "tokio"))]
+mod without_tokio {
+    use crate::dispatch::{CannotRun, Missing, Needs, States};
+    use crate::report::HookFailure;
+
+    /// A connection's dispatcher, if there were any.
+    #[derive(Debug)]
+    pub(crate) struct Route(());
+
+    impl Route {
+        /// To nowhere.
+        pub(crate) const fn none() -> Self {
+            Self(())
+        }
+
+        /// Says which of the tasks could not run.
+        pub(crate) fn stage(&self, needs: impl Iterator<Item = Needs>) -> Result<Stage, CannotRun> {
+            for needs in needs {
+                if needs.dispatched {
+                    return Err(needs.cannot_run(Missing::Runtime));
+                }
+                if let Some(state) = needs.states.iter().find(|state| !States::none().has(state)) {
+                    return Err(needs.cannot_run(Missing::State(state.name())));
+                }
+            }
+            Ok(Stage::none())
+        }
+
+        pub(crate) fn tell(&self, _: &HookFailure) {}
+    }
+
+    /// Where hooks find what they take: without a dispatcher, nowhere.
+    #[derive(Debug)]
+    pub struct Stage(());
+
+    impl Stage {
+        /// For hooks that take nothing.
+        pub(crate) const fn none() -> Self {
+            Self(())
+        }
+
+        pub(crate) fn states(&self) -> &States {
+            States::none()
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Asynchronous connections: registration, nesting, what a commit is worth, and what diesel-async offers besides.
+
+mod when;
