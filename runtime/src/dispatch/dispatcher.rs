@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::pause::pause;
@@ -127,13 +127,16 @@ impl Dispatcher {
         }
         let (running, waiting) = {
             let mut lists = shared.lists();
-            lists.abandoned = true;
-            let running: Vec<_> = lists.running.iter().map(|(_, identity)| *identity).collect();
+            shared.abandoned.store(true, Ordering::SeqCst);
+            let running: Vec<_> =
+                lists.running.iter().map(|(_, running)| (running.identity, Arc::clone(&running.alarm))).collect();
             (running, std::mem::take(&mut lists.waiting))
         };
-        shared.abandon.cancel();
-        let running = running.into_iter().map(|identity| (identity, true));
-        let never_started = waiting.iter().map(|waiting| (waiting.identity, false));
+        for (_, alarm) in &running {
+            alarm.wake();
+        }
+        let running = running.into_iter().map(|(identity, _)| (identity, true));
+        let never_started = waiting.iter().map(|waiting| (waiting.identity(), false));
         let abandoned = running.chain(never_started).map(|(identity, started)| AbandonedTask {
             task: identity.task,
             call_site: identity.call_site,
@@ -233,7 +236,7 @@ impl DispatcherBuilder {
             lists: Mutex::new(Lists::default()),
             states: self.states,
             on_failure: self.on_failure,
-            abandon: CancellationToken::new(),
+            abandoned: AtomicBool::new(false),
         }))
     }
 }

@@ -10,18 +10,20 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::future::CatchUnwind;
+use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use slab::Slab;
 use smallbox::{SmallBox, smallbox};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::sync::Semaphore;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::states::States;
 use crate::error::BoxError;
@@ -46,18 +48,23 @@ pub(super) struct Shared {
     pub(super) lists: Mutex<Lists>,
     pub(super) states: States,
     pub(super) on_failure: Option<FailureHandler>,
-    /// Tells tasks that run to stop.
-    pub(super) abandon: CancellationToken,
+    /// Whether tasks that run are to stop.
+    pub(super) abandoned: AtomicBool,
 }
 
 #[derive(Default)]
 pub(super) struct Lists {
     /// Takes no more tasks than those of transactions that are about to commit.
     pub(super) closed: bool,
-    /// Starts nothing any more.
-    pub(super) abandoned: bool,
     pub(super) waiting: VecDeque<Waiting>,
-    pub(super) running: Slab<Identity>,
+    pub(super) running: Slab<Running>,
+}
+
+/// A slot and what runs in it.
+pub(super) struct Running {
+    pub(super) identity: Identity,
+    /// Wakes the task.
+    pub(super) alarm: Arc<AtomicWaker>,
 }
 
 /// Which call a task is.
@@ -77,20 +84,42 @@ impl Identity {
 
 /// A call that waits for a slot.
 pub(super) struct Waiting {
-    pub(super) identity: Identity,
-    runtime: Handle,
     call: SmallBox<dyn Call, Inline>,
+    kind: HookKind,
+    runtime: Id,
+    /// That runtime's, where it is not the dispatcher's own: a handle that all tasks count on is slow to copy.
+    handle: Option<Handle>,
+}
+
+impl Waiting {
+    pub(super) fn identity(&self) -> Identity {
+        self.call.identity(self.kind)
+    }
 }
 
 /// A call and the way to launch it, their types erased.
 trait Call: Send {
-    fn launch(&mut self, slot: Slot) -> Result<(), Slot>;
+    fn identity(&self, kind: HookKind) -> Identity;
+    fn launch(&mut self, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot>;
+}
+
+impl Identity {
+    fn of<T: Task>(task: &T, kind: HookKind) -> Self {
+        Self { task: T::NAME, call_site: task.call_site(), kind }
+    }
 }
 
 impl<T: Task + Send, L: Launch<T>> Call for Option<(T, L)> {
-    fn launch(&mut self, slot: Slot) -> Result<(), Slot> {
+    fn identity(&self, kind: HookKind) -> Identity {
+        match self {
+            Some((task, _)) => Identity::of(task, kind),
+            None => Identity { task: T::NAME, call_site: Location::caller(), kind },
+        }
+    }
+
+    fn launch(&mut self, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot> {
         match self.take() {
-            Some((task, launch)) => launch.launch(task, slot),
+            Some((task, launch)) => launch.launch(task, slot, runtime),
             None => Err(slot),
         }
     }
@@ -105,7 +134,7 @@ impl Shared {
     pub(super) fn dispatch<T, L>(
         self: &Arc<Self>,
         runtime: &Handle,
-        identity: Identity,
+        kind: HookKind,
         task: T,
         launch: L,
     ) -> Result<(), BoxError>
@@ -114,22 +143,30 @@ impl Shared {
         L: Launch<T>,
     {
         let mut lists = self.lists();
-        if lists.abandoned {
+        if self.abandoned.load(Ordering::Relaxed) {
             return Err("its dispatcher's shutdown had run out of time by then".into());
         }
-        let runtime = runtime.clone();
         if lists.waiting.is_empty()
             && let Ok(permit) = self.slots.try_acquire()
         {
+            // Given back where nobody takes the slot over.
             permit.forget();
-            let key = lists.running.insert(identity);
+            let (identity, alarm) = (Identity::of(&task, kind), Arc::new(AtomicWaker::new()));
+            let key = lists.running.insert(Running { identity, alarm: Arc::clone(&alarm) });
+            let token = self.tracker.token();
             drop(lists);
-            let slot = Slot { shared: Arc::clone(self), key, identity, runtime };
-            if let Err(slot) = launch.launch(task, slot) {
-                slot.hand_on();
+            let slot = Slot { shared: Arc::clone(self), key, identity, alarm, runtime: runtime.id(), _tracked: token };
+            if let Err(slot) = launch.launch(task, slot, Runtime::Of(runtime)) {
+                slot.hand_on(None);
             }
         } else {
-            lists.waiting.push_back(Waiting { identity, runtime, call: smallbox!(Some((task, launch))) });
+            let handle = if self.runtime.is_some() { None } else { Some(runtime.clone()) };
+            lists.waiting.push_back(Waiting {
+                call: smallbox!(Some((task, launch))),
+                kind,
+                runtime: runtime.id(),
+                handle,
+            });
         }
         Ok(())
     }
@@ -149,21 +186,25 @@ impl Shared {
     }
 }
 
-/// A place among the tasks that run.
+/// A place among the tasks that run. It goes from one task to the next.
 pub struct Slot {
     shared: Arc<Shared>,
     key: usize,
     identity: Identity,
-    runtime: Handle,
+    alarm: Arc<AtomicWaker>,
+    /// Where its task runs.
+    runtime: Id,
+    /// While it is held, a shutdown waits.
+    _tracked: TaskTrackerToken,
 }
 
 impl Slot {
-    /// Its task is over: the next one that waits gets it.
-    fn hand_on(mut self) {
+    /// Its task is over: the next one that waits gets it. `current` is the runtime that this runs on, where that is known.
+    fn hand_on(mut self, current: Option<Id>) {
         loop {
             let mut lists = self.shared.lists();
-            lists.running.remove(self.key);
-            let Some(Waiting { identity, runtime, mut call }) = lists.waiting.pop_front() else {
+            let Some(mut next) = lists.waiting.pop_front() else {
+                lists.running.remove(self.key);
                 if lists.waiting.capacity() > KEPT_CAPACITY {
                     lists.waiting = VecDeque::new();
                 }
@@ -171,10 +212,20 @@ impl Slot {
                 self.shared.slots.add_permits(1);
                 return;
             };
-            self.key = lists.running.insert(identity);
+            self.identity = next.identity();
+            if let Some(running) = lists.running.get_mut(self.key) {
+                running.identity = self.identity;
+            }
             drop(lists);
-            (self.identity, self.runtime) = (identity, runtime);
-            match call.launch(self) {
+            self.runtime = next.runtime;
+            let handle;
+            let runtime = if current == Some(next.runtime) {
+                Runtime::Current
+            } else {
+                handle = next.handle.or_else(|| self.shared.runtime.clone());
+                handle.as_ref().map_or(Runtime::Current, Runtime::Of)
+            };
+            match next.call.launch(self, runtime) {
                 Ok(()) => return,
                 Err(slot) => self = slot,
             }
@@ -199,11 +250,36 @@ impl fmt::Debug for Slot {
     }
 }
 
+/// Where a task is to run.
+#[derive(Debug, Clone, Copy)]
+pub enum Runtime<'a> {
+    /// On the runtime that this thread is of.
+    Current,
+    /// On this one.
+    Of(&'a Handle),
+}
+
+impl Runtime<'_> {
+    fn spawn(self, task: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Self::Current => drop(tokio::spawn(task)),
+            Self::Of(handle) => drop(handle.spawn(task)),
+        }
+    }
+
+    fn spawn_blocking(self, task: impl FnOnce() + Send + 'static) {
+        match self {
+            Self::Current => drop(tokio::task::spawn_blocking(task)),
+            Self::Of(handle) => drop(handle.spawn_blocking(task)),
+        }
+    }
+}
+
 /// How a dispatcher runs a task, once it has a slot for it.
 pub trait Launch<T>: Send + 'static {
     /// Starts the task; gives the slot back where there was nothing to start.
     #[doc(hidden)]
-    fn launch(self, task: T, slot: Slot) -> Result<(), Slot>;
+    fn launch(self, task: T, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -213,12 +289,10 @@ where
     F: FnOnce(T, &States) -> Option<Fut> + Send + 'static,
     Fut: Future<Output = T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot) -> Result<(), Slot> {
+    fn launch(self, task: T, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot> {
         let Some(future) = slot.prepare(|states| (self.0)(task, states)) else { return Err(slot) };
-        let (tracker, runtime) = (slot.shared.tracker.clone(), slot.runtime.clone());
-        let flight =
-            Flight { task: AssertUnwindSafe(future).catch_unwind(), abandoned: None, landing: Landing(Some(slot)) };
-        tracker.spawn_on(flight, &runtime);
+        let task = AssertUnwindSafe(future).catch_unwind();
+        runtime.spawn(Flight { task, can_be_woken: false, landing: Landing(Some(slot)) });
         Ok(())
     }
 }
@@ -229,17 +303,15 @@ where
     T: Task + Send + 'static,
     F: FnOnce(T, &States) -> Option<T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot) -> Result<(), Slot> {
-        let (tracker, runtime) = (slot.shared.tracker.clone(), slot.runtime.clone());
+    fn launch(self, task: T, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot> {
         let mut landing = Landing(Some(slot));
-        let run = move || {
+        runtime.spawn_blocking(move || {
             let Some(slot) = &landing.0 else { return };
             let states = &slot.shared.states;
             let result =
                 contain(|| (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result));
             landing.land(result);
-        };
-        tracker.spawn_blocking_on(run, &runtime);
+        });
         Ok(())
     }
 }
@@ -249,9 +321,7 @@ pin_project! {
     struct Flight<F> {
         #[pin]
         task: CatchUnwind<AssertUnwindSafe<F>>,
-        // Only where the task has to wait at all.
-        #[pin]
-        abandoned: Option<WaitForCancellationFutureOwned>,
+        can_be_woken: bool,
         landing: Landing,
     }
 }
@@ -263,26 +333,27 @@ where
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if let Poll::Ready(ended) = this.task.poll(context) {
-            this.landing.land(match ended {
-                Ok(output) => contain(|| output.into_result()),
-                Err(panic) => Err(message(panic)),
-            });
-            return Poll::Ready(());
-        }
-        if this.abandoned.is_none()
-            && let Some(slot) = &this.landing.0
-        {
-            this.abandoned.set(Some(slot.shared.abandon.clone().cancelled_owned()));
-        }
-        if let Some(abandoned) = this.abandoned.as_pin_mut() {
-            ready!(abandoned.poll(context));
+        let this = self.project();
+        if !this.landing.is_abandoned() {
+            if let Poll::Ready(ended) = this.task.poll(context) {
+                this.landing.land(match ended {
+                    Ok(output) => contain(|| output.into_result()),
+                    Err(panic) => Err(message(panic)),
+                });
+                return Poll::Ready(());
+            }
+            if *this.can_be_woken {
+                return Poll::Pending;
+            }
+            // Only where it waits at all. Whoever abandons it from now on wakes it; somebody may have done so just now.
+            *this.can_be_woken = true;
+            this.landing.listen(context);
+            if !this.landing.is_abandoned() {
+                return Poll::Pending;
+            }
         }
         // Whoever told it to stop has told of it.
-        if let Some(slot) = this.landing.0.take() {
-            slot.hand_on();
-        }
+        this.landing.leave();
         Poll::Ready(())
     }
 }
@@ -291,6 +362,25 @@ where
 struct Landing(Option<Slot>);
 
 impl Landing {
+    fn is_abandoned(&self) -> bool {
+        self.0.as_ref().is_none_or(|slot| slot.shared.abandoned.load(Ordering::SeqCst))
+    }
+
+    /// Has the task woken when it is abandoned.
+    fn listen(&self, context: &Context<'_>) {
+        if let Some(slot) = &self.0 {
+            slot.alarm.register(context.waker());
+        }
+    }
+
+    /// The task stops.
+    fn leave(&mut self) {
+        if let Some(slot) = self.0.take() {
+            let runtime = slot.runtime;
+            slot.hand_on(Some(runtime));
+        }
+    }
+
     /// The task has ended by itself.
     fn land(&mut self, result: Result<Result<(), BoxError>, String>) {
         let Some(slot) = self.0.take() else { return };
@@ -302,7 +392,8 @@ impl Landing {
         if let Some(cause) = cause {
             slot.shared.tell(&slot.identity.failed(cause));
         }
-        slot.hand_on();
+        let runtime = slot.runtime;
+        slot.hand_on(Some(runtime));
     }
 }
 
@@ -313,20 +404,20 @@ impl Drop for Landing {
         let Some(slot) = self.0.take() else { return };
         let shared = Arc::clone(&slot.shared);
         shared.tell(&slot.identity.failed(FailureCause::Cancelled));
-        let runtime = slot.runtime.id();
+        let runtime = slot.runtime;
         let stranded = {
             let mut lists = shared.lists();
             let all = std::mem::take(&mut lists.waiting);
             let (stranded, others): (Vec<_>, _) =
-                all.into_iter().partition(|waiting: &Waiting| waiting.runtime.id() == runtime);
+                all.into_iter().partition(|waiting: &Waiting| waiting.runtime == runtime);
             lists.waiting = others.into();
             stranded
         };
         for waiting in stranded {
-            shared.tell(&waiting.identity.failed(FailureCause::Cancelled));
+            shared.tell(&waiting.identity().failed(FailureCause::Cancelled));
             // Captured values are a user's: their `Drop` may panic.
             let _ = contain(|| drop(waiting));
         }
-        slot.hand_on();
+        slot.hand_on(None);
     }
 }

@@ -19,7 +19,6 @@ mod with_tokio {
     use tokio_util::task::task_tracker::TaskTrackerToken;
 
     use crate::dispatch::dispatcher::{Dispatcher, is_alive};
-    use crate::dispatch::running::Identity;
     use crate::dispatch::{CannotRun, Launch, Missing, Needs, States};
     use crate::error::BoxError;
     use crate::report::{HookFailure, HookKind};
@@ -115,8 +114,7 @@ mod with_tokio {
             let Some(Lease { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
                 return Err("there was no dispatcher for it".into());
             };
-            let identity = Identity { task: T::NAME, call_site: task.call_site(), kind };
-            dispatcher.0.dispatch(runtime, identity, task, launch)
+            dispatcher.0.dispatch(runtime, kind, task, launch)
         }
     }
 }
