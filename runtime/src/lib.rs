@@ -35,25 +35,35 @@
 //! |---|---|
 //! | make a function a task | [`#[deferred_task]`](deferred_task) |
 //! | a transaction whose task calls wait for the commit | [`atomic!`] |
-//! | the connection that keeps them | [`DeferredConnection`] |
+//! | the connection that keeps them | [`DeferredConnection`], and over diesel-async's `AsyncDeferredConnection` |
+//! | where `async` and `blocking` tasks run, and get their states | `Dispatcher` |
 //! | closures instead of tasks | [`DeferredConnection::after_commit`], [`after_rollback`](DeferredConnection::after_rollback), [`before_commit`](DeferredConnection::before_commit) |
 //! | what waits, what failed | [`DeferredConnection::pending`], [`DeferredConnection::last_report`] |
 //! | a COMMIT that did not commit | [`CommitError`] |
 //!
 //! # Guarantees
-//! * A commit hook (a task's call, or a closure) runs when the *outermost* transaction has really committed, once, on the
-//!   committing thread, before `atomic!` returns; commit hooks run in the order in which they were registered, over all
-//!   nested blocks.
+//! * A commit hook (a task's call, or a closure) runs when the *outermost* transaction has really committed, once: a plain
+//!   function and a closure before `atomic!` returns, in the order in which they were registered, over all nested blocks; an
+//!   `async` or `blocking` task on tokio, started in that order.
 //! * Commit hooks of a nested block (a savepoint) that was rolled back never run, whatever happens to the outer one.
 //! * While a commit hook runs the connection is outside of any transaction. A hook may open its own `atomic!`.
 //! * A hook that fails or panics changes nothing that was committed and does not stop the next one: it is reported in
-//!   [`DeferredConnection::last_report`] and as a `tracing` event with the task's name and call site.
+//!   [`DeferredConnection::last_report`] or to the dispatcher's failure handler, and as a `tracing` event with the task's name and
+//!   call site.
+//! * A task that could not run (no runtime, a dispatcher that was shut down, a missing `#[state]`) fails its transaction.
 //! * In-process hooks are at most once: a process that dies between COMMIT and hook loses the hook.
 //!
 //! What raw SQL can do to the first two is on [`DeferredConnection`].
 //!
 //! # Features
-//! `sqlite`, `postgres`, `mysql`, `r2d2`: Diesel's, passed on. None is on by default.
+//! None is on by default.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `sqlite`, `postgres`, `mysql`, `r2d2` | Diesel's, passed on |
+//! | `tokio` | `async` and `blocking` tasks, `#[state]`, `Dispatcher` |
+//! | `async-sqlite`, `async-postgres`, `async-mysql` | `AsyncDeferredConnection` over diesel-async's connections, with `tokio` |
+//! | `bb8`, `deadpool`, `mobc` | diesel-async's pools, passed on |
 
 mod atomic;
 mod connection;
