@@ -26,8 +26,9 @@ use super::watch::{Doubt, Watch};
 use super::wrapper::Wrapper;
 use crate::error::CommitError;
 
-/// For what takes the connection below by shared reference, such as pipelining. Statements that run there are not seen by the wrapper,
-/// so the commit of the transaction around them is proven even where nothing waits.
+/// For what takes the connection below by shared reference, such as pipelining. Statements that run there are not seen by the wrapper:
+/// the commit of the transaction around them is proven even where nothing waits, and they are not refused where a cancelled
+/// transaction is open, whose ROLLBACK takes them along.
 impl<C> Deref for AsyncDeferredConnection<C> {
     type Target = C;
 
@@ -190,6 +191,9 @@ impl<C: AsyncDeferrable> AsyncConnection for AsyncDeferredConnection<C> {
     }
 
     async fn begin_test_transaction(&mut self) -> QueryResult<()> {
+        if self.is_interrupted() {
+            return Err(CommitError::Cancelled.into());
+        }
         self.inner.begin_test_transaction().await
     }
 

@@ -9,9 +9,12 @@
 use diesel::result::QueryResult;
 
 use super::keeper::Interrupted;
+use super::run::{bury, bury_before_commit, lose, run_without_connection};
 use super::transaction::unwind_to;
 use super::wrapper::Wrapper;
 use crate::error::CommitError;
+use crate::queue::Dropped;
+use crate::report::HookKind;
 
 #[cfg(feature = "async")]
 pub(crate) use self::block::OpenBlock;
@@ -31,7 +34,26 @@ pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
             return Ok(());
         }
     }
+    // Of the blocks around it, which cannot be committed any more either.
+    settle_hooks(conn, 0);
     Err(CommitError::Cancelled.into())
+}
+
+/// Deals with the hooks that were registered above `depth`, in a transaction that was cancelled there. Nothing can be awaited.
+fn settle_hooks<W: Wrapper>(conn: &mut W, depth: usize) {
+    let keeper = conn.keeper();
+    let Dropped { commit, rollback, before } = keeper.queue().rollback_to(depth);
+    if keeper.interrupted == Interrupted::InCommit {
+        let why = "its transaction was cancelled during COMMIT";
+        lose(keeper, &commit, HookKind::AfterCommit, depth, why);
+        lose(keeper, &rollback, HookKind::AfterRollback, depth, why);
+        bury(keeper, rollback, HookKind::AfterRollback);
+    } else {
+        run_without_connection(conn, rollback, HookKind::AfterRollback, depth);
+    }
+    let keeper = conn.keeper();
+    bury(keeper, commit, HookKind::AfterCommit);
+    bury_before_commit(keeper, before);
 }
 
 /// Blocks whose future may be dropped.
@@ -39,13 +61,11 @@ pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
 mod block {
     use diesel::result::{Error, QueryResult};
 
+    use super::settle_hooks;
     use crate::connection::keeper::Interrupted;
-    use crate::connection::run::{bury, bury_before_commit, lose, run_without_connection};
     use crate::connection::transaction::{Opening, Promise, begin, end};
     use crate::connection::wrapper::Wrapper;
     use crate::panics::{Panic, contain};
-    use crate::queue::Dropped;
-    use crate::report::HookKind;
 
     /// An open block of an asynchronous connection. Dropped before it was ended, it is cancelled.
     #[derive(Debug)]
@@ -91,22 +111,10 @@ mod block {
             // It had ended: what was dropped was waiting for its hooks.
             return;
         }
-        let outermost = state.is_none_or(|state| entry <= state.base);
-        let keeper = conn.keeper();
         if matches!(interrupted, Interrupted::No | Interrupted::InBlock { .. }) {
-            keeper.interrupted = Interrupted::InBlock { outermost };
+            let outermost = state.is_none_or(|state| entry <= state.base);
+            conn.keeper().interrupted = Interrupted::InBlock { outermost };
         }
-        let Dropped { commit, rollback, before } = keeper.queue().rollback_to(entry);
-        if interrupted == Interrupted::InCommit {
-            let why = "its transaction was cancelled during COMMIT";
-            lose(keeper, &commit, HookKind::AfterCommit, entry, why);
-            lose(keeper, &rollback, HookKind::AfterRollback, entry, why);
-            bury(keeper, rollback, HookKind::AfterRollback);
-        } else {
-            run_without_connection(conn, rollback, HookKind::AfterRollback, entry);
-        }
-        let keeper = conn.keeper();
-        bury(keeper, commit, HookKind::AfterCommit);
-        bury_before_commit(keeper, before);
+        settle_hooks(conn, entry);
     }
 }

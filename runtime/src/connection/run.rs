@@ -191,7 +191,6 @@ fn run_one<W: Wrapper>(conn: &mut W, hook: &mut Hook<W>, kind: HookKind, stage: 
 }
 
 /// Runs those that need no connection, where nothing can be awaited; the others are reported.
-#[cfg(feature = "async")]
 pub(super) fn run_without_connection<W: Wrapper>(conn: &mut W, hooks: Vec<Hook<W>>, kind: HookKind, depth: usize) {
     let stage = stage_for(conn, &hooks);
     for mut hook in hooks {
