@@ -125,11 +125,10 @@ impl Dispatcher {
         if let Either::Left(_) = select(pin!(shared.tracker.wait()), pin!(pause(deadline))).await {
             return ShutdownReport::default();
         }
-        let (running, waiting) = {
+        let (running, waiting, committing) = {
             let mut lists = shared.lists();
             lists.abandoned = true;
-            let running: Vec<_> = lists.running.iter().map(|(_, identity)| *identity).collect();
-            (running, std::mem::take(&mut lists.waiting))
+            (lists.in_order_of_start(), std::mem::take(&mut lists.waiting), lists.committing)
         };
         shared.abandon.cancel();
         let running = running.into_iter().map(|identity| (identity, true));
@@ -139,7 +138,7 @@ impl Dispatcher {
             call_site: identity.call_site,
             started,
         });
-        let report = ShutdownReport { abandoned: abandoned.collect() };
+        let report = ShutdownReport { abandoned: abandoned.collect(), committing };
         for task in &report.abandoned {
             task.emit();
         }
@@ -157,10 +156,8 @@ fn bury<T>(waiting: VecDeque<T>) {
 
 /// Whether tasks can be spawned there.
 pub(super) fn is_alive(runtime: &Handle) -> bool {
-    if Handle::try_current().is_ok_and(|current| current.id() == runtime.id()) {
-        return true;
-    }
-    // A runtime that was shut down drops at once what is spawned on it.
+    // A runtime that was shut down drops at once what is spawned on it. To be within it says nothing: its blocking threads, and those
+    // that have entered it, outlive its shutdown.
     !matches!(runtime.spawn(std::future::ready(())).now_or_never(), Some(Err(_)))
 }
 

@@ -57,7 +57,28 @@ pub(super) struct Lists {
     /// Starts nothing any more.
     pub(super) abandoned: bool,
     pub(super) waiting: VecDeque<Waiting>,
-    pub(super) running: Slab<Identity>,
+    pub(super) running: Slab<Started>,
+    /// How many tasks have got a slot so far.
+    starts: u64,
+    /// How many transactions hold the dispatcher open.
+    pub(super) committing: usize,
+}
+
+/// A task that runs, and the how-manieth it is.
+pub(super) type Started = (u64, Identity);
+
+impl Lists {
+    fn start(&mut self, identity: Identity) -> usize {
+        self.starts += 1;
+        self.running.insert((self.starts, identity))
+    }
+
+    /// The tasks that run, in the order in which they were started.
+    pub(super) fn in_order_of_start(&self) -> Vec<Identity> {
+        let mut running: Vec<_> = self.running.iter().map(|(_, started)| *started).collect();
+        running.sort_unstable_by_key(|(number, _)| *number);
+        running.into_iter().map(|(_, identity)| identity).collect()
+    }
 }
 
 /// Which call a task is.
@@ -122,7 +143,7 @@ impl Shared {
             && let Ok(permit) = self.slots.try_acquire()
         {
             permit.forget();
-            let key = lists.running.insert(identity);
+            let key = lists.start(identity);
             drop(lists);
             let slot = Slot { shared: Arc::clone(self), key, identity, runtime };
             if let Err(slot) = launch.launch(task, slot) {
@@ -171,7 +192,7 @@ impl Slot {
                 self.shared.slots.add_permits(1);
                 return;
             };
-            self.key = lists.running.insert(identity);
+            self.key = lists.start(identity);
             drop(lists);
             (self.identity, self.runtime) = (identity, runtime);
             match call.launch(self) {
@@ -300,7 +321,10 @@ impl Landing {
             Err(message) => Some(FailureCause::Panic(message)),
         };
         if let Some(cause) = cause {
-            slot.shared.tell(&slot.identity.failed(cause));
+            let failure = slot.identity.failed(cause);
+            slot.shared.tell(&failure);
+            // The error is a user's: its `Drop` may panic, and the slot must be handed on.
+            let _ = contain(|| drop(failure));
         }
         slot.hand_on();
     }
