@@ -32,7 +32,7 @@ use crate::task::start::{Blocking, Spawned, missing_state};
 use crate::task::{Task, TaskOutput};
 
 /// A buffer of more waiting tasks than this is not kept: what a burst left behind is not needed again. About 150 KB.
-const KEPT_CAPACITY: usize = 1024;
+pub(super) const KEPT_CAPACITY: usize = 1024;
 
 /// What is told to whoever wants to know of failures.
 pub(super) type FailureHandler = Box<dyn Fn(&HookFailure) + Send + Sync>;

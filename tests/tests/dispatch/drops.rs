@@ -4,7 +4,9 @@ use diesel::prelude::*;
 use diesel_deferred::atomic;
 use diesel_deferred_tests::rolled_back;
 
-use crate::support::{Count, Gate, List, at_most, blocks, eventually, idle, memory, runtime, waits, without_runtime};
+use crate::support::{
+    Count, Gate, List, Threads, at_most, blocks, eventually, idle, memory, runtime, waits, without_runtime,
+};
 
 /// Two tasks of each kind, one slot.
 macro_rules! captured_once {
@@ -32,21 +34,20 @@ macro_rules! captured_once {
 }
 
 type Dispatcher = diesel_deferred::Dispatcher;
-type Runtime = tokio::runtime::Runtime;
 
 captured_once! {
     of_a_task_that_ran: Ok(()), |_: &Dispatcher, gate: &Gate, runtime| {
         gate.open();
         // Not dropped: that would cancel them.
-        std::mem::forget::<Runtime>(runtime);
+        std::mem::forget::<Threads>(runtime);
     };
-    of_a_task_that_was_rolled_back: rolled_back(), |_: &Dispatcher, _: &Gate, _: Runtime| ();
+    of_a_task_that_was_rolled_back: rolled_back(), |_: &Dispatcher, _: &Gate, _: Threads| ();
     of_a_task_that_was_abandoned: Ok(()), |dispatcher: &Dispatcher, _: &Gate, runtime| {
         let report = without_runtime(dispatcher.shutdown(std::time::Duration::ZERO));
         assert_eq!(report.abandoned().len(), 4);
-        std::mem::forget::<Runtime>(runtime);
+        std::mem::forget::<Threads>(runtime);
     };
-    of_a_task_whose_runtime_is_gone: Ok(()), |_: &Dispatcher, _: &Gate, runtime: Runtime| drop(runtime);
+    of_a_task_whose_runtime_is_gone: Ok(()), |_: &Dispatcher, _: &Gate, runtime: Threads| drop(runtime);
 }
 
 /// Of one that could not run.

@@ -1,7 +1,7 @@
 //! What is told of tasks and hooks that fail: the name, where it was called, and why, to the handler and to `tracing`.
 
 use diesel::prelude::*;
-use diesel_deferred::{HookKind, atomic, deferred_task};
+use diesel_deferred::{Dispatcher, HookKind, atomic, deferred_task};
 use diesel_deferred_tests::{Scratch, events_with, rolled_back};
 
 use crate::support::{Count, List, at_most, idle, memory, runtime};
@@ -144,4 +144,31 @@ fn a_compensation_whose_dispatcher_is_shut_down_is_told() {
     assert!(result.is_err());
     assert_eq!((done.get(), told.lines().len(), conn.last_report().failures().len()), (0, 1, 1));
     assert!(told.lines()[0].contains("its dispatcher was shut down"), "{:?}", told.lines());
+}
+
+#[deferred_task]
+fn undo_plainly(#[state] done: &Count) {
+    done.up();
+}
+
+/// A compensation that lacks something when its time has come fails alone: what the others take is there.
+#[test]
+fn e01_a_compensation_that_cannot_run_fails_alone() {
+    let (runtime, told, done) = (runtime(), List::default(), Count::default());
+    let inner = told.clone();
+    // Built outside of a runtime: it takes the one of the thread.
+    let dispatcher = Dispatcher::builder().state(done.clone()).on_failure(move |failure| inner.push(failure)).build();
+    let conn = &mut memory(&dispatcher);
+    let result: QueryResult<()> = atomic!(conn, {
+        undo_plainly().after_rollback(conn)?;
+        let inside = runtime.enter();
+        undo(done.clone()).after_rollback(conn)?;
+        drop(inside);
+        undo_plainly().after_rollback(conn)?;
+        rolled_back()
+    });
+    assert!(result.is_err());
+    let [told] = &told.lines()[..] else { panic!("one fails: {:?}", told.lines()) };
+    assert!(told.contains("::undo (after rollback, called at ") && told.contains("no tokio runtime"), "{told}");
+    assert_eq!((done.get(), conn.last_report().ran(), conn.last_report().failures().len()), (2, 3, 1));
 }

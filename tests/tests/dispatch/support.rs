@@ -1,6 +1,7 @@
 //! Gates that tasks wait at, meters, and connections to throw away.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +18,35 @@ use tokio::sync::watch;
 pub const LONG: Duration = Duration::from_secs(60);
 
 /// A runtime of two threads.
-pub fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+pub fn runtime() -> Threads {
+    Threads(Some(Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")))
+}
+
+/// A runtime that does not wait for its tasks when a test fails: nobody opens their gates any more.
+pub struct Threads(Option<Runtime>);
+
+impl Threads {
+    pub fn shutdown_background(mut self) {
+        self.0.take().expect("it is there").shutdown_background();
+    }
+}
+
+impl Deref for Threads {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("it is there")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Some(runtime) = self.0.take()
+        {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A dispatcher there, that runs so many at a time.
