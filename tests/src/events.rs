@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Write};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -13,6 +13,15 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 thread_local! {
     static EVENTS: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Those of all threads: tasks of a dispatcher run on others.
+static EVERYWHERE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The fields of the events with this text in them, of any thread.
+pub fn events_with(text: &str) -> Vec<String> {
+    let events = EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner);
+    events.iter().filter(|event| event.contains(text)).cloned().collect()
 }
 
 /// Runs `run` and returns the fields of the events that it emitted on this thread, a line each.
@@ -29,9 +38,11 @@ pub(crate) fn install() {
 
 struct Listener;
 
-impl Visit for Listener {
+struct Fields(String);
+
+impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        EVENTS.with_borrow_mut(|events| writeln!(events, "{}={value:?}", field.name())).expect("write to a string");
+        writeln!(self.0, "{}={value:?}", field.name()).expect("write to a string");
     }
 }
 
@@ -49,7 +60,11 @@ impl Subscriber for Listener {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        event.record(&mut Self);
+        let mut fields = Fields(String::new());
+        event.record(&mut fields);
+        // Gone where a thread's other values are dropped at its end.
+        let _ = EVENTS.try_with(|events| events.borrow_mut().push_str(&fields.0));
+        EVERYWHERE.lock().unwrap_or_else(PoisonError::into_inner).push(fields.0);
     }
 
     fn enter(&self, _: &Id) {}

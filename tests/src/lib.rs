@@ -17,7 +17,7 @@ pub use checks::{assert_clean, refusal, rolled_back};
 pub use database::{Database, Scratch, witness};
 #[cfg(feature = "mysql")]
 pub use deadlock::Opponent;
-pub use events::traced;
+pub use events::{events_with, traced};
 pub use log::{Log, NOTHING, note, note_failing, note_panicking, noting};
 pub use nonblocking::{AsyncDatabase, AsyncSqliteConnection};
 #[cfg(any(feature = "postgres", feature = "mysql"))]

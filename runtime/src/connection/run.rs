@@ -271,7 +271,7 @@ async fn discard<W: Wrapper>(conn: &mut W, depth: usize) {
 
 /// What rollback hooks take. There is nothing left to refuse: where one of them cannot run, that is its failure.
 fn stage_for<W: Wrapper>(conn: &mut W, hooks: &[Hook<W>]) -> Stage {
-    conn.keeper().route.stage(hooks.iter().filter_map(Hook::needs)).unwrap_or(Stage::none())
+    conn.keeper().route.stage_what_there_is(hooks.iter().filter_map(Hook::needs))
 }
 
 /// What was registered above `depth` is gone, but nobody knows how that transaction ended: nothing runs, all is

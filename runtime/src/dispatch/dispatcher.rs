@@ -98,7 +98,7 @@ impl Dispatcher {
 
     /// How many tasks run.
     pub fn in_flight(&self) -> usize {
-        self.0.lists().running.len()
+        self.0.lists().in_flight()
     }
 
     /// How many tasks wait for others to end.
@@ -125,12 +125,10 @@ impl Dispatcher {
         if let Either::Left(_) = select(pin!(shared.tracker.wait()), pin!(pause(deadline))).await {
             return ShutdownReport::default();
         }
-        let (running, waiting) = {
+        let (running, waiting, committing) = {
             let mut lists = shared.lists();
             shared.abandoned.store(true, Ordering::SeqCst);
-            let running: Vec<_> =
-                lists.running.iter().map(|(_, running)| (running.identity, Arc::clone(&running.alarm))).collect();
-            (running, std::mem::take(&mut lists.waiting))
+            (lists.in_order_of_start(), std::mem::take(&mut lists.waiting), lists.committing)
         };
         for (_, alarm) in &running {
             alarm.wake();
@@ -142,7 +140,7 @@ impl Dispatcher {
             call_site: identity.call_site,
             started,
         });
-        let report = ShutdownReport { abandoned: abandoned.collect() };
+        let report = ShutdownReport { abandoned: abandoned.collect(), committing };
         for task in &report.abandoned {
             task.emit();
         }
@@ -160,10 +158,8 @@ fn bury<T>(waiting: VecDeque<T>) {
 
 /// Whether tasks can be spawned there.
 pub(super) fn is_alive(runtime: &Handle) -> bool {
-    if Handle::try_current().is_ok_and(|current| current.id() == runtime.id()) {
-        return true;
-    }
-    // A runtime that was shut down drops at once what is spawned on it.
+    // A runtime that was shut down drops at once what is spawned on it. To be within it says nothing: its blocking threads, and those
+    // that have entered it, outlive its shutdown.
     !matches!(runtime.spawn(std::future::ready(())).now_or_never(), Some(Err(_)))
 }
 
@@ -171,7 +167,7 @@ impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lists = self.0.lists();
         f.debug_struct("Dispatcher")
-            .field("running", &lists.running.len())
+            .field("running", &lists.in_flight())
             .field("waiting", &lists.waiting.len())
             .field("states", &self.0.states)
             .field("shut_down", &lists.closed)

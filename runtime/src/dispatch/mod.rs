@@ -14,6 +14,8 @@ mod running;
 mod shutdown;
 mod stage;
 mod states;
+#[cfg(all(test, feature = "tokio"))]
+mod tests;
 
 #[cfg(feature = "tokio")]
 pub use self::dispatcher::{Dispatcher, DispatcherBuilder};

@@ -77,6 +77,12 @@ impl fmt::Display for Missing {
             Self::OpenDispatcher => f.write_str(
                 "its dispatcher was shut down; commit before you call `Dispatcher::shutdown`, or install another dispatcher",
             ),
+            #[cfg(not(feature = "tokio"))]
+            Self::State(name) => write!(
+                f,
+                "it takes a `#[state]` of type `{name}`, which dispatchers have: turn on the feature `tokio` of diesel-deferred"
+            ),
+            #[cfg(feature = "tokio")]
             Self::State(name) => write!(
                 f,
                 "it takes a `#[state]` of type `{name}`, which its dispatcher does not have; add it with \

@@ -34,7 +34,7 @@ use crate::task::start::{Blocking, Spawned, missing_state};
 use crate::task::{Task, TaskOutput};
 
 /// A buffer of more waiting tasks than this is not kept: what a burst left behind is not needed again. About 150 KB.
-const KEPT_CAPACITY: usize = 1024;
+pub(super) const KEPT_CAPACITY: usize = 1024;
 
 /// What is told to whoever wants to know of failures.
 pub(super) type FailureHandler = Box<dyn Fn(&HookFailure) + Send + Sync>;
@@ -57,14 +57,39 @@ pub(super) struct Lists {
     /// Takes no more tasks than those of transactions that are about to commit.
     pub(super) closed: bool,
     pub(super) waiting: VecDeque<Waiting>,
-    pub(super) running: Slab<Running>,
+    running: Slab<Running>,
+    /// How many tasks have got a slot so far.
+    starts: u64,
+    /// How many transactions hold the dispatcher open.
+    pub(super) committing: usize,
 }
 
 /// A slot and what runs in it.
-pub(super) struct Running {
-    pub(super) identity: Identity,
+struct Running {
+    identity: Identity,
+    /// The how-manieth it is that was started.
+    number: u64,
     /// Wakes the task.
-    pub(super) alarm: Arc<AtomicWaker>,
+    alarm: Arc<AtomicWaker>,
+}
+
+impl Lists {
+    fn next_number(&mut self) -> u64 {
+        self.starts += 1;
+        self.starts
+    }
+
+    /// How many tasks run.
+    pub(super) fn in_flight(&self) -> usize {
+        self.running.len()
+    }
+
+    /// The tasks that run, in the order in which they were started, with what wakes them.
+    pub(super) fn in_order_of_start(&self) -> Vec<(Identity, Arc<AtomicWaker>)> {
+        let mut running: Vec<_> = self.running.iter().map(|(_, running)| running).collect();
+        running.sort_unstable_by_key(|running| running.number);
+        running.into_iter().map(|running| (running.identity, Arc::clone(&running.alarm))).collect()
+    }
 }
 
 /// Which call a task is.
@@ -152,7 +177,8 @@ impl Shared {
             // Given back where nobody takes the slot over.
             permit.forget();
             let (identity, alarm) = (Identity::of(&task, kind), Arc::new(AtomicWaker::new()));
-            let key = lists.running.insert(Running { identity, alarm: Arc::clone(&alarm) });
+            let number = lists.next_number();
+            let key = lists.running.insert(Running { identity, number, alarm: Arc::clone(&alarm) });
             let token = self.tracker.token();
             drop(lists);
             let slot = Slot { shared: Arc::clone(self), key, identity, alarm, runtime: runtime.id(), _tracked: token };
@@ -213,8 +239,9 @@ impl Slot {
                 return;
             };
             self.identity = next.identity();
+            let number = lists.next_number();
             if let Some(running) = lists.running.get_mut(self.key) {
-                running.identity = self.identity;
+                (running.identity, running.number) = (self.identity, number);
             }
             drop(lists);
             self.runtime = next.runtime;
@@ -390,7 +417,10 @@ impl Landing {
             Err(message) => Some(FailureCause::Panic(message)),
         };
         if let Some(cause) = cause {
-            slot.shared.tell(&slot.identity.failed(cause));
+            let failure = slot.identity.failed(cause);
+            slot.shared.tell(&failure);
+            // The error is a user's: its `Drop` may panic, and the slot must be handed on.
+            let _ = contain(|| drop(failure));
         }
         let runtime = slot.runtime;
         slot.hand_on(Some(runtime));

@@ -12,23 +12,34 @@ use crate::report::emit;
 #[must_use = "what was abandoned will not run any more"]
 pub struct ShutdownReport {
     pub(super) abandoned: Vec<AbandonedTask>,
+    pub(super) committing: usize,
 }
 
 impl ShutdownReport {
-    /// The tasks that had not ended by the deadline: first those that ran, then those that waited, in their order.
+    /// The tasks that had not ended by the deadline: first those that ran, in the order in which they
+    /// were started, then those that waited, in theirs.
     pub fn abandoned(&self) -> &[AbandonedTask] {
         &self.abandoned
     }
 
-    /// Whether every task had ended.
+    /// How many transactions were about to commit at the deadline, or were running the hooks that they had: tasks that those hand
+    /// over after it do not run, which the [failure handler](crate::DispatcherBuilder::on_failure) is told.
+    pub fn committing(&self) -> usize {
+        self.committing
+    }
+
+    /// Whether every task had ended, and no transaction could still hand one over.
     pub fn is_clean(&self) -> bool {
-        self.abandoned.is_empty()
+        self.abandoned.is_empty() && self.committing == 0
     }
 }
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} tasks abandoned", self.abandoned.len())?;
+        if self.committing > 0 {
+            write!(f, ", {} transactions still committing", self.committing)?;
+        }
         self.abandoned.iter().try_for_each(|task| write!(f, "\n  {task}"))
     }
 }

@@ -41,6 +41,7 @@ mod with_tokio {
         /// Finds what the tasks take, or says which of them could not run.
         pub(crate) fn stage(&self, needs: impl Iterator<Item = Needs>) -> Result<Stage, CannotRun> {
             let mut lease = None;
+            let mut alive = false;
             for needs in needs {
                 let lease = match &mut lease {
                     Some(lease) => lease,
@@ -48,8 +49,11 @@ mod with_tokio {
                         none.insert(self.dispatcher().lease().ok_or_else(|| needs.cannot_run(Missing::OpenDispatcher))?)
                     }
                 };
-                if needs.dispatched && lease.runtime.is_none() {
-                    return Err(needs.cannot_run(Missing::Runtime));
+                if needs.dispatched && !alive {
+                    alive = lease.runtime.as_ref().is_some_and(is_alive);
+                    if !alive {
+                        return Err(needs.cannot_run(Missing::Runtime));
+                    }
                 }
                 let states = &lease.dispatcher.0.states;
                 if let Some(state) = needs.states.iter().find(|state| !states.has(state)) {
@@ -57,6 +61,15 @@ mod with_tokio {
                 }
             }
             Ok(Stage(lease))
+        }
+
+        /// Finds what there is of what the tasks take, where nothing can be refused any more: each fails by itself for what it lacks.
+        pub(crate) fn stage_what_there_is(&self, mut needs: impl Iterator<Item = Needs>) -> Stage {
+            let mut lease = needs.next().and_then(|_| self.dispatcher().lease());
+            if let Some(lease) = &mut lease {
+                lease.runtime = lease.runtime.take().filter(is_alive);
+            }
+            Stage(lease)
         }
 
         /// Tells the dispatcher of a hook that failed on the committing thread.
@@ -77,17 +90,24 @@ mod with_tokio {
         _open: TaskTrackerToken,
     }
 
+    impl Drop for Lease {
+        fn drop(&mut self) {
+            self.dispatcher.0.lists().committing -= 1;
+        }
+    }
+
     impl Dispatcher {
         /// Keeps it open for a transaction's tasks; `None` where it was shut down.
         fn lease(self) -> Option<Lease> {
-            let lists = self.0.lists();
+            let mut lists = self.0.lists();
             if lists.closed {
                 return None;
             }
+            lists.committing += 1;
             // Under the lock: a shutdown that comes now waits for it.
             let open = self.0.tracker.token();
             drop(lists);
-            let runtime = self.0.runtime.clone().or_else(|| Handle::try_current().ok()).filter(is_alive);
+            let runtime = self.0.runtime.clone().or_else(|| Handle::try_current().ok());
             Some(Lease { dispatcher: self, runtime, _open: open })
         }
     }
@@ -112,7 +132,9 @@ mod with_tokio {
             L: Launch<T>,
         {
             let Some(Lease { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
-                return Err("there was no dispatcher for it".into());
+                return Err(
+                    "it could not be run any more: its dispatcher was shut down, or there is no tokio runtime".into()
+                );
             };
             dispatcher.0.dispatch(runtime, kind, task, launch)
         }
@@ -145,6 +167,11 @@ mod without_tokio {
                 }
             }
             Ok(Stage::none())
+        }
+
+        /// Finds what there is of what the tasks take.
+        pub(crate) fn stage_what_there_is(&self, _: impl Iterator<Item = Needs>) -> Stage {
+            Stage::none()
         }
 
         pub(crate) fn tell(&self, _: &HookFailure) {}

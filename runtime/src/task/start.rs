@@ -8,6 +8,14 @@ use crate::error::BoxError;
 use crate::report::HookKind;
 
 /// How a task is run.
+#[cfg_attr(
+    not(feature = "tokio"),
+    diagnostic::on_unimplemented(
+        message = "`async` and `blocking` tasks need a runtime",
+        label = "this task runs on tokio, for which the feature `tokio` of diesel-deferred is off",
+        note = "turn on the feature `tokio` of diesel-deferred, or write a plain `fn`, which runs on the committing thread"
+    )
+)]
 pub trait Start<T: Task>: Send + 'static {
     /// Whether it takes a dispatcher.
     const DISPATCHED: bool;
@@ -54,9 +62,9 @@ pub struct Spawned<F>(pub F);
 #[derive(Debug)]
 pub struct Blocking<F>(pub F);
 
+#[cfg(feature = "tokio")]
 macro_rules! dispatched {
     ($($kind:ident)*) => {$(
-        #[cfg(feature = "tokio")]
         impl<T, F> Start<T> for $kind<F>
         where
             T: Task + Send + 'static,
@@ -69,24 +77,8 @@ macro_rules! dispatched {
                 stage.dispatch(task, self, kind)
             }
         }
-
-        #[cfg(not(feature = "tokio"))]
-        impl<T: Task, F: NeedsTokio<T> + Send + 'static> Start<T> for $kind<F> {
-            const DISPATCHED: bool = true;
-
-            fn run(self, _: T, _: &Stage, _: HookKind) -> Result<(), BoxError> {
-                Err("it needs the feature `tokio` of diesel-deferred".into())
-            }
-        }
     )*};
 }
 
+#[cfg(feature = "tokio")]
 dispatched!(Spawned Blocking);
-
-/// What runs such a task is not compiled in.
-#[cfg(not(feature = "tokio"))]
-#[diagnostic::on_unimplemented(
-    message = "`async` and `blocking` tasks need a runtime",
-    note = "turn on the feature `tokio` of diesel-deferred, or write a plain `fn`, which runs on the committing thread"
-)]
-pub trait NeedsTokio<T> {}
