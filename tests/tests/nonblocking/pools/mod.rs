@@ -1,12 +1,12 @@
 //! bb8, deadpool and mobc: pools of deferring connections, and deferring connections around pooled ones.
 
-use std::future::Future;
-use std::ops::DerefMut;
+mod kinds;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use diesel::result::QueryResult;
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, bb8, deadpool, mobc};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, deadpool};
 use diesel_async::{AsyncConnection, SimpleAsyncConnection, TransactionManager};
 use diesel_deferred::{
     AfterCommit, AsyncDeferrable, AsyncDeferredConnection, AsyncDeferredTransactionManager as Manager, atomic,
@@ -16,126 +16,8 @@ use diesel_deferred_tests::{AsyncDatabase, Database, Log, NOTHING, Scratch, note
 use futures_util::FutureExt;
 use tokio::sync::Barrier;
 
+use self::kinds::{AnyBarePool, AnyPool};
 use crate::fixture::{SOON, noting, noting_rollback, one_at_a_time, panic_of, settled};
-
-/// A pool of deferring connections, of any of the three kinds.
-trait AnyPool<C: AsyncDatabase>: Clone + Send + Sync + Sized + 'static {
-    /// Whether a good connection that was given back is lent out again. Of diesel-async 0.9.2 mobc's manager takes the good ones for the
-    /// broken ones, so that mobc closes them.
-    const REUSES: bool;
-
-    type Guard: DerefMut<Target = AsyncDeferredConnection<C>> + AfterCommit + Send;
-
-    fn build(
-        manager: AsyncDieselConnectionManager<AsyncDeferredConnection<C>>,
-        size: u32,
-    ) -> impl Future<Output = Self> + Send;
-
-    fn lend(&self) -> impl Future<Output = Self::Guard> + Send;
-}
-
-/// The same for bare ones.
-trait AnyBarePool<C: AsyncDatabase>: Sized {
-    type Guard: AsyncDeferrable + 'static;
-
-    fn build(manager: AsyncDieselConnectionManager<C>) -> impl Future<Output = Self>;
-
-    fn lend(&self) -> impl Future<Output = Self::Guard>;
-}
-
-macro_rules! pools {
-    ($($conn:ty),*) => {$(
-        impl AnyPool<$conn> for bb8::Pool<AsyncDeferredConnection<$conn>> {
-            const REUSES: bool = true;
-            type Guard = bb8::PooledConnection<'static, AsyncDeferredConnection<$conn>>;
-
-            async fn build(
-                manager: AsyncDieselConnectionManager<AsyncDeferredConnection<$conn>>,
-                size: u32,
-            ) -> Self {
-                Self::builder().max_size(size).build(manager).await.expect("a pool")
-            }
-
-            async fn lend(&self) -> Self::Guard {
-                self.get_owned().await.expect("a connection")
-            }
-        }
-
-        impl AnyPool<$conn> for deadpool::Pool<AsyncDeferredConnection<$conn>> {
-            const REUSES: bool = true;
-            type Guard = deadpool::Object<AsyncDeferredConnection<$conn>>;
-
-            async fn build(
-                manager: AsyncDieselConnectionManager<AsyncDeferredConnection<$conn>>,
-                size: u32,
-            ) -> Self {
-                Self::builder(manager).max_size(size as usize).build().expect("a pool")
-            }
-
-            async fn lend(&self) -> Self::Guard {
-                self.get().await.expect("a connection")
-            }
-        }
-
-        impl AnyPool<$conn> for mobc::Pool<AsyncDeferredConnection<$conn>> {
-            const REUSES: bool = false;
-            type Guard = mobc::PooledConnection<AsyncDeferredConnection<$conn>>;
-
-            async fn build(
-                manager: AsyncDieselConnectionManager<AsyncDeferredConnection<$conn>>,
-                size: u32,
-            ) -> Self {
-                Self::builder().max_open(size.into()).build(manager)
-            }
-
-            async fn lend(&self) -> Self::Guard {
-                self.get().await.expect("a connection")
-            }
-        }
-
-        impl AnyBarePool<$conn> for bb8::Pool<$conn> {
-            type Guard = bb8::PooledConnection<'static, $conn>;
-
-            async fn build(manager: AsyncDieselConnectionManager<$conn>) -> Self {
-                Self::builder().max_size(1).build(manager).await.expect("a pool")
-            }
-
-            async fn lend(&self) -> Self::Guard {
-                self.get_owned().await.expect("a connection")
-            }
-        }
-
-        impl AnyBarePool<$conn> for deadpool::Pool<$conn> {
-            type Guard = deadpool::Object<$conn>;
-
-            async fn build(manager: AsyncDieselConnectionManager<$conn>) -> Self {
-                Self::builder(manager).max_size(1).build().expect("a pool")
-            }
-
-            async fn lend(&self) -> Self::Guard {
-                self.get().await.expect("a connection")
-            }
-        }
-
-        impl AnyBarePool<$conn> for mobc::Pool<$conn> {
-            type Guard = mobc::PooledConnection<$conn>;
-
-            async fn build(manager: AsyncDieselConnectionManager<$conn>) -> Self {
-                Self::builder().max_open(1).build(manager)
-            }
-
-            async fn lend(&self) -> Self::Guard {
-                self.get().await.expect("a connection")
-            }
-        }
-    )*};
-}
-
-pools!(diesel_deferred_tests::AsyncSqliteConnection);
-#[cfg(feature = "postgres")]
-pools!(diesel_async::AsyncPgConnection);
-#[cfg(feature = "mysql")]
-pools!(diesel_async::AsyncMysqlConnection);
 
 /// Each test on each pool of each database.
 macro_rules! on_every_pool {
@@ -433,4 +315,37 @@ async fn n09_the_transactions_of_a_pooled_connection() {
     .await
     .unwrap();
     assert_eq!(log.ran(), [1, 2, 3]);
+}
+
+/// T1: a pool of one connection in a test transaction, which diesel-async's manager is told to begin.
+#[tokio::test]
+async fn t01_a_pool_of_test_transactions() {
+    type Sqlite = diesel_deferred_tests::AsyncSqliteConnection;
+    let db = Scratch::<diesel::SqliteConnection>::new();
+    let mut config = ManagerConfig::<AsyncDeferredConnection<Sqlite>>::default();
+    config.custom_setup = Box::new(|url| {
+        let url = url.to_owned();
+        async move {
+            let mut conn = AsyncDeferredConnection::<Sqlite>::establish(&url).await?;
+            conn.begin_test_transaction().await.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+            Ok(conn)
+        }
+        .boxed()
+    });
+    let manager = AsyncDieselConnectionManager::new_with_config(db.url(), config);
+    let pool = deadpool::Pool::builder(manager).max_size(1).build().expect("a pool");
+    let log = Log::new();
+    for id in [1, 2] {
+        let mut conn = pool.get().await.unwrap();
+        atomic!(conn, outermost, async {
+            note(&log, id);
+            Sqlite::insert(conn, id).await
+        })
+        .await
+        .unwrap();
+        assert_eq!(log.ran().len(), usize::try_from(id).unwrap(), "where the block returns");
+    }
+    let mut conn = pool.get().await.unwrap();
+    assert!(Sqlite::insert(&mut conn, 1).await.is_err(), "in the same test transaction");
+    assert_eq!((log.ran(), db.committed()), (vec![1, 2], NOTHING.to_vec()));
 }
