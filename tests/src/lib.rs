@@ -22,7 +22,7 @@ pub use log::{Log, NOTHING, note, note_failing, note_panicking, noting};
 pub use nonblocking::{AsyncDatabase, AsyncSqliteConnection};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use proxy::cut_behind_commit;
-pub use statements::{Statements, record};
+pub use statements::{Statements, record, record_async};
 
 /// Makes a `#[test]` of each generic `fn name<C: Database>(db: &Scratch<C>)` for each database.
 #[macro_export]

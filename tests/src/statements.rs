@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use diesel::connection::{Connection, InstrumentationEvent};
+use diesel::connection::{Connection, Instrumentation, InstrumentationEvent};
+use diesel_async::AsyncConnection;
 use diesel_deferred::{Deferrable, DeferredConnection};
 
 /// The messages that were sent, in order. One message may hold several statements.
@@ -19,13 +20,24 @@ impl Statements {
 /// Records what `conn` sends from now on.
 pub fn record<C: Deferrable>(conn: &mut DeferredConnection<C>) -> Statements {
     let statements = Statements::default();
+    conn.set_instrumentation(recorder(&statements));
+    statements
+}
+
+/// [`record`], of an asynchronous connection of any kind.
+pub fn record_async<C: AsyncConnection>(conn: &mut C) -> Statements {
+    let statements = Statements::default();
+    conn.set_instrumentation(recorder(&statements));
+    statements
+}
+
+fn recorder(statements: &Statements) -> impl Instrumentation {
     let sink = statements.clone();
-    conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
+    move |event: InstrumentationEvent<'_>| {
         if let InstrumentationEvent::StartQuery { query, .. } = event {
             let text = query.to_string();
             let text = text.split(" -- binds").next().unwrap_or_default().to_owned();
             sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
         }
-    });
-    statements
+    }
 }

@@ -16,6 +16,7 @@ async fn sign_up(
                         let outcome = {
                             let (conn, registrar) = (&mut open).parts();
                             ::diesel_deferred::__private_0_1_0::caught(async {
+                                    let conn = &mut *conn;
                                     let _ = (&conn, &registrar);
                                     {
                                         for user in new {

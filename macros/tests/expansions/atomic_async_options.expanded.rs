@@ -22,6 +22,7 @@ async fn transfer(pool: &Pool) -> Result<(), BankError> {
                                     Result<(), BankError>,
                                     _,
                                 >(async {
+                                        let conn = &mut *conn;
                                         let _ = (&conn, &registrar);
                                         match {
                                             match (notify(1)) {

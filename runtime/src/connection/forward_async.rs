@@ -10,9 +10,13 @@ use std::task::{Context, Poll, ready};
 
 use diesel::associations::{HasTable, Identifiable};
 use diesel::connection::{CacheSize, Instrumentation};
-use diesel::query_builder::{AsQuery, QueryFragment, QueryId};
-use diesel::result::{ConnectionResult, QueryResult};
-use diesel_async::pooled_connection::PoolableConnection;
+use diesel::dsl::{AsExprOf, select};
+use diesel::query_builder::{AsQuery, QueryFragment, QueryId, SqlQuery};
+use diesel::result::{ConnectionResult, Error, QueryResult};
+use diesel::sql_types::Integer;
+use diesel::{IntoSql, sql_query};
+use diesel_async::methods::{ExecuteDsl, LoadQuery};
+use diesel_async::pooled_connection::{PoolableConnection, RecyclingMethod};
 use diesel_async::{
     AsyncConnection, AsyncConnectionCore, SimpleAsyncConnection, TransactionManager, UpdateAndFetchResults,
 };
@@ -218,8 +222,30 @@ impl<C: AsyncDeferrable> AsyncConnection for AsyncDeferredConnection<C> {
 
 impl<C> PoolableConnection for AsyncDeferredConnection<C>
 where
-    C: AsyncDeferrable + PoolableConnection,
+    C: AsyncDeferrable + PoolableConnection + 'static,
 {
+    /// A pool that keeps what [`is_broken`](Self::is_broken) tells it to throw away must not lend it out again: mobc's manager of
+    /// diesel-async 0.9 is one. A test query would pass in a transaction that was left open.
+    async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()>
+    where
+        for<'a> Self: 'a,
+        for<'a> select<AsExprOf<i32, Integer>>: LoadQuery<'a, Self, i32>,
+        SqlQuery: ExecuteDsl<Self>,
+    {
+        // Only here: connections have a `load` of their own.
+        use diesel_async::RunQueryDsl;
+
+        if self.is_broken() {
+            return Err(Error::BrokenTransactionManager);
+        }
+        match config {
+            RecyclingMethod::Fast => Ok(()),
+            RecyclingMethod::Verified => select(1.into_sql::<Integer>()).get_result(self).await.map(|_: i32| ()),
+            RecyclingMethod::CustomQuery(query) => sql_query(query.as_ref()).execute(self).await.map(drop),
+            RecyclingMethod::CustomFunction(check) => check(self).await,
+        }
+    }
+
     fn is_broken(&mut self) -> bool {
         self.is_interrupted() || self.inner.is_broken()
     }

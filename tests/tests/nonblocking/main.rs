@@ -1,3 +1,18 @@
 //! Asynchronous connections: registration, nesting, what a commit is worth, and what diesel-async offers besides.
 
+mod arguments;
+mod cost;
+mod ends;
+mod fixture;
+mod in_hooks;
+mod library;
+mod options;
+mod pools;
+#[cfg(feature = "postgres")]
+mod postgres_only;
+mod registration;
+mod retries;
+mod shapes;
+mod test_transactions;
+mod tree;
 mod when;
