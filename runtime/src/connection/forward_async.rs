@@ -10,9 +10,14 @@ use std::task::{Context, Poll, ready};
 
 use diesel::associations::{HasTable, Identifiable};
 use diesel::connection::{CacheSize, Instrumentation};
-use diesel::query_builder::{AsQuery, QueryFragment, QueryId};
+use diesel::dsl::{AsExprOf, select};
+use diesel::expression::IntoSql;
+use diesel::query_builder::{AsQuery, QueryFragment, QueryId, SqlQuery};
 use diesel::result::{ConnectionResult, QueryResult};
-use diesel_async::pooled_connection::PoolableConnection;
+use diesel::sql_query;
+use diesel::sql_types::Integer;
+use diesel_async::methods::{ExecuteDsl, LoadQuery};
+use diesel_async::pooled_connection::{PoolableConnection, RecyclingMethod};
 use diesel_async::{
     AsyncConnection, AsyncConnectionCore, SimpleAsyncConnection, TransactionManager, UpdateAndFetchResults,
 };
@@ -214,8 +219,28 @@ impl<C: AsyncDeferrable> AsyncConnection for AsyncDeferredConnection<C> {
 
 impl<C> PoolableConnection for AsyncDeferredConnection<C>
 where
-    C: AsyncDeferrable + PoolableConnection,
+    C: AsyncDeferrable + PoolableConnection + 'static,
 {
+    /// Fails on a connection that is broken: what a pool asks before it hands the connection out, by whichever method. diesel-async's
+    /// manager for mobc asks nothing else: it takes a broken connection for a good one when that comes back.
+    async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()>
+    where
+        for<'a> select<AsExprOf<i32, Integer>>: LoadQuery<'a, Self, i32>,
+        SqlQuery: ExecuteDsl<Self>,
+    {
+        use diesel_async::RunQueryDsl;
+
+        if self.is_broken() {
+            return Err(CommitError::Cancelled.into());
+        }
+        match config {
+            RecyclingMethod::Fast => Ok(()),
+            RecyclingMethod::Verified => select(1_i32.into_sql::<Integer>()).get_result::<i32>(self).await.map(drop),
+            RecyclingMethod::CustomQuery(query) => sql_query(query.as_ref()).execute(self).await.map(drop),
+            RecyclingMethod::CustomFunction(check) => check(self).await,
+        }
+    }
+
     fn is_broken(&mut self) -> bool {
         self.is_interrupted() || self.inner.is_broken()
     }
