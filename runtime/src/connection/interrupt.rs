@@ -67,7 +67,9 @@ mod block {
         /// Ends it as its callback did.
         pub(crate) async fn end<R, E: From<Error>>(mut self, outcome: Result<Result<R, E>, Panic>) -> Result<R, E> {
             let result = end(self.conn, self.entry, self.promise, outcome).await;
-            self.ended = true;
+            // Where it could not even be rolled back, because a block in it was dropped, its hooks are dealt with as those of a block
+            // that was dropped itself.
+            self.ended = self.conn.keeper().interrupted == Interrupted::No;
             result
         }
     }
