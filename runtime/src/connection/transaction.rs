@@ -167,11 +167,18 @@ async fn prepare_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Que
 /// connections only.
 async fn begin_with_sql<W: Wrapper>(conn: &mut W, sql: String) -> QueryResult<()> {
     conn.tell(InstrumentationEvent::begin_transaction(NonZeroU32::MIN));
-    send(conn, Statement::Sql(&sql)).await?;
+    // Before it is sent: where the future is dropped meanwhile, a pool below must not take the connection for idle.
+    change_depth(conn, TransactionDepthChange::IncreaseDepth)?;
+    let begun = send(conn, Statement::Sql(&sql)).await;
+    if begun.is_err() && conn.depth() > 0 {
+        change_depth(conn, TransactionDepthChange::DecreaseDepth)?;
+    }
+    begun
+}
+
+fn change_depth<W: Wrapper>(conn: &mut W, change: TransactionDepthChange) -> QueryResult<()> {
     match conn.status() {
-        TransactionManagerStatus::Valid(status) => {
-            status.change_transaction_depth(TransactionDepthChange::IncreaseDepth)
-        }
+        TransactionManagerStatus::Valid(status) => status.change_transaction_depth(change),
         TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
     }
 }
