@@ -12,6 +12,7 @@ use super::keeper::Interrupted;
 use super::transaction::unwind_to;
 use super::wrapper::Wrapper;
 use crate::error::CommitError;
+use crate::panics::contain;
 
 #[cfg(feature = "async")]
 pub(crate) use self::block::OpenBlock;
@@ -24,9 +25,10 @@ pub(crate) use self::block::OpenBlock;
 pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     let in_block = matches!(conn.keeper().interrupted, Interrupted::InBlock { .. });
     if in_block && W::OUTLIVES_DROPPED_STATEMENTS {
+        // Diesel's own bookkeeping is out of reach for as long as a dropped statement runs on, and panics then.
+        let Ok(state) = contain(|| conn.state()) else { return Err(CommitError::Cancelled.into()) };
         conn.keeper().interrupted = Interrupted::No;
-        let base = conn.state().map_or(0, |state| state.base);
-        unwind_to(conn, base).await;
+        unwind_to(conn, state.map_or(0, |state| state.base)).await;
         if conn.state().is_some() {
             return Ok(());
         }

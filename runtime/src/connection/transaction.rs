@@ -123,11 +123,14 @@ pub(super) fn note_begun<W: Wrapper>(conn: &mut W, state: State, begun: QueryRes
 /// The usual: nothing stands in the way of BEGIN, and nothing has to be awaited before it.
 #[inline(always)]
 pub(super) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Option<State> {
-    let state = conn.state()?;
-    let keeper = conn.keeper();
-    if keeper.interrupted != Interrupted::No || state.is_nested() && !opening.may_be_nested() {
+    if conn.keeper().interrupted != Interrupted::No {
         return None;
     }
+    let state = conn.state()?;
+    if state.is_nested() && !opening.may_be_nested() {
+        return None;
+    }
+    let keeper = conn.keeper();
     if !state.is_nested() {
         if !keeper.ready.is_empty() {
             return None;
