@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use diesel::connection::{Connection, InstrumentationEvent};
-use diesel_deferred::{Deferrable, DeferredConnection};
+use diesel::connection::{Connection, Instrumentation, InstrumentationEvent};
+use diesel_async::AsyncConnection;
+use diesel_deferred::{AsyncDeferrable, AsyncDeferredConnection, Deferrable, DeferredConnection};
 
 /// The messages that were sent, in order. One message may hold several statements.
 #[derive(Debug, Clone, Default)]
@@ -14,18 +15,29 @@ impl Statements {
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn recorder(&self) -> impl Instrumentation + use<> {
+        let sink = self.clone();
+        move |event: InstrumentationEvent<'_>| {
+            if let InstrumentationEvent::StartQuery { query, .. } = event {
+                let text = query.to_string();
+                let text = text.split(" -- binds").next().unwrap_or_default().to_owned();
+                sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            }
+        }
+    }
 }
 
 /// Records what `conn` sends from now on.
 pub fn record<C: Deferrable>(conn: &mut DeferredConnection<C>) -> Statements {
     let statements = Statements::default();
-    let sink = statements.clone();
-    conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
-        if let InstrumentationEvent::StartQuery { query, .. } = event {
-            let text = query.to_string();
-            let text = text.split(" -- binds").next().unwrap_or_default().to_owned();
-            sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-        }
-    });
+    conn.set_instrumentation(statements.recorder());
+    statements
+}
+
+/// Records what `conn` sends from now on.
+pub fn record_async<C: AsyncDeferrable>(conn: &mut AsyncDeferredConnection<C>) -> Statements {
+    let statements = Statements::default();
+    AsyncConnection::set_instrumentation(conn, statements.recorder());
     statements
 }
