@@ -27,7 +27,6 @@ use pin_project_lite::pin_project;
 use super::async_deferrable::AsyncDeferrable;
 use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager, lend};
 use super::watch::{Doubt, Watch};
-use super::wrapper::Wrapper;
 use crate::error::CommitError;
 
 /// For what takes the connection below by shared reference, such as pipelining. Statements that run there are not seen by the wrapper:

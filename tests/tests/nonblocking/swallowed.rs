@@ -277,13 +277,26 @@ mod on_postgres {
             assert!(diesel_deferred_tests::cut(query, 1, diesel_deferred_tests::Moment::Waiting).await.is_none());
         })
         .await;
-        refused("a typed statement that is dropped", 1, async |conn| {
-            let twice = [witness::id.eq(7), witness::id.eq(7)];
-            let insert = diesel::insert_into(witness::table).values(twice).execute(conn);
-            // Whether it had ended by then or not.
-            let _ = diesel_deferred_tests::cut(insert, 1, diesel_deferred_tests::Moment::Waiting).await;
-        })
-        .await;
+    }
+
+    /// A6: what a statement did whose future was dropped is not known, in a block that goes on.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a06_a_dropped_statement_is_a_doubt() {
+        let db = &Scratch::<PgConnection>::new();
+        let conn = &mut db.connect_async::<AsyncPgConnection>().await;
+        let statements = record_async(conn);
+        for dropped in [false, true] {
+            let result = atomic!(conn, -> QueryResult<()>, async {
+                if dropped {
+                    let insert = AsyncPgConnection::insert(conn, 8);
+                    let _ = diesel_deferred_tests::cut(insert, 1, diesel_deferred_tests::Moment::Waiting).await;
+                }
+                Ok(())
+            })
+            .await;
+            assert_eq!(result, Ok(()));
+            assert_eq!(statements.take().last().is_some_and(|sent| sent.starts_with("SAVEPOINT")), dropped);
+        }
     }
 
     /// A6: pipelined, past the wrapper.
