@@ -43,7 +43,6 @@ mod users;
 use std::env;
 use std::error::Error;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,11 +117,10 @@ async fn serve<D: Database>(settings: Settings) -> Result<ExitCode, Box<dyn Erro
     let listener = TcpListener::bind(&settings.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let server = axum::serve(listener, routes(Arc::clone(&service)));
-    let mut server = pin!(server.with_graceful_shutdown(signal.clone().cancelled_owned()).into_future());
-    tokio::select! {
-        failed = &mut server => failed?,
-        () = signal.cancelled() => println!("shutting down"),
-    }
+    let server = server.with_graceful_shutdown(signal.clone().cancelled_owned());
+    let mut server = tokio::spawn(server.into_future());
+    signal.cancelled().await;
+    println!("shutting down");
 
     // Requests first, and what they commit while we wait for them; then the mails.
     if timeout(settings.grace, &mut server).await.is_err() {
