@@ -82,3 +82,34 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use diesel_async::AsyncConnection;
+    use diesel_deferred::{Dispatcher, atomic, deferred_task};
+
+    use super::*;
+    use crate::database::{Conn, Sqlite};
+
+    #[deferred_task]
+    async fn mail() {}
+
+    /// What commits behind the dispatcher's shutdown is refused, for there is nobody to send its mail; that is no bug of ours.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn too_late_is_unavailable() {
+        let mut conn = Conn::<Sqlite>::establish(":memory:").await.expect("in memory");
+        let dispatcher = Dispatcher::builder().build();
+        assert!(dispatcher.shutdown(Duration::ZERO).await.is_clean());
+        conn.set_dispatcher(dispatcher);
+        let result: Result<(), Error> = atomic!(conn, async {
+            mail();
+            Ok(())
+        })
+        .await;
+        let error = result.expect_err("refused");
+        assert!(matches!(error, Error::TaskCannotRun(_)), "{error:?}");
+        assert_eq!(error.into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

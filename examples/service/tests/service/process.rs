@@ -141,3 +141,22 @@ impl Mails {
         mails
     }
 }
+
+/// The mails are those of the rows, each once; or else says which are not.
+#[track_caller]
+pub fn assert_mails_are_rows(mails: &[(i32, String)], rows: &[(i32, String)]) {
+    let beyond = |some: &[(i32, String)], others: &[(i32, String)]| {
+        let mut beyond = some.to_vec();
+        for other in others {
+            if let Some(place) = beyond.iter().position(|one| one == other) {
+                beyond.remove(place);
+            }
+        }
+        beyond
+    };
+    let (unsent, uncommitted) = (beyond(rows, mails), beyond(mails, rows));
+    assert!(
+        unsent.is_empty() && uncommitted.is_empty(),
+        "committed, but no mail was sent: {unsent:?}\nsent, but not committed, or twice: {uncommitted:?}"
+    );
+}
