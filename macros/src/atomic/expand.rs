@@ -107,7 +107,10 @@ fn run_attempts(
     let result = atomic.result.as_ref().map(|ty| quote!(::<#ty, _>));
     // At the user's block: what the compiler underlines when it has something to say about the future or its value.
     let keyword = Ident::new("async", Span::mixed_site().located_at(asyncness.token.span));
-    let block = ours(atomic.body.brace_token.span.join(), quote!(let _ = (&#conn, &#registrar); #body));
+    // By `&mut`, because a block that does not use the connection would capture it by `&` otherwise: a future with a shared reference
+    // to a connection in it is not `Send`.
+    let used = quote_spanned!(Span::mixed_site()=> let _ = (&mut *#conn, &#registrar););
+    let block = ours(atomic.body.brace_token.span.join(), quote!(#used #body));
     // At the block's value: a value that is no `Result` is what the runtime refuses.
     let value = atomic.body.stmts.last().map_or(asyncness.token.span, Spanned::span);
     let outcome = Ident::new("outcome", Span::mixed_site().located_at(value));

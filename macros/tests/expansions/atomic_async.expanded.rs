@@ -16,7 +16,7 @@ async fn sign_up(
                         let outcome = {
                             let (conn, registrar) = (&mut open).parts();
                             ::diesel_deferred::__private_0_1_0::caught(async {
-                                    let _ = (&conn, &registrar);
+                                    let _ = (&mut *conn, &registrar);
                                     {
                                         for user in new {
                                             let id = insert(user).get_result::<i32>(conn).await?;

@@ -22,7 +22,7 @@ async fn transfer(pool: &Pool) -> Result<(), BankError> {
                                     Result<(), BankError>,
                                     _,
                                 >(async {
-                                        let _ = (&conn, &registrar);
+                                        let _ = (&mut *conn, &registrar);
                                         match {
                                             match (notify(1)) {
                                                 #[allow(unreachable_code)]

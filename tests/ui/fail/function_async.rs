@@ -1,8 +1,0 @@
-use diesel_deferred::deferred_task;
-
-#[deferred_task]
-async fn send_welcome(user_id: i32) {
-    println!("{user_id}");
-}
-
-fn main() {}
