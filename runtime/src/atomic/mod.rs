@@ -7,10 +7,14 @@ mod nonblocking;
 mod options;
 mod retry;
 mod target;
+#[cfg(not(feature = "async"))]
+mod without_async;
 
 #[cfg(feature = "async")]
 pub use self::nonblocking::{Attempts, BlockValue, Caught, Open, caught, future, never_returned};
 pub use self::options::{BeginOptions, HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel};
+#[cfg(not(feature = "async"))]
+pub use self::without_async::{caught, future, never_returned};
 use diesel::result::Error;
 
 pub use self::retry::RetryingTransaction;

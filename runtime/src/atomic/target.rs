@@ -55,6 +55,12 @@ pub trait DefersTasks: AtomicTarget {
             this one comes from; a connection that you own is wrapped with `AsyncDeferredConnection::new(conn)`",
     note = "on a `DeferredConnection`, or another that is not async, write `atomic!(conn, {{ … }})` without `.await`"
 )]
+#[cfg_attr(
+    not(feature = "async"),
+    diagnostic::on_unimplemented(
+        note = "there is no `AsyncDeferredConnection` without the feature `async-postgres`, `async-mysql` or `async-sqlite` of diesel-deferred"
+    )
+)]
 pub trait DefersTasksAsync: AtomicTarget {
     /// Its transactions.
     type AsyncBuilder<'c>
