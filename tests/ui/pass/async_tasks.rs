@@ -77,6 +77,29 @@ async fn early_return(log: &Log, id: i32) -> Result<(), Box<dyn std::error::Erro
     Ok(())
 }
 
+/// Attributes of others, which rewrite the body.
+#[deferred_task]
+#[tracing::instrument(skip(log), ret, err)]
+async fn instrumented(log: &Log, #[state] mailer: &Mailer, id: i32) -> Result<(), String> {
+    tokio::task::yield_now().await;
+    log.push(id + i32::try_from(mailer.from.len()).map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+#[tracing::instrument(skip_all)]
+#[deferred_task]
+#[inline]
+async fn instrumented_from_outside(log: &Log, id: i32) {
+    tokio::task::yield_now().await;
+    log.push(id);
+}
+
+#[deferred_task(blocking)]
+#[tracing::instrument(skip(log))]
+fn instrumented_blocking(log: &Log, id: i32) {
+    log.push(id);
+}
+
 /// Calls itself, boxed as any recursion of futures.
 #[deferred_task]
 async fn recursive(log: &Log, left: i32) {
@@ -162,7 +185,7 @@ async fn drain(dispatcher: &Dispatcher) {
 }
 
 /// What every block of this file registers.
-const EXPECTED: [i32; 14] = [10, 2, 0, 13, 113, 101, 4, 7, 1, 0, 1, 2, 5, 3];
+const EXPECTED: [i32; 17] = [10, 2, 0, 13, 113, 101, 4, 7, 33, 31, 32, 1, 0, 1, 2, 5, 3];
 
 #[tokio::test]
 #[allow(deprecated)]
@@ -180,6 +203,9 @@ async fn shapes() -> QueryResult<()> {
         generic_state::<&str>(&log);
         early_return(&log, 0);
         early_return(&log, 1);
+        instrumented(&log, 30);
+        instrumented_blocking(&log, 31);
+        instrumented_from_outside(&log, 32);
         recursive(&log, 1);
         jobs::visible(&log);
         jobs::old(&log);
