@@ -4,7 +4,7 @@ use diesel_deferred::{AsyncDeferredConnection, atomic};
 
 type Conn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
 
-async fn take(conn: &mut Conn, names: Vec<String>) -> QueryResult<usize> {
+async fn take(conn: &mut Conn, names: Vec<i32>) -> QueryResult<usize> {
     atomic!(conn, retries = 3, async {
         let owned = names;
         Ok(owned.len())

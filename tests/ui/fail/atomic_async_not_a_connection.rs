@@ -1,7 +1,7 @@
 use diesel::prelude::*;
 use diesel_deferred::atomic;
 
-async fn nothing(conn: &mut String) -> QueryResult<()> {
+async fn nothing(conn: &mut [u8; 4]) -> QueryResult<()> {
     atomic!(conn, async { Ok(()) }).await
 }
 

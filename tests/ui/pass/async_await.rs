@@ -275,3 +275,30 @@ async fn nothing_runs_before_the_first_poll() {
     assert!(!conn.in_transaction());
     assert_eq!(log.ran(), NOTHING);
 }
+
+/// Macros of tokio's that take calls: their values are used, and tasks among them are registered where a statement has them.
+#[tokio::test]
+async fn macros_that_await() -> QueryResult<()> {
+    let conn = &mut connect_async().await;
+    let log = Log::new();
+    atomic!(conn, -> QueryResult<()>, async {
+        let (one, two) = tokio::join!(later(1), fallible(2));
+        note(&log, one);
+        note(&log, two?);
+        let (three, _) = tokio::try_join!(fallible(3), fallible(4))?;
+        note(&log, three);
+        let mut never = std::pin::pin!(std::future::pending::<i32>());
+        let four = tokio::select! {
+            id = later(4) => id,
+            id = &mut never => id,
+        };
+        note(&log, four);
+        if tokio::time::timeout(std::time::Duration::ZERO, never).await.is_err() {
+            note(&log, 5)
+        }
+        Ok(())
+    })
+    .await?;
+    assert_eq!(log.ran(), [1, 2, 3, 4, 5]);
+    Ok(())
+}

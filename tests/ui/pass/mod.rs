@@ -1,6 +1,7 @@
 //! One file for each thing that a rewrite could break.
 
 mod async_await;
+mod async_captures;
 mod async_hygiene;
 mod async_places;
 mod async_tasks;
