@@ -34,6 +34,16 @@ impl Opponent {
         Self { meet, thread }
     }
 
+    /// It goes for row 1, which the connection under test has locked by now.
+    pub fn meet(&self) {
+        self.meet.wait();
+    }
+
+    /// The connection under test has lost.
+    pub fn won(self) {
+        self.thread.join().expect("the other side wins");
+    }
+
     /// Makes `conn` lose a deadlock with `statement`, which gets the SQL to run.
     pub fn beat(
         self,
@@ -41,9 +51,9 @@ impl Opponent {
         statement: impl FnOnce(&mut DeferredConnection<MysqlConnection>, &str) -> QueryResult<()>,
     ) -> diesel::result::Error {
         conn.batch_execute(&lock(1)).expect("lock row 1");
-        self.meet.wait();
+        self.meet();
         let error = statement(conn, &lock(2)).expect_err("a deadlock");
-        self.thread.join().expect("the other side wins");
+        self.won();
         assert!(error.to_string().contains("Deadlock found"), "{error}");
         error
     }

@@ -9,17 +9,19 @@ mod deadlock;
 mod events;
 mod log;
 mod nonblocking;
+mod polls;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod proxy;
 mod statements;
 
-pub use checks::{assert_clean, refusal, rolled_back};
+pub use checks::{assert_clean, assert_clean_async, refusal, rolled_back};
 pub use database::{Database, Scratch, witness};
 #[cfg(feature = "mysql")]
 pub use deadlock::Opponent;
 pub use events::{events_with, traced};
 pub use log::{Log, NOTHING, note, note_failing, note_panicking, noting};
 pub use nonblocking::{AsyncDatabase, AsyncSqliteConnection};
+pub use polls::{Moment, Session, cut, cut_at, eventually};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use proxy::cut_behind_commit;
 pub use statements::{Statements, record, record_async};

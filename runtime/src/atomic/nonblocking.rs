@@ -47,7 +47,9 @@ impl<'c, C: AsyncDeferrable> RetryingTransaction<'c, AsyncDeferredConnection<C>>
     #[doc(hidden)]
     pub fn __attempts(self) -> Attempts<'c, C> {
         // A retry on its own would run in a transaction that the failure has already ended.
-        let retries = if self.transaction.conn.in_transaction() { 0 } else { self.retries };
+        // In a transaction that was cancelled the next outermost block begins with rolling that back.
+        let conn = &mut *self.transaction.conn;
+        let retries = if !conn.is_interrupted() && conn.in_transaction() { 0 } else { self.retries };
         Attempts { transaction: self.transaction, retries, attempt: 0 }
     }
 }
@@ -74,7 +76,8 @@ impl<C: AsyncDeferrable> Attempts<'_, C> {
 
     /// Whether the block is to run again after this end of it; waits until it is time to.
     pub async fn again(&mut self, failed: bool) -> bool {
-        let again = failed && self.attempt < self.retries && self.transaction.conn.lost_to_another();
+        let conn = &mut *self.transaction.conn;
+        let again = failed && self.attempt < self.retries && !conn.is_interrupted() && conn.lost_to_another();
         if again {
             pause(backoff(self.attempt)).await;
             self.attempt += 1;

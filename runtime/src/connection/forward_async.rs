@@ -27,7 +27,6 @@ use pin_project_lite::pin_project;
 use super::async_deferrable::AsyncDeferrable;
 use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager, lend};
 use super::watch::{Doubt, Watch};
-use super::wrapper::Wrapper;
 use crate::error::CommitError;
 
 /// For what takes the connection below by shared reference, such as pipelining. Statements that run there are not seen by the wrapper:
@@ -64,22 +63,26 @@ impl<C: AsyncDeferrable> AsyncConnectionCore for AsyncDeferredConnection<C> {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        if self.is_interrupted() {
-            return Loading { future: None, watch: Some(&mut self.keeper.watch) };
-        }
-        self.keeper.watch.query::<T::Query>();
-        Loading { future: Some(self.inner.load(source)), watch: Some(&mut self.keeper.watch) }
+        let future = if self.is_interrupted() {
+            None
+        } else {
+            self.keeper.watch.query::<T::Query>();
+            Some(self.inner.load(source))
+        };
+        Loading { future, watcher: Watcher(Some(&mut self.keeper.watch)) }
     }
 
     fn execute_returning_count<'conn, 'query, T>(&'conn mut self, source: T) -> Self::ExecuteFuture<'conn, 'query>
     where
         T: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        if self.is_interrupted() {
-            return Watched { future: None, watch: &mut self.keeper.watch };
-        }
-        self.keeper.watch.query::<T>();
-        Watched { future: Some(self.inner.execute_returning_count(source)), watch: &mut self.keeper.watch }
+        let future = if self.is_interrupted() {
+            None
+        } else {
+            self.keeper.watch.query::<T>();
+            Some(self.inner.execute_returning_count(source))
+        };
+        Watched { future, watcher: Watcher(Some(&mut self.keeper.watch)) }
     }
 }
 
@@ -89,7 +92,7 @@ pin_project! {
     pub struct Watched<'conn, F> {
         #[pin]
         future: Option<F>,
-        watch: &'conn mut Watch,
+        watcher: Watcher<'conn>,
     }
 }
 
@@ -101,9 +104,11 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<QueryResult<T>> {
         let this = self.project();
-        let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(Err(CommitError::Cancelled.into())) };
+        let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(this.watcher.refuse()) };
         let result = ready!(future.poll(context));
-        Poll::Ready(this.watch.result(result))
+        this.watcher.saw(result.as_ref().err());
+        this.watcher.0 = None;
+        Poll::Ready(result)
     }
 }
 
@@ -113,7 +118,7 @@ pin_project! {
     pub struct Loading<'conn, F> {
         #[pin]
         future: Option<F>,
-        watch: Option<&'conn mut Watch>,
+        watcher: Watcher<'conn>,
     }
 }
 
@@ -125,39 +130,21 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(Err(CommitError::Cancelled.into())) };
+        let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(this.watcher.refuse()) };
         let result = ready!(future.poll(context));
-        Poll::Ready(match (result, this.watch.take()) {
-            (Ok(rows), Some(watch)) => Ok(Rows { rows, end: End(Some(watch)) }),
-            // Polled again after it was ready.
-            (Ok(_), None) => Err(CommitError::Cancelled.into()),
-            (Err(error), watch) => {
-                if let Some(watch) = watch {
-                    watch.error(&error);
-                }
-                Err(error)
-            }
-        })
+        this.watcher.saw(result.as_ref().err());
+        let watcher = Watcher(this.watcher.0.take());
+        Poll::Ready(result.map(|rows| Rows { rows, watcher }))
     }
 }
 
 pin_project! {
-    /// Rows whose errors are seen. Where they are dropped before their end, the error of one may not have been.
+    /// Rows whose errors are seen.
     #[allow(missing_debug_implementations, reason = "streams of diesel-async's have none")]
     pub struct Rows<'conn, S> {
         #[pin]
         rows: S,
-        end: End<'conn>,
-    }
-}
-
-struct End<'conn>(Option<&'conn mut Watch>);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        if let Some(watch) = &mut self.0 {
-            watch.suspect(Doubt::Unseen);
-        }
+        watcher: Watcher<'conn>,
     }
 }
 
@@ -171,19 +158,39 @@ where
         let this = self.project();
         let row = ready!(this.rows.poll_next(context));
         match &row {
-            None => this.end.0 = None,
-            Some(Err(error)) => {
-                if let Some(watch) = &mut this.end.0 {
-                    watch.error(error);
-                }
-            }
-            Some(Ok(_)) => {}
+            None => this.watcher.0 = None,
+            Some(row) => this.watcher.saw(row.as_ref().err()),
         }
         Poll::Ready(row)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.rows.size_hint()
+    }
+}
+
+/// Tells the connection's watch of errors. Dropped before the end, when it holds the watch yet, one may not have been seen.
+struct Watcher<'conn>(Option<&'conn mut Watch>);
+
+impl Watcher<'_> {
+    fn saw(&mut self, error: Option<&Error>) {
+        if let (Some(watch), Some(error)) = (&mut self.0, error) {
+            watch.error(error);
+        }
+    }
+
+    /// The connection is in a transaction that was cancelled.
+    fn refuse<T>(&mut self) -> QueryResult<T> {
+        self.0 = None;
+        Err(CommitError::Cancelled.into())
+    }
+}
+
+impl Drop for Watcher<'_> {
+    fn drop(&mut self) {
+        if let Some(watch) = &mut self.0 {
+            watch.suspect(Doubt::Unseen);
+        }
     }
 }
 
@@ -224,11 +231,11 @@ impl<C> PoolableConnection for AsyncDeferredConnection<C>
 where
     C: AsyncDeferrable + PoolableConnection + 'static,
 {
-    /// A pool that keeps what [`is_broken`](Self::is_broken) tells it to throw away must not lend it out again: mobc's manager of
-    /// diesel-async 0.9 is one. A test query would pass in a transaction that was left open.
+    /// Fails on a connection that is broken: it is what a pool asks before it lends the connection out. diesel-async's manager for
+    /// mobc asks nothing else (it takes a broken connection that comes back for a good one), and a test query would pass in a
+    /// transaction that was left open.
     async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()>
     where
-        for<'a> Self: 'a,
         for<'a> select<AsExprOf<i32, Integer>>: LoadQuery<'a, Self, i32>,
         SqlQuery: ExecuteDsl<Self>,
     {
@@ -236,11 +243,11 @@ where
         use diesel_async::RunQueryDsl;
 
         if self.is_broken() {
-            return Err(Error::BrokenTransactionManager);
+            return Err(CommitError::Cancelled.into());
         }
         match config {
             RecyclingMethod::Fast => Ok(()),
-            RecyclingMethod::Verified => select(1.into_sql::<Integer>()).get_result(self).await.map(|_: i32| ()),
+            RecyclingMethod::Verified => select(1_i32.into_sql::<Integer>()).get_result::<i32>(self).await.map(drop),
             RecyclingMethod::CustomQuery(query) => sql_query(query.as_ref()).execute(self).await.map(drop),
             RecyclingMethod::CustomFunction(check) => check(self).await,
         }
@@ -269,8 +276,11 @@ where
             if self.is_interrupted() {
                 return Err(CommitError::Cancelled.into());
             }
+            let mut watcher = Watcher(Some(&mut self.keeper.watch));
             let result = self.inner.update_and_fetch(changeset).await;
-            self.keeper().watch.result(result)
+            watcher.saw(result.as_ref().err());
+            watcher.0 = None;
+            result
         }
         .boxed()
     }

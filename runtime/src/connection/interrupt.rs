@@ -13,6 +13,7 @@ use super::run::{bury, bury_before_commit, lose, run_without_connection};
 use super::transaction::unwind_to;
 use super::wrapper::Wrapper;
 use crate::error::CommitError;
+use crate::panics::contain;
 use crate::queue::Dropped;
 use crate::report::HookKind;
 
@@ -26,10 +27,13 @@ pub(crate) use self::block::OpenBlock;
 #[cold]
 pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     let in_block = matches!(conn.keeper().interrupted, Interrupted::InBlock { .. });
-    if in_block && W::OUTLIVES_DROPPED_STATEMENTS {
+    // Diesel's own bookkeeping is out of reach for as long as a dropped statement runs on, and panics then.
+    if in_block
+        && W::OUTLIVES_DROPPED_STATEMENTS
+        && let Ok(state) = contain(|| conn.state())
+    {
         conn.keeper().interrupted = Interrupted::No;
-        let base = conn.state().map_or(0, |state| state.base);
-        unwind_to(conn, base).await;
+        unwind_to(conn, state.map_or(0, |state| state.base)).await;
         if conn.state().is_some() {
             return Ok(());
         }

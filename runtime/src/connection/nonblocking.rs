@@ -156,7 +156,7 @@ impl<C> AsyncDeferredConnection<C> {
     }
 
     /// Whether a cancelled transaction is still open, so that nothing else may be done.
-    pub(super) fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.keeper.interrupted != Interrupted::No
     }
 }

@@ -229,12 +229,13 @@ impl<W> Drop for Ready<W> {
 /// Runs what a dropped future left.
 #[cold]
 pub(super) async fn run_ready<W: Wrapper>(conn: &mut W) {
-    let ready = std::mem::take(&mut conn.keeper().ready.0);
-    let (commit, rollback): (Vec<_>, Vec<_>) = ready.into_iter().partition(|(_, kind)| *kind == HookKind::AfterCommit);
-    for (hooks, kind) in [(commit, HookKind::AfterCommit), (rollback, HookKind::AfterRollback)] {
-        let hooks: Vec<_> = hooks.into_iter().map(|(hook, _)| hook).collect();
-        if !hooks.is_empty() {
-            run_hooks(conn, hooks, kind, Stage::none()).await;
+    for kind in [HookKind::AfterCommit, HookKind::AfterRollback] {
+        let ready = &mut conn.keeper().ready.0;
+        // The others stay where they are: this future may be dropped too.
+        let (now, later) = std::mem::take(ready).into_iter().partition::<Vec<_>, _>(|(_, of)| *of == kind);
+        *ready = later;
+        if !now.is_empty() {
+            run_hooks(conn, now.into_iter().map(|(hook, _)| hook).collect(), kind, Stage::none()).await;
         }
     }
 }

@@ -123,11 +123,14 @@ pub(super) fn note_begun<W: Wrapper>(conn: &mut W, state: State, begun: QueryRes
 /// The usual: nothing stands in the way of BEGIN, and nothing has to be awaited before it.
 #[inline(always)]
 pub(super) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Option<State> {
-    let state = conn.state()?;
-    let keeper = conn.keeper();
-    if keeper.interrupted != Interrupted::No || state.is_nested() && !opening.may_be_nested() {
+    if conn.keeper().interrupted != Interrupted::No {
         return None;
     }
+    let state = conn.state()?;
+    if state.is_nested() && !opening.may_be_nested() {
+        return None;
+    }
+    let keeper = conn.keeper();
     if !state.is_nested() {
         if !keeper.ready.is_empty() {
             return None;
@@ -167,11 +170,18 @@ async fn prepare_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Que
 /// connections only.
 async fn begin_with_sql<W: Wrapper>(conn: &mut W, sql: String) -> QueryResult<()> {
     conn.tell(InstrumentationEvent::begin_transaction(NonZeroU32::MIN));
-    send(conn, Statement::Sql(&sql)).await?;
+    // Before it is sent: where the future is dropped meanwhile, a pool below must not take the connection for idle.
+    change_depth(conn, TransactionDepthChange::IncreaseDepth)?;
+    let begun = send(conn, Statement::Sql(&sql)).await;
+    if begun.is_err() && conn.depth() > 0 {
+        change_depth(conn, TransactionDepthChange::DecreaseDepth)?;
+    }
+    begun
+}
+
+fn change_depth<W: Wrapper>(conn: &mut W, change: TransactionDepthChange) -> QueryResult<()> {
     match conn.status() {
-        TransactionManagerStatus::Valid(status) => {
-            status.change_transaction_depth(TransactionDepthChange::IncreaseDepth)
-        }
+        TransactionManagerStatus::Valid(status) => status.change_transaction_depth(change),
         TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
     }
 }

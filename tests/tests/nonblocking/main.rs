@@ -13,6 +13,7 @@ mod postgres_only;
 mod registration;
 mod retries;
 mod shapes;
+mod swallowed;
 mod test_transactions;
 mod tree;
 mod when;

@@ -1,0 +1,179 @@
+//! A2: an inner block that is dropped while the one around it goes on: that one cannot commit any more.
+
+use diesel::result::QueryResult;
+use diesel_async::SimpleAsyncConnection;
+use diesel_async::pooled_connection::PoolableConnection;
+use diesel_deferred::{AsyncDeferredConnection, atomic};
+use diesel_deferred_tests::{
+    Database, Log, Moment, NOTHING, Scratch, Session, assert_clean_async, cut, note, on_every_async_database, refusal,
+    rolled_back,
+};
+
+use crate::harness::is_refusal;
+
+on_every_async_database! {
+    a02_a_dropped_inner_block_dooms_the_outer_one,
+    a02_a_dropped_inner_transaction_dooms_the_outer_one,
+    a02_a_dropped_inner_block_of_a_hook,
+}
+
+type Conn<C> = AsyncDeferredConnection<C>;
+
+/// How the outer block goes on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Then {
+    Commits,
+    Swallows,
+    Fails,
+    Panics,
+}
+
+async fn inner<C: Session>(conn: &mut Conn<C>, log: &Log) -> QueryResult<()> {
+    atomic!(conn, async {
+        note(log, 2);
+        note(log, 52).after_rollback(conn)?;
+        C::insert(conn, 2).await?;
+        C::insert(conn, 3).await
+    })
+    .await
+}
+
+async fn inner_transaction<C: Session>(conn: &mut Conn<C>, log: &Log) -> QueryResult<()> {
+    conn.transaction(async |conn| {
+        note(log, 2).after_commit(conn)?;
+        note(log, 52).after_rollback(conn)?;
+        C::insert(conn, 2).await
+    })
+    .await
+}
+
+async fn a02_a_dropped_inner_block_dooms_the_outer_one<C: Session>(db: &Scratch<C::Blocking>) {
+    for then in [Then::Commits, Then::Swallows, Then::Fails, Then::Panics] {
+        doomed::<C>(db, then, async |conn, log| inner(conn, log).await).await;
+    }
+}
+
+async fn a02_a_dropped_inner_transaction_dooms_the_outer_one<C: Session>(db: &Scratch<C::Blocking>) {
+    doomed::<C>(db, Then::Swallows, async |conn, log| inner_transaction(conn, log).await).await;
+}
+
+async fn doomed<C: Session>(
+    db: &Scratch<C::Blocking>,
+    then: Then,
+    inner: impl AsyncFn(&mut Conn<C>, &Log) -> QueryResult<()>,
+) {
+    let (mut recovered, mut refused, mut untouched) = (0, 0, 0);
+    // On SQLite a statement may be done before its future is first polled: with the machine busy, all of them. Then once more.
+    for moment in [Moment::Waiting, Moment::Woken].repeat(20) {
+        if moment == Moment::Waiting && refused > 0 && (recovered > 0 || C::Blocking::NAME == "MariaDB") {
+            break;
+        }
+        for polls in 0.. {
+            let context = format!("{then:?}, {polls} polls, {moment:?}");
+            let conn = &mut db.connect_async::<C>().await;
+            let (log, mut completed, mut spoilt) = (Log::new(), false, false);
+            let outer = atomic!(conn, -> QueryResult<()>, async {
+                C::insert(conn, 1).await?;
+                note(&log, 1);
+                note(&log, 51).after_rollback(conn)?;
+                completed = cut(inner(conn, &log), polls, moment).await.is_some();
+                // Otherwise it had not begun.
+                spoilt = polls > 0 && !completed;
+                if completed {
+                    return rolled_back();
+                }
+                match then {
+                    Then::Commits => {}
+                    Then::Swallows if spoilt => {
+                        let statement = conn.batch_execute("INSERT INTO witness VALUES (4)").await;
+                        assert!(is_refusal(&statement.unwrap_err()), "{context}");
+                        let nested = atomic!(conn, -> QueryResult<()>, async { C::insert(conn, 5).await }).await;
+                        assert_eq!(refusal(&nested), "Cancelled", "{context}");
+                        let nested = conn.transaction(async |conn| C::insert(conn, 5).await).await;
+                        assert_eq!(refusal(&nested), "Cancelled", "{context}");
+                    }
+                    Then::Swallows => {}
+                    Then::Fails => return rolled_back(),
+                    Then::Panics => std::panic::resume_unwind(Box::new("in the outer block")),
+                }
+                Ok(())
+            });
+            let outer = if then == Then::Panics {
+                use futures_util::FutureExt;
+                std::panic::AssertUnwindSafe(outer).catch_unwind().await.unwrap_or_else(|_| rolled_back())
+            } else {
+                outer.await
+            };
+            if completed {
+                assert!(!spoilt && outer.is_err(), "{context}");
+                assert_eq!(log.ran(), [52, 51]);
+                assert_clean_async(db, conn, &log).await;
+                break;
+            }
+            if !spoilt {
+                untouched += 1;
+                if outer.is_ok() {
+                    assert_eq!((log.ran(), db.committed().contains(&1)), (vec![1], true));
+                    let sql = "DELETE FROM witness WHERE id = 1";
+                    diesel::connection::SimpleConnection::batch_execute(&mut db.observer(), sql).unwrap();
+                }
+                continue;
+            }
+            match then {
+                Then::Commits | Then::Swallows => assert_eq!(refusal(&outer), "Cancelled", "{context}"),
+                Then::Fails | Then::Panics => assert_eq!(outer, rolled_back(), "{context}"),
+            }
+            let mut ran = log.ran();
+            ran.sort();
+            ran.retain(|id| *id != 52);
+            assert_eq!(ran, [51], "rollback tasks only, once: {context}");
+            assert!(log.ran().iter().filter(|id| **id == 52).count() <= 1);
+            assert!(db.committed().iter().all(|id| *id >= 1000), "{context}");
+            assert_eq!(conn.pending(), [], "{context}");
+            if conn.is_broken() {
+                refused += 1;
+                let next = atomic!(conn, -> QueryResult<()>, async { C::insert(conn, 6).await }).await;
+                assert!(is_refusal(&next.unwrap_err()), "{context}");
+            } else {
+                recovered += 1;
+                assert_clean_async(db, conn, &log).await;
+            }
+        }
+    }
+    assert_eq!(recovered > 0, C::Blocking::NAME != "MariaDB", "{recovered}, {refused}, {untouched}");
+    assert!(refused > 0 && untouched > 0, "{recovered}, {refused}, {untouched}");
+}
+
+/// A hook that runs behind the COMMIT and drops a block of its own: that is its failure, and what was committed stays.
+async fn a02_a_dropped_inner_block_of_a_hook<C: Session>(db: &Scratch<C::Blocking>) {
+    let mut conn = db.connect_async::<C>().await;
+    let log = Log::new();
+    let sink = log.clone();
+    let committed = atomic!(conn, async {
+        conn.after_commit(async move |conn| -> QueryResult<()> {
+            let block = atomic!(conn, async {
+                C::insert(conn, 2).await?;
+                note(&sink, 2);
+                std::future::pending::<QueryResult<()>>().await
+            });
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(300), block).await.is_err());
+            Ok(())
+        })?;
+        note(&log, 1);
+        C::insert(conn, 1).await
+    })
+    .await;
+    assert_eq!(committed, Ok(()));
+    assert_eq!((log.ran(), db.committed()), (vec![1], vec![1]));
+    let failures: Vec<_> = conn.last_report().failures().iter().map(|failure| failure.cause.to_string()).collect();
+    assert!(failures.len() == 1 && failures[0].contains("left a transaction open"), "{failures:?}");
+    assert_eq!(conn.last_report().ran(), 2);
+    if C::Blocking::NAME == "MariaDB" {
+        assert!(conn.is_broken());
+        assert!(is_refusal(&C::insert(&mut conn, 3).await.unwrap_err()));
+    } else {
+        assert_clean_async(db, &mut conn, &log).await;
+    }
+    drop(conn);
+    assert_ne!(log.ran(), NOTHING);
+}
