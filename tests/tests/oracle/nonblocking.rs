@@ -316,7 +316,7 @@ async fn run_tree<C: AsyncDatabase>(
             ended.conn = Some(conn);
         }
         Err(error) => {
-            prop_assert!(refuses, "the next block failed on a connection that looked clean: {error}");
+            prop_assert!(cut, "the next block failed on a connection that nothing was cut on: {error}");
             let cancelled = matches!(CommitError::of(&error), Some(CommitError::Cancelled));
             prop_assert!(cancelled, "not what a cancelled connection says: {error}");
             prop_assert!(conn.is_broken(), "it refuses, and no pool throws it away");
