@@ -94,7 +94,8 @@ pub use task::{Task, TaskOutput};
 pub mod __private_0_1_0 {
     pub use crate::atomic::{AtomicTarget, BeginOptions, DefersTasks, DefersTasksAsync, IsolationLevel, Registrar};
     #[cfg(feature = "async")]
-    pub use crate::atomic::{Attempts, Caught, Open, caught, refused};
+    pub use crate::atomic::{Attempts, BlockValue, Caught, Open};
+    pub use crate::atomic::{caught, future, never_returned};
     pub use crate::task::expansion::*;
 }
 

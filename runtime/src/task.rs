@@ -51,7 +51,7 @@ pub trait Task: Sized {
 #[diagnostic::on_unimplemented(
     message = "a deferred task cannot return `{Self}`",
     label = "expected `()` or `Result<(), E>`",
-    note = "nobody is there to take a value when the task runs after the commit: return `()`, or `Result<(), E>` where \
+    note = "nobody is there to take a value, or to await a future, when the task runs after the commit: return `()`, or `Result<(), E>` where \
             `E` converts into `Box<dyn std::error::Error + Send + Sync>`, as every `Send + Sync` error type and `String` do"
 )]
 pub trait TaskOutput {

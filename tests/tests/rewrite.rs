@@ -16,13 +16,20 @@
 )]
 
 use diesel::prelude::*;
-use diesel_deferred::DeferredConnection;
+use diesel_async::AsyncConnection as _;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_deferred::{AsyncDeferredConnection, DeferredConnection};
 
 #[path = "../ui/pass/mod.rs"]
 mod pass;
 
 type Conn = DeferredConnection<SqliteConnection>;
+type AsyncConn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
 
 fn connect() -> Conn {
     Conn::establish(":memory:").expect("in memory")
+}
+
+async fn connect_async() -> AsyncConn {
+    AsyncDeferredConnection::new(SyncConnectionWrapper::establish(":memory:").await.expect("in memory"))
 }

@@ -10,10 +10,14 @@
 use std::path::Path;
 
 use diesel::prelude::*;
-use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_deferred::{AsyncDeferredConnection, DeferredConnection, atomic, deferred_task};
 
 /// A connection.
 pub type Conn = DeferredConnection<SqliteConnection>;
+
+/// An asynchronous connection.
+pub type AsyncConn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
 
 /// Sends a mail.
 #[deferred_task]
@@ -74,4 +78,64 @@ pub fn sign_up(conn: &mut Conn, users: &[(i32, String)]) -> QueryResult<usize> {
         committed?;
         Ok(users.len())
     })
+}
+
+/// Sends mails.
+#[derive(Debug, Clone)]
+pub struct Mailer {
+    from: String,
+}
+
+/// Is spawned.
+///
+/// # Errors
+/// Where there is no sender.
+#[deferred_task]
+pub async fn send_receipt(#[state] mailer: &Mailer, order_id: i64, to: &str) -> Result<(), std::fmt::Error> {
+    std::future::ready(()).await;
+    println!("{order_id} {to} {}", mailer.from);
+    if mailer.from.is_empty() { Err(std::fmt::Error) } else { Ok(()) }
+}
+
+/// Blocks.
+#[deferred_task(blocking)]
+pub fn archive(path: &Path, #[state] mailer: Mailer) {
+    let from = mailer.from.into_boxed_str();
+    println!("{} {from}", path.display());
+}
+
+#[deferred_task]
+async fn print_later<T: std::fmt::Debug + Clone + Send + Sync + 'static>(value: &T) {
+    std::future::ready(()).await;
+    println!("{value:?}");
+}
+
+/// Registers a task of each kind, on an asynchronous connection.
+///
+/// # Errors
+/// What the database returns.
+pub async fn order(conn: &mut AsyncConn, orders: &[(i64, String)], attempts: u32) -> QueryResult<usize> {
+    atomic!(conn, retries = attempts, async {
+        for (id, to) in orders {
+            send_receipt(*id, to);
+            if to.is_empty() {
+                print_later(id);
+            } else {
+                std::future::ready(()).await;
+            }
+            match id {
+                1 => crate_wide(),
+                2 => archive(Path::new("order.pdf")),
+                _ => {}
+            }
+        }
+        let committed = atomic!(conn, outermost, -> QueryResult<()>, async {
+            private(true);
+            Ok(())
+        });
+        committed.await?;
+        atomic!(conn, -> QueryResult<()>, async move { Ok(()) }).await?;
+        Ok(orders.len())
+    })
+    .await
 }

@@ -28,18 +28,17 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
             (quote!(#conn), conn.span())
         }
     };
-    let (keywords, begin, run) = match &atomic.asyncness {
-        None => (quote!(), "__atomic_needs_a_deferred_connection", run_block(&atomic, &registrar, &body)),
+    let (begin, run) = match &atomic.asyncness {
+        None => ("__atomic_needs_a_deferred_connection", run_block(&atomic, &registrar, &body)),
         Some(asyncness) => {
-            let Asyncness { token, capture } = asyncness;
             let run = run_attempts(&atomic, asyncness, &registrar, &body, &private);
-            (quote!(#token #capture), "__atomic_needs_an_async_deferred_connection", run)
+            ("__atomic_needs_an_async_deferred_connection", run)
         }
     };
     let begin = Ident::new(begin, Span::mixed_site().located_at(span));
     let builder = builder(Span::mixed_site());
-    quote! {
-        #keywords {
+    let transaction = quote! {
+        {
             use #private::{AtomicTarget as _, Pass as _};
             match #target.#begin() {
                 // A diverging statement is a part of ours, and no mistake.
@@ -50,6 +49,10 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
                 }
             }
         }
+    };
+    match &atomic.asyncness {
+        None => transaction,
+        Some(Asyncness { token, capture }) => quote!(#private::future(#token #capture #transaction)),
     }
 }
 
@@ -104,26 +107,34 @@ fn run_attempts(
     private: &TokenStream,
 ) -> TokenStream {
     let (conn, builder) = (&atomic.conn, builder(Span::mixed_site()));
-    let result = atomic.result.as_ref().map(|ty| quote!(::<#ty, _>));
+    // Before the block: an async block has no place for a type.
+    let result = atomic.result.as_ref().map(|ty| {
+        quote_spanned! {Span::mixed_site()=>
+            if false {
+                return #private::never_returned::<#ty>();
+            }
+        }
+    });
     // At the user's block: what the compiler underlines when it has something to say about the future or its value.
     let keyword = Ident::new("async", Span::mixed_site().located_at(asyncness.token.span));
-    // Borrowed mutably, whatever the body does with it: with a connection that it only shares the future would not be `Send`.
-    let body = quote!(let #conn = &mut *#conn; let _ = (&#conn, &#registrar); #body);
-    let block = ours(atomic.body.brace_token.span.join(), body);
+    // By `&mut`, because a block that does not use the connection would capture it by `&` otherwise: a future with a shared reference
+    // to a connection in it is not `Send`.
+    let used = quote_spanned!(Span::mixed_site()=> let _ = (&mut *#conn, &#registrar););
+    let block = ours(atomic.body.brace_token.span.join(), quote!(#used #result #body));
     // At the block's value: a value that is no `Result` is what the runtime refuses.
     let value = atomic.body.stmts.last().map_or(asyncness.token.span, Spanned::span);
-    let outcome = Ident::new("outcome", Span::mixed_site().located_at(value));
+    let value = Span::mixed_site().located_at(value);
+    let (open, outcome) = (Ident::new("open", value), Ident::new("outcome", value));
+    let end = quote_spanned!(value=> #open.end(#outcome).await);
     let attempt = quote_spanned! {Span::mixed_site()=>
-        let result = match (&mut attempts).begin().await {
-            ::core::result::Result::Err(error) => #private::refused(error),
-            ::core::result::Result::Ok(mut open) => {
-                let #outcome = {
-                    let (#conn, #registrar) = (&mut open).parts();
-                    #private::caught #result (#keyword #block).await
-                };
-                open.end(#outcome).await
+        let mut #open = (&mut attempts).begin().await;
+        let #outcome = match (&mut #open).parts() {
+            ::core::option::Option::None => ::core::option::Option::None,
+            ::core::option::Option::Some((#conn, #registrar)) => {
+                ::core::option::Option::Some(#private::caught(#keyword #block).await)
             }
         };
+        let result = #end;
     };
     let attempts = if atomic.options.iter().any(|option| matches!(option.kind, OptKind::Retries(_))) {
         quote_spanned! {Span::mixed_site()=>

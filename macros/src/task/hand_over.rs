@@ -66,6 +66,11 @@ fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
     let proof = |ty: &dyn ToTokens, bound: TokenStream, span: Span| {
         (span, quote!(<#ty as #private::Argument<__Receiver>>::Type: #bound))
     };
+    // The same message as that of the state itself, in the same place, is one message.
+    let span_of = |parameter: &Ident| {
+        let state = task.states().find(|state| mentioned(generics, &state.ty).contains(&parameter));
+        state.map_or_else(|| parameter.span(), captured_span)
+    };
     let arguments = task.args().filter(|arg| !is_known_to_be_send(arg));
     let arguments = arguments.filter(|arg| matches!(arg.capture(), Capture::Owned(_))).map(|arg| {
         let span = captured_span(arg);
@@ -83,7 +88,7 @@ fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
     let in_arguments: Vec<_> = owned.flat_map(|arg| mentioned(generics, &arg.ty)).collect();
     let parameters =
         generics.type_params().filter(|parameter| !in_arguments.contains(&&parameter.ident)).map(|parameter| {
-            let (name, span) = (&parameter.ident, parameter.ident.span());
+            let (name, span) = (&parameter.ident, span_of(&parameter.ident));
             proof(name, quote_spanned!(span=> 'static), span)
         });
     let proofs = parameters.chain(arguments).enumerate();
@@ -132,7 +137,7 @@ fn start(task: &TaskDef, at: Span, private: &TokenStream) -> TokenStream {
     let run = quote_spanned!(at=> <#name #ty_generics>::run(#call, #(#given),*));
     let (how, run) = match task.start() {
         Start::Here => ("Here", run),
-        Start::Spawned(_) => ("Spawned", quote_spanned!(at=> async move { #run.await })),
+        Start::Spawned(_) => ("Spawned", quote_spanned!(at=> #private::spawnable(async move { #run.await }))),
         Start::Blocking => ("Blocking", run),
     };
     let (how, states) = (Ident::new(how, at), if names.is_empty() { quote!(_) } else { quote!(#states) });

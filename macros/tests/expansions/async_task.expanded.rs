@@ -33,9 +33,11 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_welcome {
                 call: send_welcome,
                 _: &::diesel_deferred::__private_0_1_0::States|
             {
-                ::core::option::Option::Some(async move {
-                    <send_welcome>::run(call).await
-                })
+                ::core::option::Option::Some(
+                    ::diesel_deferred::__private_0_1_0::spawnable(async move {
+                        <send_welcome>::run(call).await
+                    }),
+                )
             }),
         )
     }

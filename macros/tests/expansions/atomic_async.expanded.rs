@@ -2,66 +2,63 @@ async fn sign_up(
     conn: &mut AsyncDeferredConnection<AsyncPgConnection>,
     new: &[NewUser],
 ) -> QueryResult<usize> {
-    async {
-        use ::diesel_deferred::__private_0_1_0::{AtomicTarget as _, Pass as _};
-        match conn.__atomic_needs_an_async_deferred_connection() {
-            #[allow(clippy::diverging_sub_expression)]
-            builder => {
-                let mut attempts = builder.__attempts();
-                let result = match (&mut attempts).begin().await {
-                    ::core::result::Result::Err(error) => {
-                        ::diesel_deferred::__private_0_1_0::refused(error)
-                    }
-                    ::core::result::Result::Ok(mut open) => {
-                        let outcome = {
-                            let (conn, registrar) = (&mut open).parts();
-                            ::diesel_deferred::__private_0_1_0::caught(async {
-                                    let conn = &mut *conn;
-                                    let _ = (&conn, &registrar);
-                                    {
-                                        for user in new {
-                                            let id = insert(user).get_result::<i32>(conn).await?;
-                                            match (send_welcome(id, &user.email)) {
-                                                #[allow(unreachable_code)]
-                                                value => {
-                                                    ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                        .__settle_statement(value, registrar)
-                                                }
-                                            };
-                                            match (touch(id).execute(conn).await?) {
-                                                #[allow(unreachable_code)]
-                                                value => {
-                                                    ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                        .__settle_statement(value, registrar)
-                                                }
-                                            };
-                                            match (spawn(async move {
-                                                match (notify(id)) {
+    ::diesel_deferred::__private_0_1_0::future(async {
+            use ::diesel_deferred::__private_0_1_0::{AtomicTarget as _, Pass as _};
+            match conn.__atomic_needs_an_async_deferred_connection() {
+                #[allow(clippy::diverging_sub_expression)]
+                builder => {
+                    let mut attempts = builder.__attempts();
+                    let mut open = (&mut attempts).begin().await;
+                    let outcome = match (&mut open).parts() {
+                        ::core::option::Option::None => ::core::option::Option::None,
+                        ::core::option::Option::Some((conn, registrar)) => {
+                            ::core::option::Option::Some(
+                                ::diesel_deferred::__private_0_1_0::caught(async {
+                                        let _ = (&mut *conn, &registrar);
+                                        {
+                                            for user in new {
+                                                let id = insert(user).get_result::<i32>(conn).await?;
+                                                match (send_welcome(id, &user.email)) {
                                                     #[allow(unreachable_code)]
                                                     value => {
                                                         ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                            .__stray_statement(value)
+                                                            .__settle_statement(value, registrar)
                                                     }
                                                 };
-                                            })) {
-                                                #[allow(unreachable_code)]
-                                                value => {
-                                                    ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                        .__settle_statement(value, registrar)
-                                                }
-                                            };
+                                                match (touch(id).execute(conn).await?) {
+                                                    #[allow(unreachable_code)]
+                                                    value => {
+                                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
+                                                            .__settle_statement(value, registrar)
+                                                    }
+                                                };
+                                                match (spawn(async move {
+                                                    match (notify(id)) {
+                                                        #[allow(unreachable_code)]
+                                                        value => {
+                                                            ::diesel_deferred::__private_0_1_0::Statement::of(&value)
+                                                                .__stray_statement(value)
+                                                        }
+                                                    };
+                                                })) {
+                                                    #[allow(unreachable_code)]
+                                                    value => {
+                                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
+                                                            .__settle_statement(value, registrar)
+                                                    }
+                                                };
+                                            }
+                                            Ok(new.len())
                                         }
-                                        Ok(new.len())
-                                    }
-                                })
-                                .await
-                        };
-                        open.end(outcome).await
-                    }
-                };
-                result
+                                    })
+                                    .await,
+                            )
+                        }
+                    };
+                    let result = open.end(outcome).await;
+                    result
+                }
             }
-        }
-    }
+        })
         .await
 }

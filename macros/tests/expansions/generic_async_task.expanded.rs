@@ -53,9 +53,11 @@ where
                     let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
                         Broker<E>,
                     >(states)?;
-                    ::core::option::Option::Some(async move {
-                        <publish<E>>::run(call, &*state_0).await
-                    })
+                    ::core::option::Option::Some(
+                        ::diesel_deferred::__private_0_1_0::spawnable(async move {
+                            <publish<E>>::run(call, &*state_0).await
+                        }),
+                    )
                 }),
             )
         }

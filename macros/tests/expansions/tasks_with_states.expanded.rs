@@ -41,9 +41,11 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
                 let state_1 = ::diesel_deferred::__private_0_1_0::States::shared::<
                     Config,
                 >(states)?;
-                ::core::option::Option::Some(async move {
-                    <send_receipt>::run(call, state_0, &*state_1).await
-                })
+                ::core::option::Option::Some(
+                    ::diesel_deferred::__private_0_1_0::spawnable(async move {
+                        <send_receipt>::run(call, state_0, &*state_1).await
+                    }),
+                )
             }),
         )
     }

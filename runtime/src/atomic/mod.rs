@@ -7,10 +7,14 @@ mod nonblocking;
 mod options;
 mod retry;
 mod target;
+#[cfg(not(feature = "async"))]
+mod without_async;
 
 #[cfg(feature = "async")]
-pub use self::nonblocking::{Attempts, Caught, Open, caught, refused};
+pub use self::nonblocking::{Attempts, BlockValue, Caught, Open, caught, future, never_returned};
 pub use self::options::{BeginOptions, HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel};
+#[cfg(not(feature = "async"))]
+pub use self::without_async::{caught, future, never_returned};
 use diesel::result::Error;
 
 pub use self::retry::RetryingTransaction;
@@ -28,6 +32,9 @@ impl<W: Deferring> Registrar<W> {
         self.0.push(hook, needs);
     }
 }
+
+/// That of a block that is not async. Short, because the compiler shows the line that asks for the block's closure.
+type BlockRegistrar<C> = Registrar<DeferredConnection<C>>;
 
 /// A transaction with options, as `atomic!` writes it.
 ///
@@ -142,7 +149,7 @@ impl<C: Deferrable> TransactionBuilder<'_, DeferredConnection<C>> {
     #[doc(hidden)]
     pub fn run_block<T, E>(
         mut self,
-        block: impl FnOnce(&mut DeferredConnection<C>, &Registrar<DeferredConnection<C>>) -> Result<T, E>,
+        block: impl FnOnce(&mut DeferredConnection<C>, &BlockRegistrar<C>) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`
@@ -152,7 +159,7 @@ impl<C: Deferrable> TransactionBuilder<'_, DeferredConnection<C>> {
 
     fn run_once<T, E>(
         &mut self,
-        block: impl FnOnce(&mut DeferredConnection<C>, &Registrar<DeferredConnection<C>>) -> Result<T, E>,
+        block: impl FnOnce(&mut DeferredConnection<C>, &BlockRegistrar<C>) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<Error>,

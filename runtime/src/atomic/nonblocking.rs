@@ -12,6 +12,7 @@ use super::{Registrar, TransactionBuilder};
 use crate::connection::{AsyncBlock, AsyncDeferrable, AsyncDeferredConnection, OpenBlock, Opening, Wrapper};
 use crate::dispatch::pause;
 use crate::panics::Panic;
+use crate::task::expansion::Never;
 
 impl<'c, C: AsyncDeferrable> TransactionBuilder<'c, AsyncDeferredConnection<C>> {
     /// Runs the transaction.
@@ -64,14 +65,13 @@ pub struct Attempts<'c, C: AsyncDeferrable> {
 
 impl<C: AsyncDeferrable> Attempts<'_, C> {
     /// Begins the transaction.
-    ///
-    /// # Errors
-    /// What BEGIN returns.
-    pub async fn begin(&mut self) -> QueryResult<Open<'_, C>> {
+    pub async fn begin(&mut self) -> Open<'_, C> {
         let TransactionBuilder { conn, begin, outermost } = &mut self.transaction;
-        let block = OpenBlock::begin(&mut **conn, Opening::Block { begin, outermost: *outermost }).await?;
-        let registrar = Registrar(block.conn.keeper.lend_staging());
-        Ok(Open { block, registrar })
+        let block = OpenBlock::begin(&mut **conn, Opening::Block { begin, outermost: *outermost }).await;
+        Open(block.map(|block| {
+            let registrar = Registrar(block.conn.keeper.lend_staging());
+            (block, registrar)
+        }))
     }
 
     /// Whether the block is to run again after this end of it; waits until it is time to.
@@ -86,30 +86,72 @@ impl<C: AsyncDeferrable> Attempts<'_, C> {
     }
 }
 
-/// A transaction that is open.
+/// A transaction that is open, or could not be opened. The expansion has one path for both, so that the error type of the block's
+/// is asked for in one place: where it is missing, that is one message.
 #[derive(Debug)]
-pub struct Open<'c, C: AsyncDeferrable> {
-    block: OpenBlock<'c, AsyncDeferredConnection<C>>,
-    registrar: Registrar<AsyncDeferredConnection<C>>,
-}
+pub struct Open<'c, C: AsyncDeferrable>(QueryResult<OpenWithRegistrar<'c, AsyncDeferredConnection<C>>>);
+
+type OpenWithRegistrar<'c, W> = (OpenBlock<'c, W>, Registrar<W>);
 
 impl<C: AsyncDeferrable> Open<'_, C> {
-    /// What the block is given.
-    pub fn parts(&mut self) -> (&mut AsyncDeferredConnection<C>, &Registrar<AsyncDeferredConnection<C>>) {
-        (self.block.conn, &self.registrar)
+    /// What the block is given, if it is to run.
+    pub fn parts(&mut self) -> Option<(&mut AsyncDeferredConnection<C>, &Registrar<AsyncDeferredConnection<C>>)> {
+        let (block, registrar) = self.0.as_mut().ok()?;
+        Some((block.conn, registrar))
     }
 
     /// Ends the transaction as the block did.
     ///
     /// # Errors
-    /// What the block returned, or what COMMIT returns.
-    pub async fn end<T, E>(self, outcome: Caught<Result<T, E>>) -> Result<T, E>
+    /// What the block returned, or what BEGIN or COMMIT returns.
+    pub async fn end<R: BlockValue>(self, outcome: Option<Caught<R>>) -> Result<R::Value, R::Error>
     where
-        E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, async { … })`
+        R::Error: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, async { … })`
     {
-        let Self { block, registrar } = self;
+        let (block, registrar) = self.0?;
         block.conn.keeper.return_staging(registrar.0);
-        block.end(outcome.0).await
+        // A block that did not run has nothing to commit.
+        let outcome =
+            outcome.map_or_else(|| Ok(Err(Error::RollbackTransaction.into())), |outcome| outcome.0.map(R::into_result));
+        block.end(outcome).await
+    }
+}
+
+/// What a block may end in.
+#[diagnostic::on_unimplemented(
+    message = "this `atomic!` block ends without a `Result`",
+    label = "expected `Ok(…)` or `Err(…)`, found `{Self}`",
+    note = "`Ok(…)` commits, `Err(…)` rolls back"
+)]
+pub trait BlockValue {
+    /// What is committed with.
+    type Value;
+    /// What is rolled back with.
+    type Error;
+    /// Itself.
+    fn into_result(self) -> Result<Self::Value, Self::Error>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T, E> BlockValue for Result<T, E> {
+    type Value = T;
+    type Error = E;
+
+    #[inline]
+    fn into_result(self) -> Self {
+        self
+    }
+}
+
+/// A block that only diverges, such as `todo!()`. Nothing in it says what its result would be, so that it is what most are; with
+/// `-> Result<..>` it is what that says.
+#[diagnostic::do_not_recommend]
+impl BlockValue for Never {
+    type Value = ();
+    type Error = Error;
+
+    fn into_result(self) -> QueryResult<()> {
+        self
     }
 }
 
@@ -122,10 +164,19 @@ pub async fn caught<R, F: Future<Output = R>>(block: F) -> Caught<R> {
     Caught(AssertUnwindSafe(block).catch_unwind().await)
 }
 
-/// The result of a block that was never begun.
-///
-/// # Errors
-/// Always.
-pub fn refused<T, E: From<Error>>(error: Error) -> Result<T, E> {
-    Err(error.into())
+/// The future that `atomic!` is. Where it was not awaited the compiler shows the line that names its type.
+#[inline]
+#[rustfmt::skip]
+pub fn future<F>(block: F) -> impl Future<Output = F::Output> // runs when it is awaited: `atomic!(conn, async { … }).await`
+where
+    F: Future,
+{
+    block
+}
+
+/// A value of the type of a block's result, for a `return` that is never reached: it tells the compiler that type before it looks at
+/// the block, so that what does not fit is underlined in the block.
+#[cold]
+pub fn never_returned<R>() -> R {
+    unreachable!("nothing returns this")
 }

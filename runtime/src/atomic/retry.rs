@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use diesel::result::Error;
 
-use super::{Registrar, TransactionBuilder};
+use super::{BlockRegistrar, TransactionBuilder};
 use crate::connection::{Deferrable, DeferredConnection, Deferring, Wrapper};
 
 /// Before the first retry; doubled for each further one. A short transaction takes about this long on a local server.
@@ -53,7 +53,7 @@ impl<C: Deferrable> RetryingTransaction<'_, DeferredConnection<C>> {
     #[doc(hidden)]
     pub fn run_block<T, E>(
         mut self,
-        mut block: impl FnMut(&mut DeferredConnection<C>, &Registrar<DeferredConnection<C>>) -> Result<T, E>, // runs again with `retries`
+        mut block: impl FnMut(&mut DeferredConnection<C>, &BlockRegistrar<C>) -> Result<T, E>, // runs again with `retries`
     ) -> Result<T, E>
     where
         E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`

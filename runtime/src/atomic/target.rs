@@ -7,13 +7,13 @@ use crate::connection::{Deferrable, DeferredConnection};
 
 /// `atomic!`'s first argument: whatever derefs to a deferring connection. Diesel's own connections have the methods too,
 /// so that what they lack ([`DefersTasks`], [`DefersTasksAsync`]) can be said in words.
+///
+/// The builders' types belong to what may be lacking: where it does, the compiler has no type for the rest of the expansion, and
+/// nothing more to say of it.
 pub trait AtomicTarget {
-    /// The connection below.
-    type Wrapped;
-
     /// The transaction that `atomic!` is about to run. The name must not meet one of a
     /// user's traits, and is what the compiler says of a type that is no connection at all.
-    fn __atomic_needs_a_deferred_connection(&mut self) -> TransactionBuilder<'_, DeferredConnection<Self::Wrapped>>
+    fn __atomic_needs_a_deferred_connection(&mut self) -> Self::Builder<'_>
     where
         Self: DefersTasks,
     {
@@ -21,9 +21,9 @@ pub trait AtomicTarget {
     }
 
     /// The same for `atomic!(conn, async { … })`.
-    fn __atomic_needs_an_async_deferred_connection(&mut self) -> TransactionBuilder<'_, Self>
+    fn __atomic_needs_an_async_deferred_connection(&mut self) -> Self::AsyncBuilder<'_>
     where
-        Self: DefersTasksAsync + Sized,
+        Self: DefersTasksAsync,
     {
         self.async_builder()
     }
@@ -31,32 +31,54 @@ pub trait AtomicTarget {
 
 /// What `atomic!` needs of its connection.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not keep tasks until the commit",
-    label = "`atomic!` needs a `DeferredConnection`",
-    note = "take a `&mut DeferredConnection<{Self}>` from where this one comes from; a connection that you own is wrapped with `DeferredConnection::new(conn)`"
+    message = "`{Self}` cannot run this `atomic!` block",
+    label = "a block without `async` needs a `DeferredConnection`",
+    note = "Diesel's own connections do not keep tasks until the commit: take a `&mut DeferredConnection<…>` from where this one \
+            comes from; a connection that you own is wrapped with `DeferredConnection::new(conn)`",
+    note = "on an async connection write `atomic!(conn, async {{ … }}).await`"
 )]
 pub trait DefersTasks: AtomicTarget {
+    /// Its transactions.
+    type Builder<'c>
+    where
+        Self: 'c;
+
     /// The builder of a transaction on it.
-    fn builder(&mut self) -> TransactionBuilder<'_, DeferredConnection<Self::Wrapped>>;
+    fn builder(&mut self) -> Self::Builder<'_>;
 }
 
 /// What `atomic!` with an `async` block needs of its connection.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not keep tasks until the commit",
-    label = "`atomic!` with an `async` block needs an `AsyncDeferredConnection`",
-    note = "take a `&mut AsyncDeferredConnection<{Self}>` from where this one comes from; a connection that you own is wrapped with `AsyncDeferredConnection::new(conn)`"
+    message = "`{Self}` cannot run this `atomic!` block",
+    label = "an `async` block needs an `AsyncDeferredConnection`",
+    note = "diesel-async's own connections do not keep tasks until the commit: take a `&mut AsyncDeferredConnection<…>` from where \
+            this one comes from; a connection that you own is wrapped with `AsyncDeferredConnection::new(conn)`",
+    note = "on a `DeferredConnection`, or another that is not async, write `atomic!(conn, {{ … }})` without `.await`"
 )]
-pub trait DefersTasksAsync: AtomicTarget + Sized {
+#[cfg_attr(
+    not(feature = "async"),
+    diagnostic::on_unimplemented(
+        note = "there is no `AsyncDeferredConnection` without the feature `async-postgres`, `async-mysql` or `async-sqlite` of diesel-deferred"
+    )
+)]
+pub trait DefersTasksAsync: AtomicTarget {
+    /// Its transactions.
+    type AsyncBuilder<'c>
+    where
+        Self: 'c;
+
     /// The builder of a transaction on it.
-    fn async_builder(&mut self) -> TransactionBuilder<'_, Self>;
+    fn async_builder(&mut self) -> Self::AsyncBuilder<'_>;
 }
 
-impl<C: Deferrable> AtomicTarget for DeferredConnection<C> {
-    type Wrapped = C;
-}
+impl<C> AtomicTarget for DeferredConnection<C> {}
 
-#[diagnostic::do_not_recommend]
 impl<C: Deferrable> DefersTasks for DeferredConnection<C> {
+    type Builder<'c>
+        = TransactionBuilder<'c, Self>
+    where
+        Self: 'c;
+
     fn builder(&mut self) -> TransactionBuilder<'_, Self> {
         self.build_transaction()
     }
@@ -66,9 +88,7 @@ impl<C: Deferrable> DefersTasks for DeferredConnection<C> {
 macro_rules! keeps_nothing {
     ($($feature:literal $conn:path,)*) => {$(
         #[cfg(feature = $feature)]
-        impl AtomicTarget for $conn {
-            type Wrapped = Self;
-        }
+        impl AtomicTarget for $conn {}
     )*};
 }
 
@@ -81,21 +101,21 @@ keeps_nothing! {
 }
 
 #[cfg(feature = "async-sqlite")]
-impl<C, S> AtomicTarget for diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S> {
-    type Wrapped = C;
-}
+impl<C, S> AtomicTarget for diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S> {}
 
 #[cfg(feature = "async")]
 mod nonblocking {
     use super::{AtomicTarget, DefersTasksAsync, TransactionBuilder};
     use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
 
-    impl<C: AsyncDeferrable> AtomicTarget for AsyncDeferredConnection<C> {
-        type Wrapped = C;
-    }
+    impl<C> AtomicTarget for AsyncDeferredConnection<C> {}
 
-    #[diagnostic::do_not_recommend]
     impl<C: AsyncDeferrable> DefersTasksAsync for AsyncDeferredConnection<C> {
+        type AsyncBuilder<'c>
+            = TransactionBuilder<'c, Self>
+        where
+            Self: 'c;
+
         fn async_builder(&mut self) -> TransactionBuilder<'_, Self> {
             self.build_transaction()
         }

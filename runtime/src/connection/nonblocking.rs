@@ -178,7 +178,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     #[track_caller]
     pub fn after_commit<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
-        for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static,
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static, // `async |conn| { … }`
         R: TaskOutput + 'static,
     {
         let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));
@@ -198,7 +198,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     #[track_caller]
     pub fn after_rollback<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
-        for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static,
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static, // `async |conn| { … }`
         R: TaskOutput + 'static,
     {
         let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));

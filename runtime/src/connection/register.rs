@@ -17,9 +17,9 @@ use crate::task::expansion::{Receiver, Start};
 /// `AsyncDeferredConnection`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not keep tasks until the commit",
-    label = "expected a `&mut DeferredConnection`",
+    label = "expected a `&mut DeferredConnection` or a `&mut AsyncDeferredConnection`",
     note = "pass a `DeferredConnection`: establish one with `DeferredConnection::<…>::establish(url)`, or wrap a connection \
-            with `DeferredConnection::new(conn)`"
+            with `DeferredConnection::new(conn)`; a connection of diesel-async's is wrapped with `AsyncDeferredConnection::new(conn)`"
 )]
 pub trait AfterCommit {
     /// The connection that keeps the tasks.

@@ -96,9 +96,10 @@ impl<T: Send + Sync + 'static> SharedState for T {}
 
 /// A `#[state]` that tasks are given by value.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the `#[state]` of a task by value",
+    message = "`{Self}` cannot be the `#[state]` of a task by value: it is not `Clone + Send + Sync + 'static`",
     label = "is not `Clone + Send + Sync + 'static`",
-    note = "each task that runs gets a clone of it: take `&{Self}`, or an `Arc` of it"
+    note = "each task that runs gets a clone of it, on any thread: take `&{Self}`, or an `Arc` of it, where it is not `Clone`; write \
+            `Arc` in place of `Rc`, and `Mutex` in place of `RefCell`"
 )]
 pub trait ClonedState: Clone + SharedState {}
 

@@ -11,7 +11,7 @@ pub use diesel_deferred_macros::__with_items as with_items;
 
 pub use super::Task;
 use super::TaskOutput;
-pub use super::start::{Blocking, Here, Spawned, Start};
+pub use super::start::{Blocking, Here, Spawned, Start, spawnable};
 use crate::atomic::Registrar;
 pub use crate::connection::AfterCommit;
 use crate::connection::Deferring;
@@ -109,8 +109,8 @@ impl<T: Task> Settle for T {
 #[diagnostic::on_unimplemented(
     message = "this task is never registered",
     label = "called in a closure or async block, where `atomic!` does not reach: it may run at any time, or never",
-    note = "write a `for` loop in place of the closure, or `{Self}(…).after_commit(conn)?` with the connection that the \
-            closure is given"
+    note = "write a `for` loop in place of the closure, a plain block in place of the async one, or \
+            `{Self}(…).after_commit(conn)?` with the connection that it is given"
 )]
 pub trait WithinReach: Settle {
     /// Hands on anything but a task.
@@ -137,7 +137,7 @@ macro_rules! settles_to_itself {
 }
 
 /// `!`, which has no name on stable Rust but this one. A diverging call is inferred to be a task otherwise.
-type Never = <fn() -> ! as FnOutput>::Output;
+pub(crate) type Never = <fn() -> ! as FnOutput>::Output;
 
 #[diagnostic::do_not_recommend]
 impl TaskOutput for Never {

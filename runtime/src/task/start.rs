@@ -58,6 +58,16 @@ pub(crate) fn missing_state() -> BoxError {
 #[derive(Debug)]
 pub struct Spawned<F>(pub F);
 
+/// The future of an `async fn`. Where it may not be spawned this is where the compiler says why; what it returns is `Send` by
+/// declaration, so that it has nothing more to say.
+#[inline]
+pub fn spawnable<F>(future: F) -> impl Future<Output = F::Output> + Send + 'static
+where
+    F: Future + Send + 'static, // what is not `Send` must be dropped before the next `.await`: the task is spawned on tokio
+{
+    future
+}
+
 /// A `blocking` function: it runs on tokio's blocking pool.
 #[derive(Debug)]
 pub struct Blocking<F>(pub F);

@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel_deferred::atomic;
-use diesel_deferred_tests::{Log, note};
+use diesel_deferred_tests::{Log, NOTHING, note};
 
 use crate::connect;
 
@@ -113,7 +113,7 @@ fn tasks_in_an_option_or_a_list() -> QueryResult<()> {
         Some(vec![note(&log, 6)]);
         let mut numbers = vec![7];
         numbers.pop();
-        assert_eq!(numbers, []);
+        assert_eq!(numbers, NOTHING);
         Ok(())
     })?;
     assert_eq!(log.ran(), [1, 2, 3, 4, 5, 6]);

@@ -3,8 +3,8 @@ use diesel_deferred::{DeferredConnection, atomic};
 
 type Conn = DeferredConnection<SqliteConnection>;
 
-fn nothing(conn: &mut Conn) -> QueryResult<()> {
-    atomic!(conn, async { Ok(()) })
+async fn nothing(conn: &mut Conn) -> QueryResult<()> {
+    atomic!(conn, async { Ok(()) }).await
 }
 
 fn main() {}

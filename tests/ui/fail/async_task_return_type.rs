@@ -1,8 +1,8 @@
 use diesel_deferred::deferred_task;
 
 #[deferred_task]
-async fn send_welcome(user_id: i32) {
-    println!("{user_id}");
+async fn count(user_id: i32) -> i32 {
+    user_id + 1
 }
 
 fn main() {}

@@ -1,0 +1,11 @@
+use diesel::prelude::*;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_deferred::{AsyncDeferredConnection, atomic};
+
+type Conn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
+
+async fn sign_up(conn: &mut Conn) -> QueryResult<()> {
+    atomic!(conn, async |conn| { Ok(()) }).await
+}
+
+fn main() {}

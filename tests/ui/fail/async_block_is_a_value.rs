@@ -1,0 +1,20 @@
+use diesel::prelude::*;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_deferred::{AsyncDeferredConnection, atomic, deferred_task};
+
+type Conn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
+
+#[deferred_task]
+fn send(user_id: i32) {
+    println!("{user_id}");
+}
+
+async fn sign_up(conn: &mut Conn) -> QueryResult<i32> {
+    atomic!(conn, async {
+        send(1);
+        5
+    })
+    .await
+}
+
+fn main() {}

@@ -1,0 +1,26 @@
+use diesel::prelude::*;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_deferred::{AsyncDeferredConnection, atomic, deferred_task};
+
+type Conn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
+
+#[deferred_task]
+fn send(user_id: i32) {
+    println!("{user_id}");
+}
+
+async fn sign_up(conn: &mut Conn) -> QueryResult<()> {
+    atomic!(conn, async {
+        [1, 2].iter().for_each(|id| {
+            send(*id);
+        });
+        let later = async |id: i32| {
+            send(id);
+        };
+        later(3).await;
+        Ok(())
+    })
+    .await
+}
+
+fn main() {}

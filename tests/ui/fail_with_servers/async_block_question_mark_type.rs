@@ -1,0 +1,18 @@
+use diesel::prelude::*;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_deferred::{AsyncDeferredConnection, atomic};
+
+type Conn = AsyncDeferredConnection<SyncConnectionWrapper<SqliteConnection>>;
+
+#[derive(Debug)]
+struct MyError;
+
+async fn sign_up(conn: &mut Conn) -> QueryResult<()> {
+    atomic!(conn, -> QueryResult<()>, async {
+        Err(MyError)?;
+        Ok(())
+    })
+    .await
+}
+
+fn main() {}
