@@ -101,7 +101,7 @@ fn step<C: Database>(conn: &mut DeferredConnection<C>, node: &Node, record: &Rec
             let failed = C::insert(conn, TAKEN);
             assert!(failed.is_err(), "number {TAKEN} is taken");
         }
-        Node::RawSql => conn.batch_execute("SELECT 1")?,
+        Node::RawSql(_) => conn.batch_execute("SELECT 1")?,
         Node::Return | Node::Pause(_) => {}
         Node::Nested { how, ref body, end, swallow, .. } => {
             let result = catch_unwind(AssertUnwindSafe(|| block(conn, how, body, end, record)));

@@ -150,6 +150,8 @@ async fn step<C: AsyncDatabase>(
                     ended.map_err(|error| format!("{error:?}"))?;
                 }
                 pause(pauses).await;
+                // Refused where a block of a hook's was cut, or a statement.
+                let _ = conn.batch_execute("SELECT 1").await;
                 conclude(outcome)
             })?;
         }
@@ -157,7 +159,7 @@ async fn step<C: AsyncDatabase>(
             Ok(()) => panic!("number {TAKEN} is taken"),
             Err(error) => record.swallow(&error.into()),
         },
-        Node::RawSql => conn.batch_execute("SELECT 1").await?,
+        Node::RawSql(cut) => up_to(cut, record, conn.batch_execute("SELECT 1")).await.unwrap_or(Ok(()))?,
         Node::Pause(pauses) => pause(pauses).await,
         Node::Return => {}
         Node::Nested { how, ref body, end, swallow, cut } => {
@@ -310,6 +312,8 @@ async fn run_tree<C: AsyncDatabase>(
     let mut ended = Ended { conn: None, record, lost, committed, alone, next: next.is_ok() };
     match next {
         Ok(()) => {
+            let again = C::insert(&mut conn, base + NEXT).await;
+            prop_assert!(again.is_err(), "the answer to another statement");
             prop_assert!(!conn.is_broken(), "broken behind a block that committed");
             prop_assert!(!conn.in_transaction(), "a transaction was left open");
             prop_assert_eq!(conn.pending(), Vec::new(), "a hook was left behind");

@@ -18,8 +18,8 @@ pub enum Node {
     Closure { pauses: u8, outcome: Outcome, own: Option<Own>, told: Told },
     /// A statement fails and its error is dropped.
     SwallowedError,
-    /// A statement whose effects nobody can foresee.
-    RawSql,
+    /// A statement whose effects nobody can foresee. Only on asynchronous connections its future is dropped.
+    RawSql(Option<Cut>),
     /// The block ends here.
     Return,
     /// `.await`, so many times; nothing on a synchronous connection.
@@ -137,7 +137,7 @@ fn node(flavor: Flavor) -> impl Strategy<Value = Node> {
         12 => task.prop_map(|(kind, outcome, told)| Node::Task { kind, outcome, told }),
         6 => closure.prop_map(|(pauses, outcome, own, told)| Node::Closure { pauses, outcome, own, told }),
         2 => Just(Node::SwallowedError),
-        1 => Just(Node::RawSql),
+        2 => cut_of(25.0, flavor).prop_map(Node::RawSql),
         1 => Just(Node::Return),
         2 => (1..4_u8).prop_map(Node::Pause),
     ];
