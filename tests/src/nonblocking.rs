@@ -20,6 +20,10 @@ pub trait AsyncDatabase: AsyncDeferrable + PoolableConnection + Sized + 'static 
 
     /// Writes a witness. A second one of the same number fails.
     fn insert(conn: &mut AsyncDeferredConnection<Self>, id: i32) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Runs raw SQL as a prepared statement.
+    fn execute_raw(conn: &mut AsyncDeferredConnection<Self>, sql: &str)
+    -> impl Future<Output = QueryResult<()>> + Send;
 }
 
 macro_rules! async_database {
@@ -29,6 +33,10 @@ macro_rules! async_database {
 
             async fn insert(conn: &mut AsyncDeferredConnection<Self>, id: i32) -> QueryResult<()> {
                 diesel::insert_into(witness::table).values(witness::id.eq(id)).execute(conn).await.map(drop)
+            }
+
+            async fn execute_raw(conn: &mut AsyncDeferredConnection<Self>, sql: &str) -> QueryResult<()> {
+                diesel::sql_query(sql).execute(conn).await.map(drop)
             }
         }
     };

@@ -25,6 +25,7 @@ use futures_util::{FutureExt, Stream};
 use pin_project_lite::pin_project;
 
 use super::async_deferrable::AsyncDeferrable;
+use super::keeper::{Interrupted, Keeper};
 use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager, lend};
 use super::watch::{Doubt, Watch};
 use crate::error::CommitError;
@@ -40,14 +41,17 @@ impl<C> Deref for AsyncDeferredConnection<C> {
     }
 }
 
-impl<C: SimpleAsyncConnection + Send> SimpleAsyncConnection for AsyncDeferredConnection<C> {
+impl<C: AsyncDeferrable> SimpleAsyncConnection for AsyncDeferredConnection<C> {
     async fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
         if self.is_interrupted() {
             return Err(CommitError::Cancelled.into());
         }
         self.keeper.watch.suspect(Doubt::RawSql);
+        let mut watcher = Watcher::started::<C>(&mut self.keeper);
         let result = self.inner.batch_execute(query).await;
-        self.keeper.watch.result(result)
+        watcher.saw(result.as_ref().err());
+        watcher.end();
+        result
     }
 }
 
@@ -69,7 +73,7 @@ impl<C: AsyncDeferrable> AsyncConnectionCore for AsyncDeferredConnection<C> {
             self.keeper.watch.query::<T::Query>();
             Some(self.inner.load(source))
         };
-        Loading { future, watcher: Watcher(Some(&mut self.keeper.watch)) }
+        Loading { future, watcher: Watcher::of::<C>(&mut self.keeper) }
     }
 
     fn execute_returning_count<'conn, 'query, T>(&'conn mut self, source: T) -> Self::ExecuteFuture<'conn, 'query>
@@ -82,7 +86,7 @@ impl<C: AsyncDeferrable> AsyncConnectionCore for AsyncDeferredConnection<C> {
             self.keeper.watch.query::<T>();
             Some(self.inner.execute_returning_count(source))
         };
-        Watched { future, watcher: Watcher(Some(&mut self.keeper.watch)) }
+        Watched { future, watcher: Watcher::of::<C>(&mut self.keeper) }
     }
 }
 
@@ -105,9 +109,10 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<QueryResult<T>> {
         let this = self.project();
         let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(this.watcher.refuse()) };
+        this.watcher.started = true;
         let result = ready!(future.poll(context));
         this.watcher.saw(result.as_ref().err());
-        this.watcher.0 = None;
+        this.watcher.end();
         Poll::Ready(result)
     }
 }
@@ -131,9 +136,10 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(future) = this.future.as_pin_mut() else { return Poll::Ready(this.watcher.refuse()) };
+        this.watcher.started = true;
         let result = ready!(future.poll(context));
         this.watcher.saw(result.as_ref().err());
-        let watcher = Watcher(this.watcher.0.take());
+        let watcher = this.watcher.hand_on();
         Poll::Ready(result.map(|rows| Rows { rows, watcher }))
     }
 }
@@ -158,7 +164,7 @@ where
         let this = self.project();
         let row = ready!(this.rows.poll_next(context));
         match &row {
-            None => this.watcher.0 = None,
+            None => this.watcher.end(),
             Some(row) => this.watcher.saw(row.as_ref().err()),
         }
         Poll::Ready(row)
@@ -169,27 +175,62 @@ where
     }
 }
 
-/// Tells the connection's watch of errors. Dropped before the end, when it holds the watch yet, one may not have been seen.
-struct Watcher<'conn>(Option<&'conn mut Watch>);
+/// Tells the connection's watch of errors. Dropped before the end, when it holds the watch yet, one may not have been seen; and where
+/// its statement is under way, the answer to that would pass for the answer to the next one on some connections.
+struct Watcher<'conn> {
+    watch: Option<&'conn mut Watch>,
+    /// Where to say that nothing else can be sent.
+    interrupted: Option<&'conn mut Interrupted>,
+    started: bool,
+}
 
-impl Watcher<'_> {
+impl<'conn> Watcher<'conn> {
+    /// Of a statement that is to be polled.
+    fn of<C: AsyncDeferrable>(keeper: &'conn mut Keeper<AsyncDeferredConnection<C>>) -> Self {
+        let interrupted = (!C::OUTLIVES_DROPPED_STATEMENTS).then_some(&mut keeper.interrupted);
+        Self { watch: Some(&mut keeper.watch), interrupted, started: false }
+    }
+
+    /// Of a statement that is being polled.
+    fn started<C: AsyncDeferrable>(keeper: &'conn mut Keeper<AsyncDeferredConnection<C>>) -> Self {
+        let mut watcher = Self::of(keeper);
+        watcher.started = true;
+        watcher
+    }
+
     fn saw(&mut self, error: Option<&Error>) {
-        if let (Some(watch), Some(error)) = (&mut self.0, error) {
+        if let (Some(watch), Some(error)) = (&mut self.watch, error) {
             watch.error(error);
         }
     }
 
     /// The connection is in a transaction that was cancelled.
     fn refuse<T>(&mut self) -> QueryResult<T> {
-        self.0 = None;
+        self.end();
         Err(CommitError::Cancelled.into())
+    }
+
+    /// There is nothing left to be seen.
+    fn end(&mut self) {
+        (self.watch, self.interrupted) = (None, None);
+    }
+
+    /// The statement was answered, with rows that are still to be read. Connections skip those that nobody reads.
+    fn hand_on(&mut self) -> Self {
+        self.interrupted = None;
+        Self { watch: self.watch.take(), interrupted: None, started: true }
     }
 }
 
 impl Drop for Watcher<'_> {
     fn drop(&mut self) {
-        if let Some(watch) = &mut self.0 {
+        if let Some(watch) = &mut self.watch {
             watch.suspect(Doubt::Unseen);
+        }
+        if let (true, Some(interrupted)) = (self.started, &mut self.interrupted)
+            && **interrupted == Interrupted::No
+        {
+            **interrupted = Interrupted::InStatement;
         }
     }
 }
@@ -276,10 +317,10 @@ where
             if self.is_interrupted() {
                 return Err(CommitError::Cancelled.into());
             }
-            let mut watcher = Watcher(Some(&mut self.keeper.watch));
+            let mut watcher = Watcher::started::<C>(&mut self.keeper);
             let result = self.inner.update_and_fetch(changeset).await;
             watcher.saw(result.as_ref().err());
-            watcher.0 = None;
+            watcher.end();
             result
         }
         .boxed()

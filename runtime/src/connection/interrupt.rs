@@ -43,6 +43,32 @@ pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     Err(CommitError::Cancelled.into())
 }
 
+/// What a block that was begun at depth `entry` does at its end, whichever that is, where one in it was dropped. Only the outermost
+/// one rolls back: the code between the two goes on, and must not go on outside of any transaction.
+///
+/// # Errors
+/// [`CommitError::Cancelled`] where the connection still refuses all use.
+#[cold]
+pub(super) async fn end_around<W: Wrapper>(conn: &mut W, entry: usize) -> QueryResult<()> {
+    if matches!(conn.keeper().interrupted, Interrupted::InBlock { .. })
+        && let Ok(Some(state)) = contain(|| conn.state())
+        && entry > state.base
+    {
+        conn.keeper().interrupted = Interrupted::InBlock { entry, outermost: false };
+        return Err(CommitError::Cancelled.into());
+    }
+    recover(conn).await
+}
+
+/// The same for a block that was opened by code that has never heard of us: it must be the innermost around the dropped one.
+#[cfg(feature = "async")]
+pub(super) async fn end_foreign_around<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    match conn.keeper().interrupted {
+        Interrupted::InBlock { entry, .. } => end_around(conn, entry.saturating_sub(1)).await,
+        _ => recover(conn).await,
+    }
+}
+
 /// Deals with the hooks that were registered above `depth`, in a transaction that was cancelled there. Nothing can be awaited.
 fn settle_hooks<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
@@ -117,7 +143,7 @@ mod block {
         }
         if matches!(interrupted, Interrupted::No | Interrupted::InBlock { .. }) {
             let outermost = state.is_none_or(|state| entry <= state.base);
-            conn.keeper().interrupted = Interrupted::InBlock { outermost };
+            conn.keeper().interrupted = Interrupted::InBlock { entry, outermost };
         }
         settle_hooks(conn, entry);
     }

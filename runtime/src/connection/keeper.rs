@@ -62,9 +62,9 @@ impl From<Doom> for CommitError {
 pub(super) enum Interrupted {
     #[default]
     No,
-    /// A block, between two statements of ours.
+    /// A block, between two statements of ours. `entry` is the depth of the innermost one around it that has not ended yet.
     #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "nothing else is cancelled"))]
-    InBlock { outermost: bool },
+    InBlock { entry: usize, outermost: bool },
     /// A statement that begins, releases or rolls back.
     InStatement,
     /// The outermost COMMIT.

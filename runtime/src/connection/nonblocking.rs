@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 
 use super::async_deferrable::AsyncDeferrable;
 use super::commit::commit;
-use super::interrupt::{OpenBlock, recover};
+use super::interrupt::{OpenBlock, end_foreign_around};
 use super::keeper::{Interrupted, Keeper, open_queue};
 use super::transaction::{Opening, Promise, begin, close_above, rollback};
 use super::watch::Doubt;
@@ -364,12 +364,12 @@ impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for Asyn
     }
 
     async fn rollback_transaction(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
-        if conn.is_interrupted() { recover(conn).await } else { rollback(conn).await }
+        if conn.is_interrupted() { end_foreign_around(conn).await } else { rollback(conn).await }
     }
 
     async fn commit_transaction(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
         if conn.is_interrupted() {
-            recover(conn).await?;
+            end_foreign_around(conn).await?;
             return Err(CommitError::Cancelled.into());
         }
         match conn.state() {

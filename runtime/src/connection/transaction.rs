@@ -12,7 +12,7 @@ use diesel::connection::{InstrumentationEvent, TransactionDepthChange, Transacti
 use diesel::result::{Error, QueryResult};
 
 use super::commit::{commit_at, end_savepoint, is_gone, rollback_doom};
-use super::interrupt::recover;
+use super::interrupt::{end_around, recover};
 use super::keeper::Interrupted;
 use super::run::{abandon, abandon_leftovers, drop_above, drop_broken, run_ready};
 use super::wrapper::{State, Wrapper};
@@ -152,7 +152,7 @@ pub(super) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> 
 async fn prepare_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> QueryResult<State> {
     match conn.keeper().interrupted {
         Interrupted::No => {}
-        Interrupted::InBlock { outermost: true } => recover(conn).await?,
+        Interrupted::InBlock { outermost: true, .. } => recover(conn).await?,
         // What is around it has to end first.
         _ => return Err(CommitError::Cancelled.into()),
     }
@@ -162,6 +162,10 @@ async fn prepare_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Que
         }
     } else {
         run_ready(conn).await;
+        if conn.keeper().interrupted != Interrupted::No {
+            // By a hook, which dropped a block of its own.
+            return Err(CommitError::Cancelled.into());
+        }
     }
     ready_to_begin(conn, opening).ok_or(Error::BrokenTransactionManager)
 }
@@ -216,7 +220,7 @@ pub(super) async fn end<W: Wrapper, R, E: From<Error>>(
 pub(super) async fn end_with_commit<W: Wrapper>(conn: &mut W, entry: usize, promise: Promise) -> QueryResult<()> {
     if conn.keeper().interrupted != Interrupted::No {
         // A block in this one was dropped before it ended.
-        recover(conn).await?;
+        end_around(conn, entry).await?;
         return Err(CommitError::Cancelled.into());
     }
     let committed = commit_at(conn, entry + 1, promise).await;
@@ -229,7 +233,7 @@ pub(super) async fn end_with_commit<W: Wrapper>(conn: &mut W, entry: usize, prom
 /// Ends a transaction whose callback wants it rolled back. `Ok` where there is nothing to say beyond what the callback did.
 pub(super) async fn end_with_rollback<W: Wrapper>(conn: &mut W, entry: usize) -> QueryResult<()> {
     if conn.keeper().interrupted != Interrupted::No {
-        let _ = recover(conn).await;
+        let _ = end_around(conn, entry).await;
         return Ok(());
     }
     if expect_depth(conn, entry + 1).await.is_err() {
@@ -255,7 +259,7 @@ pub(super) async fn end_with_rollback<W: Wrapper>(conn: &mut W, entry: usize) ->
 #[cold]
 pub(super) async fn end_with_panic<W: Wrapper>(conn: &mut W, entry: usize) {
     if conn.keeper().interrupted != Interrupted::No {
-        let _ = recover(conn).await;
+        let _ = end_around(conn, entry).await;
         return;
     }
     let _ = expect_depth(conn, entry + 1).await;
@@ -340,7 +344,7 @@ pub(super) async fn give_up<W: Wrapper>(conn: &mut W, depth: usize) {
 pub(super) async fn close_above<W: Wrapper>(conn: &mut W, depth: usize) -> bool {
     if conn.keeper().interrupted != Interrupted::No {
         // A block of the hook's was dropped before it ended.
-        let _ = recover(conn).await;
+        let _ = end_around(conn, depth).await;
         return true;
     }
     let left_open = conn.depth() > depth;

@@ -7,3 +7,4 @@ mod nested;
 mod pools;
 mod recovery;
 mod runtimes;
+mod statements;
