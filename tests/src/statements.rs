@@ -31,24 +31,13 @@ impl Statements {
 /// Records what `conn` sends from now on.
 pub fn record<C: Deferrable>(conn: &mut DeferredConnection<C>) -> Statements {
     let statements = Statements::default();
-    conn.set_instrumentation(recorder(&statements));
+    conn.set_instrumentation(statements.recorder());
     statements
 }
 
 /// [`record`], of an asynchronous connection of any kind.
 pub fn record_async<C: AsyncConnection>(conn: &mut C) -> Statements {
     let statements = Statements::default();
-    conn.set_instrumentation(recorder(&statements));
+    conn.set_instrumentation(statements.recorder());
     statements
-}
-
-fn recorder(statements: &Statements) -> impl Instrumentation {
-    let sink = statements.clone();
-    move |event: InstrumentationEvent<'_>| {
-        if let InstrumentationEvent::StartQuery { query, .. } = event {
-            let text = query.to_string();
-            let text = text.split(" -- binds").next().unwrap_or_default().to_owned();
-            sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-        }
-    }
 }
