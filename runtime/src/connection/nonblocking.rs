@@ -50,6 +50,10 @@ use crate::task::TaskOutput;
 /// of a dead transaction. On PostgreSQL and SQLite the next outermost block first rolls back what was left, and goes on; on MySQL and
 /// MariaDB, and where it was dropped during BEGIN, COMMIT or ROLLBACK, the connection has to be closed.
 ///
+/// The future of a single statement can be dropped too, in a block that goes on. On PostgreSQL and SQLite nothing comes of that; on MySQL
+/// and MariaDB its answer would pass for the answer to the next statement, so that the connection refuses all use from then on,
+/// outside of blocks too.
+///
 /// A COMMIT that was cancelled may have committed, and in-process tasks are lost then: what must run if and only if the rows are
 /// there has to be a row itself. A block that must not be cancelled is run in a task of its own: `tokio::spawn(async move {
 /// atomic!(conn, async { … }).await })` goes on when nobody waits for it any more.

@@ -1,13 +1,17 @@
 //! A2: an inner block that is dropped while the one around it goes on: that one cannot commit any more.
 
+use std::future::pending;
+
 use diesel::result::QueryResult;
-use diesel_async::SimpleAsyncConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use diesel_deferred::{AsyncDeferredConnection, atomic};
 use diesel_deferred_tests::{
-    Database, Log, Moment, NOTHING, Scratch, Session, assert_clean_async, cut, note, on_every_async_database, refusal,
-    rolled_back,
+    Database, Log, Moment, NOTHING, Scratch, Session, assert_clean_async, cut, cut_at, note, on_every_async_database,
+    refusal, rolled_back,
 };
+
+use tokio::sync::Notify;
 
 use crate::harness::is_refusal;
 
@@ -15,6 +19,8 @@ on_every_async_database! {
     a02_a_dropped_inner_block_dooms_the_outer_one,
     a02_a_dropped_inner_transaction_dooms_the_outer_one,
     a02_a_dropped_inner_block_of_a_hook,
+    a02_what_comes_behind_a_nested_block_around_a_dropped_one,
+    a02_what_comes_behind_a_foreign_transaction_around_a_dropped_one,
 }
 
 type Conn<C> = AsyncDeferredConnection<C>;
@@ -176,4 +182,64 @@ async fn a02_a_dropped_inner_block_of_a_hook<C: Session>(db: &Scratch<C::Blockin
     }
     drop(conn);
     assert_ne!(log.ran(), NOTHING);
+}
+
+/// What comes behind a nested block that held the dropped one, and has ended, is not committed by itself.
+async fn a02_what_comes_behind_a_nested_block_around_a_dropped_one<C: Session>(db: &Scratch<C::Blocking>) {
+    let conn = &mut db.connect_async::<C>().await;
+    let log = Log::new();
+    let result: QueryResult<()> = atomic!(conn, async {
+        let nested: QueryResult<()> = atomic!(conn, async {
+            dropped(conn, &log).await;
+            Ok(())
+        })
+        .await;
+        assert!(is_refusal(&nested.expect_err("a block in it was dropped")));
+        behind(conn, &log).await
+    })
+    .await;
+    assert!(is_refusal(&result.expect_err("a block in it was dropped")));
+    assert_eq!((db.committed(), log.ran()), (NOTHING.to_vec(), vec![52]));
+}
+
+/// The same of a transaction that is opened by code which is generic over diesel-async's connections.
+async fn a02_what_comes_behind_a_foreign_transaction_around_a_dropped_one<C: Session>(db: &Scratch<C::Blocking>) {
+    for fails in [false, true] {
+        let conn = &mut db.connect_async::<C>().await;
+        let log = Log::new();
+        let result: QueryResult<()> = atomic!(conn, async {
+            let nested = AsyncConnection::transaction(conn, async |conn| {
+                dropped(conn, &log).await;
+                if fails { rolled_back() } else { QueryResult::Ok(()) }
+            })
+            .await;
+            assert!(nested.is_err());
+            behind(conn, &log).await
+        })
+        .await;
+        assert!(is_refusal(&result.expect_err("a block in it was dropped")));
+        assert_eq!((db.committed(), log.ran()), (NOTHING.to_vec(), vec![52]));
+    }
+}
+
+/// A block that is dropped between two statements.
+async fn dropped<C: Session>(conn: &mut Conn<C>, log: &Log) {
+    let there = Notify::new();
+    let block = async {
+        inner(conn, log).await?;
+        atomic!(conn, -> QueryResult<()>, async {
+            C::insert(conn, 5).await?;
+            there.notify_one();
+            pending().await
+        })
+        .await
+    };
+    cut_at(block, &there).await;
+}
+
+async fn behind<C: Session>(conn: &mut Conn<C>, log: &Log) -> QueryResult<()> {
+    let statement = C::insert(conn, 4).await;
+    assert!(is_refusal(&statement.expect_err("it would be committed by itself")));
+    assert!(is_refusal(&inner(conn, log).await.expect_err("so would its rows")));
+    Ok(())
 }

@@ -2,12 +2,13 @@
 //! if its witness row is visible from a second connection.
 //!
 //! The trees ([`tree`]), what their hooks write down and the verdict on that ([`verdict`]) are the same for synchronous
-//! ([`blocking`]) and asynchronous ([`nonblocking`]) connections; only who runs the trees differs. On asynchronous ones trees are
+//! ([`blocking`]) and asynchronous ([`nonblocking`], [`connections`]) ones; only who runs the trees differs. On asynchronous ones trees are
 //! also dropped in the middle, as a whole or a block of them (A2, A3), and several run at a time (A4).
 //!
 //! `ORACLE_SEED=…` repeats a run, `ORACLE_TREES=…` sets the number of trees.
 
 mod blocking;
+mod connections;
 mod nonblocking;
 mod tree;
 mod verdict;
