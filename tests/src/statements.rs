@@ -15,6 +15,17 @@ impl Statements {
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn recorder(&self) -> impl Instrumentation + use<> {
+        let sink = self.clone();
+        move |event: InstrumentationEvent<'_>| {
+            if let InstrumentationEvent::StartQuery { query, .. } = event {
+                let text = query.to_string();
+                let text = text.split(" -- binds").next().unwrap_or_default().to_owned();
+                sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            }
+        }
+    }
 }
 
 /// Records what `conn` sends from now on.

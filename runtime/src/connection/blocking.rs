@@ -320,7 +320,7 @@ impl<C: Deferrable> Deferring for DeferredConnection<C> {
 impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     const PROOF: CommitProof = C::PROOF;
     const OUTLIVES_DROPPED_STATEMENTS: bool = true;
-    const AWAITS_CLOSURES: bool = false;
+    const ASYNC: bool = false;
 
     #[inline(always)]
     fn keeper(&mut self) -> &mut Keeper<Self> {

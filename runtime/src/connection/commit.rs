@@ -9,6 +9,7 @@ use diesel::connection::{InstrumentationEvent, TransactionDepthChange, Transacti
 use diesel::result::{Error, QueryResult};
 
 use super::CommitProof;
+use super::interrupt::recover;
 use super::keeper::{Doom, Interrupted, Keeper};
 use super::run::{abandon, bury_before_commit, drop_above, drop_broken, run_committed};
 use super::transaction::{Promise, Statement, expect_depth, give_up, send, send_marked, unbalanced, unwind_to};
@@ -244,7 +245,16 @@ async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, error: Error) -> 
     } else {
         None
     };
-    if still_open && send(conn, Statement::Rollback).await.is_err() {
+    // diesel-async takes the transaction for ended whatever went wrong: nothing else tells that the connection was lost.
+    let taken_for_ended = W::ASYNC && W::PROOF != CommitProof::Commit && depth == 1 && !still_open;
+    let rollback = match (still_open, taken_for_ended) {
+        (true, _) => Some(Statement::Rollback),
+        (_, true) => Some(Statement::Sql("ROLLBACK")),
+        _ => None,
+    };
+    if let Some(rollback) = rollback
+        && send(conn, rollback).await.is_err()
+    {
         conn.status().set_in_error();
     }
     if doom.is_none() && conn.state().is_none() {
@@ -289,7 +299,11 @@ async fn run_before_commit<W: Wrapper>(conn: &mut W, state: State) -> QueryResul
                 Ok(Step::Later(future)) => caught(future).await,
                 Err(panic) => Err(panic),
             };
-            let balanced = expect_depth(conn, state.depth).await;
+            let balanced = match conn.keeper().interrupted {
+                Interrupted::No => expect_depth(conn, state.depth).await,
+                // A block of the hook's was dropped before it ended.
+                _ => recover(conn).await.and(Err(CommitError::Cancelled.into())),
+            };
             let failed = match outcome {
                 Ok(result) => match result.and(balanced) {
                     Ok(()) => continue,

@@ -8,7 +8,7 @@
 
 use diesel::result::QueryResult;
 
-use super::keeper::Interrupted;
+use super::keeper::{Doom, Interrupted};
 use super::run::{bury, bury_before_commit, lose, run_without_connection};
 use super::transaction::unwind_to;
 use super::wrapper::Wrapper;
@@ -72,9 +72,10 @@ pub(super) async fn end_foreign_around<W: Wrapper>(conn: &mut W) -> QueryResult<
 /// Deals with the hooks that were registered above `depth`, in a transaction that was cancelled there. Nothing can be awaited.
 fn settle_hooks<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
+    let ended_early = matches!(keeper.doom, Some(Doom::EndedEarly));
     let Dropped { commit, rollback, before } = keeper.queue().rollback_to(depth);
-    if keeper.interrupted == Interrupted::InCommit {
-        let why = "its transaction was cancelled during COMMIT";
+    if ended_early || keeper.interrupted == Interrupted::InCommit {
+        let why = "its transaction was cancelled, and may have been committed";
         lose(keeper, &commit, HookKind::AfterCommit, depth, why);
         lose(keeper, &rollback, HookKind::AfterRollback, depth, why);
         bury(keeper, rollback, HookKind::AfterRollback);

@@ -151,6 +151,9 @@ impl<W> Keeper<W> {
 
 /// The queue, where a transaction is open, with a mark for each depth.
 pub(super) fn open_queue<W: Wrapper>(conn: &mut W) -> QueryResult<&mut Queue<Hook<W>, BeforeCommit<W>>> {
+    if conn.keeper().interrupted != Interrupted::No {
+        return Err(CommitError::Cancelled.into());
+    }
     // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
     let Some(State { depth, .. }) = conn.state().filter(|state| state.is_nested()) else {
         return Err(Error::NotInTransaction);

@@ -316,7 +316,7 @@ impl<C: AsyncDeferrable> Deferring for AsyncDeferredConnection<C> {
 impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     const PROOF: CommitProof = C::PROOF;
     const OUTLIVES_DROPPED_STATEMENTS: bool = C::OUTLIVES_DROPPED_STATEMENTS;
-    const AWAITS_CLOSURES: bool = true;
+    const ASYNC: bool = true;
 
     fn keeper(&mut self) -> &mut Keeper<Self> {
         let lent = self.lent.get_mut();

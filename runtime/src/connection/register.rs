@@ -4,9 +4,9 @@
 
 use diesel::result::QueryResult;
 
-use super::keeper::open_queue;
+use super::keeper::{Interrupted, open_queue};
 use super::wrapper::{State, Wrapper};
-use crate::dispatch::{Needs, Stage};
+use crate::dispatch::{CannotRun, Needs, Stage};
 use crate::error::{BoxError, CommitError};
 use crate::hook::Hook;
 use crate::report::HookKind;
@@ -105,12 +105,13 @@ pub trait Registry {
     /// Registers a compensation.
     fn register_compensation<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()>;
     /// What a task takes to run at once.
-    fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CommitError>;
+    fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun>;
 }
 
 impl<W: Wrapper> Registry for W {
     fn is_in_transaction(&mut self) -> bool {
-        self.state().is_some_and(State::is_nested)
+        // A transaction that was cancelled is one that nothing can be registered in.
+        self.keeper().interrupted != Interrupted::No || self.state().is_some_and(State::is_nested)
     }
 
     fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()> {
@@ -125,13 +126,13 @@ impl<W: Wrapper> Registry for W {
         let needs = Needs::of::<T, S>(task.call_site());
         open_queue(self)?;
         // After a rollback there is nothing left to refuse.
-        self.stage(needs)?;
+        self.stage(needs).map_err(CommitError::TaskCannotRun)?;
         open_queue(self)?.after_rollback(Hook::task(task, start));
         Ok(())
     }
 
-    fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CommitError> {
-        self.keeper().route.stage(needs.into_iter()).map_err(CommitError::TaskCannotRun)
+    fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun> {
+        self.keeper().route.stage(needs.into_iter())
     }
 }
 

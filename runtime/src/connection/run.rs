@@ -107,7 +107,7 @@ impl<'c, W: Wrapper> Run<'c, W> {
     #[inline]
     fn up_to_one_that_waits(&mut self) -> bool {
         while let Some(hook) = self.hooks.get_mut(self.next) {
-            if W::AWAITS_CLOSURES && hook.wants_connection() {
+            if W::ASYNC && hook.wants_connection() {
                 return true;
             }
             self.next += 1;

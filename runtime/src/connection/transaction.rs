@@ -85,6 +85,9 @@ pub(super) async fn send_marked<W: Wrapper>(
     statement: Statement<'_>,
     mark: Interrupted,
 ) -> QueryResult<()> {
+    if conn.keeper().interrupted != Interrupted::No {
+        return Err(CommitError::Cancelled.into());
+    }
     conn.keeper().interrupted = mark;
     let result = match statement {
         Statement::Begin => conn.send_begin().await,

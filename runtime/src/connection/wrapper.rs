@@ -31,8 +31,8 @@ pub(crate) trait Wrapper: Deferring {
     /// Whether the connection below can be used again when the future of a statement was dropped.
     const OUTLIVES_DROPPED_STATEMENTS: bool;
 
-    /// Whether its closures are to be awaited.
-    const AWAITS_CLOSURES: bool;
+    /// Whether it is diesel-async's: closures are awaited.
+    const ASYNC: bool;
 
     /// What it keeps.
     fn keeper(&mut self) -> &mut Keeper<Self>;

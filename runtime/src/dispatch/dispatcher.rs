@@ -75,6 +75,7 @@ const DEFAULT_IN_FLIGHT: usize = 256;
 /// # }
 /// ```
 #[derive(Clone)]
+#[must_use = "a dispatcher is used when it is `install()`ed, or given to a connection with `set_dispatcher`"]
 pub struct Dispatcher(pub(super) Arc<Shared>);
 
 static INSTALLED: RwLock<Option<Dispatcher>> = RwLock::new(None);

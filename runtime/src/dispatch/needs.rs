@@ -61,6 +61,8 @@ impl Error for CannotRun {}
 pub enum Missing {
     /// A tokio runtime, for an `async` or `blocking` task.
     Runtime,
+    /// The runtime that its dispatcher was built in, which has ended since.
+    LivingRuntime,
     /// A dispatcher that still takes tasks.
     OpenDispatcher,
     /// The `#[state]` of this type.
@@ -73,6 +75,10 @@ impl fmt::Display for Missing {
             Self::Runtime => f.write_str(
                 "there is no tokio runtime; commit on a thread of a running one, or build a `Dispatcher` in one (or with \
                  `.runtime(handle)`) and `install()` it at the start of the program",
+            ),
+            Self::LivingRuntime => f.write_str(
+                "the tokio runtime that its dispatcher was built in has ended; install a dispatcher of a running one, or (in tests, \
+                 where each has its own) give one to the connection with `set_dispatcher`",
             ),
             Self::OpenDispatcher => f.write_str(
                 "its dispatcher was shut down; commit before you call `Dispatcher::shutdown`, or install another dispatcher",

@@ -50,9 +50,10 @@ mod with_tokio {
                     }
                 };
                 if needs.dispatched && !alive {
-                    alive = lease.runtime.as_ref().is_some_and(is_alive);
+                    let runtime = lease.runtime.as_ref().ok_or_else(|| needs.cannot_run(Missing::Runtime))?;
+                    alive = is_alive(runtime);
                     if !alive {
-                        return Err(needs.cannot_run(Missing::Runtime));
+                        return Err(needs.cannot_run(Missing::LivingRuntime));
                     }
                 }
                 let states = &lease.dispatcher.0.states;

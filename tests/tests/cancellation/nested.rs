@@ -19,6 +19,8 @@ on_every_async_database! {
     a02_a_dropped_inner_block_dooms_the_outer_one,
     a02_a_dropped_inner_transaction_dooms_the_outer_one,
     a02_a_dropped_inner_block_of_a_hook,
+    a02_a_dropped_block_of_a_before_commit_hook,
+    a02_a_cancelled_connection_takes_no_tasks,
     a02_what_comes_behind_a_nested_block_around_a_dropped_one,
     a02_what_comes_behind_a_foreign_transaction_around_a_dropped_one,
 }
@@ -242,4 +244,55 @@ async fn behind<C: Session>(conn: &mut Conn<C>, log: &Log) -> QueryResult<()> {
     assert!(is_refusal(&statement.expect_err("it would be committed by itself")));
     assert!(is_refusal(&inner(conn, log).await.expect_err("so would its rows")));
     Ok(())
+}
+
+/// A2: a before-commit hook that drops a block of its own has spoilt its transaction.
+async fn a02_a_dropped_block_of_a_before_commit_hook<C: Session>(db: &Scratch<C::Blocking>) {
+    let conn = &mut db.connect_async::<C>().await;
+    let log = Log::new();
+    let mut dropped = false;
+    // Until the SAVEPOINT was under way when its future was dropped.
+    for id in 0..50 {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let result = atomic!(conn, -> QueryResult<()>, async {
+            conn.before_commit(async move |conn: &mut Conn<C>| {
+                let block = atomic!(conn, -> QueryResult<()>, async { Ok(()) });
+                let completed = cut(block, 1, Moment::Waiting).await.is_some();
+                sender.send(completed).expect("somebody waits");
+                Ok(())
+            })?;
+            note(&log, id);
+            C::insert(conn, id).await
+        })
+        .await;
+        if !receiver.recv().expect("the hook ran") {
+            dropped = true;
+            assert!(result.is_err());
+            break;
+        }
+        assert_eq!(result, Ok(()));
+    }
+    assert!(dropped);
+    assert_eq!(log.ran(), db.committed(), "a hook ran if and only if its row is there");
+}
+
+/// A2: nothing can be registered where nothing will be committed.
+async fn a02_a_cancelled_connection_takes_no_tasks<C: Session>(db: &Scratch<C::Blocking>) {
+    let conn = &mut db.connect_async::<C>().await;
+    let log = Log::new();
+    let inside = Notify::new();
+    let block = atomic!(conn, -> QueryResult<()>, async {
+        C::insert(conn, 1).await?;
+        inside.notify_one();
+        pending().await
+    });
+    tokio::select! {
+        result = block => panic!("{result:?}"),
+        () = inside.notified() => {}
+    }
+    assert_eq!(refusal(&note(&log, 1).after_commit(conn)), "Cancelled");
+    assert_eq!(refusal(&note(&log, 2).after_rollback(conn)), "Cancelled");
+    assert_eq!(refusal(&conn.after_commit(async |_| ())), "Cancelled");
+    assert!(note(&log, 3).after_commit_or_now(conn).is_err());
+    assert_eq!((log.ran(), conn.pending()), (vec![], vec![]));
 }

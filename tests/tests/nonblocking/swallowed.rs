@@ -299,6 +299,30 @@ mod on_postgres {
         }
     }
 
+    /// E11: the server goes away in a COMMIT, also in one that nothing waits for.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn e11_a_connection_lost_in_commit_is_unknown() {
+        let db = &Scratch::<PgConnection>::new();
+        let die = "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS \
+                   $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1); RETURN NULL; END $$; \
+                   CREATE CONSTRAINT TRIGGER die AFTER INSERT ON witness DEFERRABLE INITIALLY DEFERRED \
+                   FOR EACH ROW EXECUTE FUNCTION die()";
+        db.observer().batch_execute(die).unwrap();
+        for hooks in [true, false] {
+            let conn = &mut db.connect_async::<AsyncPgConnection>().await;
+            let log = Log::new();
+            let result = atomic!(conn, -> QueryResult<()>, async {
+                if hooks {
+                    note(&log, 1);
+                }
+                AsyncPgConnection::insert(conn, 1).await
+            })
+            .await;
+            assert_eq!(refusal(&result), "Unknown", "hooks: {hooks}");
+            assert_eq!((log.ran(), conn.last_report().not_run().len()), (NOTHING.to_vec(), usize::from(hooks)));
+        }
+    }
+
     /// A6: pipelined, past the wrapper.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a06_an_error_in_a_pipeline() {
