@@ -44,11 +44,13 @@ use crate::task::TaskOutput;
 /// |---|---|---|---|---|
 /// | before COMMIT | not committed | never run | tasks run at once; closures don't, and are reported | refuses all use |
 /// | during COMMIT | **not known** | don't run, and are reported | don't run, and are reported | refuses all use |
-/// | after COMMIT, while a closure is awaited | committed | that closure is cancelled, and reported; tasks behind it run at once, closures when the connection is next used | – | is clean |
+/// | after COMMIT, while a closure is awaited | committed | that closure is cancelled, and reported; tasks behind it run at once, closures when the next outermost block begins (what becomes of them goes to the failure handler and to `tracing`) | – | is clean |
 ///
-/// *Refuses all use*: statements fail with [`CommitError::Cancelled`], and pools throw the connection away. Nothing can become part
-/// of a dead transaction. On PostgreSQL and SQLite the next outermost block first rolls back what was left, and goes on; on MySQL and
-/// MariaDB, and where it was dropped during BEGIN, COMMIT or ROLLBACK, the connection has to be closed.
+/// *Refuses all use*: statements and registrations fail with [`CommitError::Cancelled`], and pools throw the connection away (mobc only where
+/// it checks connections before it lends them, which is its default). Nothing can become part of a dead transaction. On PostgreSQL and
+/// SQLite the next outermost block first rolls back what was left, for which it has to wait until the server has done with the dropped
+/// statement, and goes on; on MySQL and MariaDB, and where it was dropped during BEGIN, COMMIT or ROLLBACK, the connection has to be
+/// closed.
 ///
 /// The future of a single statement can be dropped too, in a block that goes on. On PostgreSQL and SQLite nothing comes of that; on MySQL
 /// and MariaDB its answer would pass for the answer to the next statement, so that the connection refuses all use from then on,
