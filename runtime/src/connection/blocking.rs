@@ -35,8 +35,9 @@ use crate::task::TaskOutput;
 /// transactions opened there nest.
 ///
 /// # Raw SQL that ends a transaction
-/// A raw COMMIT or ROLLBACK in a block is found out and refused ([`CommitError::EndedEarly`]), unless another transaction
-/// has begun by the time of the COMMIT, which then succeeds: hooks run although what came before is lost. That is so
+/// A raw COMMIT or ROLLBACK in a block is found out and refused ([`CommitError::EndedEarly`](crate::CommitError::EndedEarly)),
+/// unless another transaction has begun by the time of the COMMIT, which then succeeds: hooks run although what came before is
+/// lost. That is so
 /// * behind a raw `ROLLBACK; BEGIN` (on PostgreSQL only where the two are one message) or `ROLLBACK AND CHAIN`,
 /// * on MySQL and MariaDB with `autocommit = 0`, where the next statement begins one,
 /// * where the connection below is driven by hand ([`inner_mut`](Self::inner_mut) and Diesel's transaction manager).
@@ -45,8 +46,8 @@ use crate::task::TaskOutput;
 ///
 /// # DDL on MySQL and MariaDB
 /// It commits what ran before it. A block, and any transaction with hooks, is refused then
-/// ([`CommitError::EndedEarly`]); a plain `conn.transaction(…)` without hooks is Diesel's, so that migrations, which run in
-/// one each, work as on the connection below.
+/// ([`CommitError::EndedEarly`](crate::CommitError::EndedEarly)); a plain `conn.transaction(…)` without hooks is Diesel's, so
+/// that migrations, which run in one each, work as on the connection below.
 ///
 /// # Dropping and replacing
 /// Hooks die with the connection that they wait on, and with the transaction: a connection that is dropped, closed or
@@ -174,7 +175,8 @@ impl<C: Deferrable> DeferredConnection<C> {
     ///
     /// The deepest run first, and within one depth the latest. After the rollback of a savepoint the transaction around
     /// it is still open while the hook runs. A transaction whose end is not known for sure
-    /// ([`CommitError::Unknown`], [`CommitError::EndedEarly`]) runs neither kind of hook.
+    /// ([`CommitError::Unknown`](crate::CommitError::Unknown), [`CommitError::EndedEarly`](crate::CommitError::EndedEarly)) runs
+    /// neither kind of hook.
     ///
     /// # Errors
     /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.

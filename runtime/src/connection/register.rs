@@ -13,8 +13,8 @@ use crate::report::HookKind;
 use crate::task::Task;
 use crate::task::expansion::{Receiver, Start};
 
-/// Something that a task can be registered on: a [`DeferredConnection`], or a pooled one; with the feature `async` also an
-/// `AsyncDeferredConnection`.
+/// Something that a task can be registered on: a [`DeferredConnection`](crate::DeferredConnection), or a pooled one; with the
+/// feature `async` also an `AsyncDeferredConnection`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not keep tasks until the commit",
     label = "expected a `&mut DeferredConnection` or a `&mut AsyncDeferredConnection`",
