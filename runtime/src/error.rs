@@ -4,6 +4,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::Location;
 
 use diesel::result::Error;
 
@@ -50,6 +51,14 @@ pub enum CommitError {
     /// A task that the transaction registered could not run after it: there is no tokio runtime for an `async` one, its dispatcher was
     /// shut down, or a `#[state]` is missing. Nothing was committed.
     TaskCannotRun(CannotRun),
+    /// A durable task that the transaction registered cannot be stored. Nothing was committed.
+    TaskCannotBeStored(CannotStore),
+    /// The rows of its durable tasks could not be written, because there is no table for them. Nothing was committed.
+    #[non_exhaustive]
+    NoTaskTable {
+        /// What the database says.
+        source: Box<Error>,
+    },
     /// A block on this connection was cancelled: its future was dropped before it had ended, by a timeout, in a `select!`, or because
     /// nobody waited for the answer any more. The connection is still in its transaction and refuses all use; nothing of it
     /// will be committed, unless it was dropped during COMMIT.
@@ -98,6 +107,14 @@ impl fmt::Display for CommitError {
             Self::TaskCannotRun(cannot_run) => {
                 write!(f, "the transaction was rolled back, nothing was committed: the task {cannot_run}")
             }
+            Self::TaskCannotBeStored(cannot_store) => {
+                write!(f, "the transaction was rolled back, nothing was committed: the durable task {cannot_store}")
+            }
+            Self::NoTaskTable { source } => write!(
+                f,
+                "the transaction was rolled back, nothing was committed: its durable tasks could not be stored ({source}); create their \
+                 table with `conn.run_pending_migrations(diesel_deferred::migrations())`",
+            ),
             Self::Cancelled => f.write_str(
                 "an earlier transaction on this connection was cancelled (its future was dropped before it had ended) and is \
                  still open, so that the connection cannot be used; open a new one (pools do that by themselves), and where a \
@@ -115,8 +132,9 @@ impl fmt::Display for CommitError {
 impl StdError for CommitError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Unknown { source } => Some(source),
+            Self::Unknown { source } | Self::NoTaskTable { source } => Some(source),
             Self::TaskCannotRun(cannot_run) => Some(cannot_run),
+            Self::TaskCannotBeStored(cannot_store) => Some(cannot_store),
             Self::RolledBack | Self::EndedEarly | Self::LeftOpen | Self::Cancelled => None,
         }
     }
@@ -127,3 +145,23 @@ impl From<CommitError> for Error {
         Self::QueryBuilderError(Box::new(error))
     }
 }
+
+/// A durable task whose call cannot become a row, so that its transaction must not commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CannotStore {
+    /// The task's name.
+    pub task: &'static str,
+    /// Where it was called.
+    pub call_site: &'static Location<'static>,
+    /// What is wrong with the call.
+    pub reason: String,
+}
+
+impl fmt::Display for CannotStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` (called at {}) could not be stored: {}", self.task, self.call_site, self.reason)
+    }
+}
+
+impl StdError for CannotStore {}

@@ -68,6 +68,11 @@
 mod atomic;
 mod connection;
 mod dispatch;
+#[cfg(feature = "durable")]
+mod durable;
+#[cfg(not(feature = "durable"))]
+#[path = "durable/off.rs"]
+mod durable;
 mod error;
 mod hook;
 mod panics;
@@ -85,7 +90,9 @@ pub use diesel_deferred_macros::{atomic, deferred_task};
 #[cfg(feature = "tokio")]
 pub use dispatch::{AbandonedTask, Dispatcher, DispatcherBuilder, ShutdownReport};
 pub use dispatch::{CannotRun, Missing};
-pub use error::{BoxError, CommitError};
+#[cfg(feature = "durable")]
+pub use durable::{Attempt, Discard, Migrations, NewTask, Snooze, SqlTaskId, TaskId, migrations};
+pub use error::{BoxError, CannotStore, CommitError};
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};
 pub use task::{Task, TaskOutput};
 
@@ -96,7 +103,13 @@ pub mod __private_0_1_0 {
     #[cfg(feature = "async")]
     pub use crate::atomic::{Attempts, BlockValue, Caught, Open};
     pub use crate::atomic::{caught, future, never_returned};
+    #[cfg(feature = "durable")]
+    pub use crate::durable::{
+        CallOptions, Decoder, Defaults, Durable, Encoder, Registered, Running, Storable, TaskId, Undecodable, Unique,
+    };
     pub use crate::task::expansion::*;
+    #[cfg(feature = "durable")]
+    pub use {inventory, serde};
 }
 
 /// The README's code, so that it compiles.

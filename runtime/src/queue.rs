@@ -11,36 +11,41 @@ struct Mark {
     commit: usize,
     rollback: usize,
     before: usize,
+    calls: usize,
 }
 
 /// What waits on one connection.
 #[derive(Debug)]
-pub(crate) struct Queue<H, B> {
+pub(crate) struct Queue<H, B, C> {
     commit: Vec<H>,
     /// With the depth of registration: when they run, the deepest go first.
     rollback: Vec<(usize, H)>,
     before: Vec<B>,
+    /// Calls that are to be stored before COMMIT.
+    calls: Vec<C>,
     marks: Vec<Mark>,
 }
 
 /// What was taken out of the queue because its transaction did not commit.
 #[derive(Debug)]
-pub(crate) struct Dropped<H, B> {
+pub(crate) struct Dropped<H, B, C> {
     /// Commit hooks, which will never run.
     pub(crate) commit: Vec<H>,
     /// Rollback hooks, in the order in which they are to run.
     pub(crate) rollback: Vec<H>,
     /// Hooks of a COMMIT that will not be.
     pub(crate) before: Vec<B>,
+    /// Calls that were not stored.
+    pub(crate) calls: Vec<C>,
 }
 
 /// Buffers of more than this many hooks are not kept for the next transaction: what a busy connection needs again is,
 /// what a bulk load left behind is not. About 90 KB.
 const KEPT_CAPACITY: usize = 1024;
 
-impl<H, B> Queue<H, B> {
+impl<H, B, C> Queue<H, B, C> {
     pub(crate) const fn new() -> Self {
-        Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), marks: Vec::new() }
+        Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), calls: Vec::new(), marks: Vec::new() }
     }
 
     /// How many depths are open.
@@ -50,7 +55,12 @@ impl<H, B> Queue<H, B> {
 
     /// A transaction or savepoint was opened.
     pub(crate) fn begin(&mut self) {
-        self.marks.push(Mark { commit: self.commit.len(), rollback: self.rollback.len(), before: self.before.len() });
+        self.marks.push(Mark {
+            commit: self.commit.len(),
+            rollback: self.rollback.len(),
+            before: self.before.len(),
+            calls: self.calls.len(),
+        });
     }
 
     /// Opens depths until there are `depth` of them.
@@ -66,9 +76,9 @@ impl<H, B> Queue<H, B> {
     }
 
     /// Everything above `depth` was rolled back, or is known to be gone: takes it out.
-    pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H, B> {
+    pub(crate) fn rollback_to(&mut self, depth: usize) -> Dropped<H, B, C> {
         let Some(&mark) = self.marks.get(depth) else {
-            return Dropped { commit: Vec::new(), rollback: Vec::new(), before: Vec::new() };
+            return Dropped { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), calls: Vec::new() };
         };
         self.marks.truncate(depth);
         let mut rollback = take_from(&mut self.rollback, mark.rollback);
@@ -79,6 +89,7 @@ impl<H, B> Queue<H, B> {
             commit: take_from(&mut self.commit, mark.commit),
             rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
             before: take_from(&mut self.before, mark.before),
+            calls: take_from(&mut self.calls, mark.calls),
         }
     }
 
@@ -104,6 +115,32 @@ impl<H, B> Queue<H, B> {
 
     pub(crate) fn before_commit(&mut self, hook: B) {
         self.before.push(hook);
+    }
+
+    /// A call that is to be stored.
+    pub(crate) fn store(&mut self, call: C) {
+        self.calls.push(call);
+    }
+
+    /// Takes over `calls` that are to be stored.
+    pub(crate) fn append_calls(&mut self, calls: &mut Vec<C>) {
+        self.calls.append(calls);
+    }
+
+    /// Whether any call is to be stored.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// How many calls of the innermost depth are to be stored.
+    pub(crate) fn innermost_calls(&self) -> usize {
+        self.calls.len() - self.marks.last().map_or(0, |mark| mark.calls)
+    }
+
+    /// The calls of the innermost depth: they are stored in its savepoint.
+    pub(crate) fn take_innermost_calls(&mut self) -> Vec<C> {
+        let start = self.marks.last().map_or(0, |mark| mark.calls);
+        take_from(&mut self.calls, start)
     }
 
     /// Whether anything waits that a commit has to be proven for.
@@ -185,6 +222,11 @@ impl<H, B> Queue<H, B> {
         self.before.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.before), hook))
     }
 
+    /// The calls that are to be stored, with the depth that each belongs to now.
+    pub(crate) fn waiting_calls(&self) -> impl Iterator<Item = (usize, &C)> {
+        self.calls.iter().enumerate().map(|(at, call)| (self.depth_of(at, |mark| mark.calls), call))
+    }
+
     /// How many depths were open already when the hook at this place of its list was registered.
     fn depth_of(&self, place: usize, start: fn(&Mark) -> usize) -> usize {
         self.marks.partition_point(|mark| start(mark) <= place)
@@ -210,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_released_depth_merges_and_a_rolled_back_one_is_dropped() {
-        let mut queue = Queue::<_, ()>::new();
+        let mut queue = Queue::<_, (), ()>::new();
         queue.begin();
         queue.after_commit(1);
         queue.begin();
@@ -230,7 +272,7 @@ mod tests {
 
     #[test]
     fn rollback_hooks_run_deepest_first_and_latest_first() {
-        let mut queue = Queue::<_, ()>::new();
+        let mut queue = Queue::<_, (), ()>::new();
         queue.begin();
         queue.after_rollback("outer 1");
         queue.begin();
@@ -243,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_hook_is_listed_at_the_depth_that_it_belongs_to_now() {
-        let mut queue = Queue::<_, ()>::new();
+        let mut queue = Queue::<_, (), ()>::new();
         queue.begin();
         queue.begin();
         queue.after_commit("merged");

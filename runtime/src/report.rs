@@ -18,6 +18,8 @@ pub enum HookKind {
     AfterRollback,
     /// Just before the outermost COMMIT.
     BeforeCommit,
+    /// Not in this process: the call of a durable task, which is stored just before the outermost COMMIT and run by a worker.
+    Durable,
 }
 
 impl fmt::Display for HookKind {
@@ -26,6 +28,7 @@ impl fmt::Display for HookKind {
             Self::AfterCommit => "after commit",
             Self::AfterRollback => "after rollback",
             Self::BeforeCommit => "before commit",
+            Self::Durable => "by a worker",
         })
     }
 }

@@ -19,6 +19,8 @@ use diesel::result::Error;
 
 pub use self::retry::RetryingTransaction;
 pub use self::target::{AtomicTarget, DefersTasks, DefersTasksAsync};
+#[cfg(feature = "durable")]
+use crate::connection::NewCall;
 use crate::connection::{Deferrable, DeferredConnection, Deferring, Opening, Staging};
 use crate::hook::Hook;
 
@@ -30,6 +32,11 @@ impl<W: Deferring> Registrar<W> {
     #[inline(always)]
     pub(crate) fn register(&self, hook: Hook<W>, needs: bool) {
         self.0.push(hook, needs);
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn store(&self, call: NewCall) {
+        self.0.push_call(call);
     }
 }
 

@@ -2,12 +2,20 @@
 //!
 //! Must not know: how that is used.
 
+#[cfg(feature = "durable")]
+use diesel::result::QueryResult;
 use diesel_async::AsyncConnection;
+#[cfg(all(feature = "durable", any(feature = "async-postgres", feature = "async-mysql")))]
+use diesel_async::AsyncConnectionCore;
 
 use super::CommitProof;
 #[cfg(feature = "async-sqlite")]
 use super::Deferrable;
 use crate::atomic::BeginOptions;
+#[cfg(feature = "durable")]
+use crate::durable::NewTask;
+#[cfg(all(feature = "durable", any(feature = "async-postgres", feature = "async-mysql")))]
+use crate::durable::{Outbox, TaskTable};
 
 /// A diesel-async connection that an [`AsyncDeferredConnection`](crate::AsyncDeferredConnection) can wrap.
 ///
@@ -32,6 +40,32 @@ pub trait AsyncDeferrable: AsyncConnection {
     fn begin_sql(options: &BeginOptions) -> String {
         options.standard_sql()
     }
+
+    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that were. There is one at least.
+    ///
+    /// # Errors
+    /// What the database says; by default, that nobody knows how to write them on this connection.
+    #[cfg(feature = "durable")]
+    fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+        std::future::ready(Err(crate::durable::no_outbox::<Self>(calls)))
+    }
+}
+
+/// [`AsyncDeferrable::store_calls`] on our own table.
+#[cfg(all(feature = "durable", any(feature = "async-postgres", feature = "async-mysql")))]
+macro_rules! stores_calls {
+    ($backend:ty) => {
+        async fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+            let (statement, count) = <TaskTable as Outbox<$backend>>::first_insert(calls);
+            self.execute_returning_count(statement).await?;
+            Ok(count)
+        }
+    };
+}
+
+#[cfg(all(not(feature = "durable"), any(feature = "async-postgres", feature = "async-mysql")))]
+macro_rules! stores_calls {
+    ($backend:ty) => {};
 }
 
 #[cfg(feature = "async-postgres")]
@@ -39,6 +73,8 @@ impl AsyncDeferrable for diesel_async::AsyncPgConnection {
     const PROOF: CommitProof = CommitProof::Statement;
     // Its client takes the answers that nobody waits for off the wire.
     const OUTLIVES_DROPPED_STATEMENTS: bool = true;
+
+    stores_calls!(diesel::pg::Pg);
 }
 
 #[cfg(feature = "async-mysql")]
@@ -46,13 +82,16 @@ impl AsyncDeferrable for diesel_async::AsyncMysqlConnection {
     fn begin_sql(options: &BeginOptions) -> String {
         options.mysql_sql()
     }
+
+    stores_calls!(diesel::mysql::Mysql);
 }
 
 #[cfg(feature = "async-sqlite")]
 impl<C, S> AsyncDeferrable for diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S>
 where
     Self: AsyncConnection,
-    C: Deferrable,
+    C: Deferrable + 'static,
+    S: diesel_async::sync_connection_wrapper::SpawnBlocking + Send,
 {
     const PROOF: CommitProof = C::PROOF;
     // A dropped statement is waited for.
@@ -60,6 +99,13 @@ where
 
     fn begin_sql(options: &BeginOptions) -> String {
         C::begin_sql(options)
+    }
+
+    #[cfg(feature = "durable")]
+    fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+        // They go to another thread.
+        let calls = calls.to_vec();
+        self.spawn_blocking(move |conn| conn.store_calls(&calls))
     }
 }
 
@@ -78,6 +124,11 @@ macro_rules! like_its_target {
 
             fn begin_sql(options: &BeginOptions) -> String {
                 <$target as AsyncDeferrable>::begin_sql(options)
+            }
+
+            #[cfg(feature = "durable")]
+            fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+                (**self).store_calls(calls)
             }
         }
     )*};

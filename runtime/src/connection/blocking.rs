@@ -22,6 +22,8 @@ use super::wrapper::{Deferring, State, Wrapper, now};
 use super::{AfterCommit, CommitProof, Deferrable};
 use crate::atomic::{BeginOptions, HasImmediate, TransactionBuilder};
 use crate::dispatch::{Needs, Stage};
+#[cfg(feature = "durable")]
+use crate::durable::NewTask;
 use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
@@ -360,6 +362,11 @@ impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     #[inline]
     fn send_sql(&mut self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send {
         ready(self.inner.batch_execute(sql))
+    }
+
+    #[cfg(feature = "durable")]
+    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+        ready(self.inner.store_calls(calls))
     }
 }
 

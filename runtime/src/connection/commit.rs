@@ -12,6 +12,7 @@ use super::CommitProof;
 use super::interrupt::recover;
 use super::keeper::{Doom, Interrupted, Keeper};
 use super::run::{abandon, bury_before_commit, drop_above, drop_broken, run_committed};
+use super::store::{spill, store_all, tell_workers};
 use super::transaction::{Promise, Statement, expect_depth, give_up, send, send_marked, unbalanced, unwind_to};
 use super::watch::{Doubt, says};
 use super::wrapper::{State, Wrapper};
@@ -27,7 +28,7 @@ const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
 const DIESEL_SAVEPOINT: &str = "diesel_savepoint_";
 
 /// Fails where there is no live transaction, and does nothing where there is one.
-const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof";
+pub(super) const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof";
 
 /// One message to the server: where there is no live transaction the savepoint cannot be released (MySQL, MariaDB,
 /// SQLite) or not even set (PostgreSQL), and the COMMIT behind it is not executed.
@@ -50,6 +51,8 @@ pub(super) fn ready_to_commit<W: Wrapper>(conn: &mut W, level: usize, promise: P
         && state.depth == level
         && level == state.base + 1
         && !waiting.has_before_commit()
+        && !waiting.has_calls()
+        && !keeper.wakes_workers
         && keeper.interrupted == Interrupted::No
         && keeper.doom.is_none()
         && !is_lost(keeper, state)
@@ -85,6 +88,10 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, state: Option<State>, promi
         return Err(CommitError::from(doom).into());
     }
     if !outermost {
+        if let Err(error) = spill(conn).await {
+            unwind_to(conn, state.depth - 1).await;
+            return Err(error);
+        }
         return release(conn, state.depth).await;
     }
     let stage = match stage(conn.keeper()) {
@@ -94,6 +101,10 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, state: Option<State>, promi
             return Err(cannot_run.into());
         }
     };
+    if let Err(error) = store_all(conn).await {
+        unwind_to(conn, state.depth - 1).await;
+        return Err(error);
+    }
     let sent = if has_to_be_proven::<W>(conn.keeper(), state.depth, promise) {
         send_proven_commit(conn).await
     } else {
@@ -102,6 +113,7 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, state: Option<State>, promi
     if let Err(error) = sent {
         return Err(commit_failed(conn, state.depth, error).await);
     }
+    tell_workers(conn.keeper());
     run_committed(conn, state.depth - 1, stage).await;
     Ok(())
 }
@@ -266,11 +278,16 @@ async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, error: Error) -> 
     doom.map_or(error, |doom| CommitError::from(doom).into())
 }
 
+/// Whether PostgreSQL says that the transaction has failed before. Nothing but the server's words tells.
+pub(super) fn is_aborted(error: &Error) -> bool {
+    matches!(error, Error::DatabaseError(_, about) if says(about.message(), &[ABORTED]))
+}
+
 /// Whether it was the proof that failed, and not the COMMIT behind it.
 fn proof_failed<W: Wrapper>(state: Option<State>, error: &Error) -> bool {
     match W::PROOF {
-        // Nothing but the server's words tells the two apart, and in another language it is those that the user gets.
-        CommitProof::Statement => matches!(error, Error::DatabaseError(_, about) if says(about.message(), &[ABORTED])),
+        // In another language it is the server's words that the user gets.
+        CommitProof::Statement => is_aborted(error),
         _ => state.is_some_and(|state| state.aborted),
     }
 }

@@ -9,7 +9,7 @@
 use diesel::result::QueryResult;
 
 use super::keeper::{Doom, Interrupted};
-use super::run::{bury, bury_before_commit, lose, run_without_connection};
+use super::run::{bury, bury_before_commit, lose, lose_calls, run_without_connection};
 use super::transaction::unwind_to;
 use super::wrapper::Wrapper;
 use crate::error::CommitError;
@@ -73,11 +73,12 @@ pub(super) async fn end_foreign_around<W: Wrapper>(conn: &mut W) -> QueryResult<
 fn settle_hooks<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
     let ended_early = matches!(keeper.doom, Some(Doom::EndedEarly));
-    let Dropped { commit, rollback, before } = keeper.queue().rollback_to(depth);
+    let Dropped { commit, rollback, before, calls } = keeper.queue().rollback_to(depth);
     if ended_early || keeper.interrupted == Interrupted::InCommit {
         let why = "its transaction was cancelled, and may have been committed";
         lose(keeper, &commit, HookKind::AfterCommit, depth, why);
         lose(keeper, &rollback, HookKind::AfterRollback, depth, why);
+        lose_calls(keeper, &calls, depth, why);
         bury(keeper, rollback, HookKind::AfterRollback);
     } else {
         run_without_connection(conn, rollback, HookKind::AfterRollback, depth);

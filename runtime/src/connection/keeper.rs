@@ -13,15 +13,22 @@ use super::run::{Ready, lose_strays};
 use super::watch::{Doubt, Watch};
 use super::wrapper::{State, Wrapper};
 use crate::dispatch::Route;
-use crate::error::CommitError;
+use crate::durable::NewTask;
+use crate::error::{CannotStore, CommitError};
 use crate::hook::{BeforeCommit, Hook};
 use crate::queue::Queue;
 use crate::report::{HookKind, PendingHook, Report};
 
+/// What waits on the deferring connection `W`.
+pub(super) type Waiting<W> = Queue<Hook<W>, BeforeCommit<W>, NewCall>;
+
+/// A durable call, or what is wrong with it, which its transaction fails with.
+pub(crate) type NewCall = Result<NewTask, CannotStore>;
+
 /// The state of the deferring connection `W`.
 pub(crate) struct Keeper<W> {
     /// Up to date only behind a call of [`Self::queue`].
-    pub(super) queue: Queue<Hook<W>, BeforeCommit<W>>,
+    pub(super) queue: Waiting<W>,
     staging: Staging<W>,
     /// A second handle to it for the next block: handing out one that exists costs no atomic operation.
     spare: Option<Staging<W>>,
@@ -38,6 +45,8 @@ pub(crate) struct Keeper<W> {
     pub(super) stop_at_first_failure: bool,
     /// Where tasks go that do not run on this thread.
     pub(super) route: Route,
+    /// Whether the open transaction has stored durable calls that are due when it has committed.
+    pub(super) wakes_workers: bool,
 }
 
 /// A verdict on a transaction that came before its end.
@@ -89,6 +98,7 @@ impl<W> Keeper<W> {
             blocks: 0,
             stop_at_first_failure: false,
             route: Route::none(),
+            wakes_workers: false,
         }
     }
 
@@ -98,8 +108,10 @@ impl<W> Keeper<W> {
         let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
         let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
         let before = queue.before_hooks().map(|(depth, hook)| hook.describe(depth));
+        let calls = queue.waiting_calls().map(|(depth, call)| describe(call, depth));
         let staged = self.staging.inspect(|hook| hook.describe(HookKind::AfterCommit, queue.depth()));
-        commit.chain(staged).chain(rollback).chain(before).collect()
+        let staged_calls = self.staging.inspect_calls(|call| describe(call, queue.depth()));
+        commit.chain(staged).chain(rollback).chain(before).chain(calls).chain(staged_calls).collect()
     }
 
     /// Where a block's statements register their tasks.
@@ -116,7 +128,7 @@ impl<W> Keeper<W> {
 
     /// The queue, up to date with what blocks have staged.
     #[inline]
-    pub(super) fn queue(&mut self) -> &mut Queue<Hook<W>, BeforeCommit<W>> {
+    pub(super) fn queue(&mut self) -> &mut Waiting<W> {
         if self.staging.0.occupied.load(Ordering::Relaxed) {
             self.take_over_staged();
         }
@@ -125,14 +137,22 @@ impl<W> Keeper<W> {
 
     fn take_over_staged(&mut self) {
         let mut staged = self.staging.lock();
+        let mut calls = self.staging.0.calls.lock();
         self.staging.0.occupied.store(false, Ordering::Relaxed);
         if self.queue.depth() > 0 {
             self.queue.append_after_commit(&mut staged);
+            self.queue.append_calls(&mut calls);
             return;
         }
-        let strays = std::mem::take(&mut *staged);
-        drop(staged);
-        lose_strays(self, strays);
+        let (strays, stray_calls) = (std::mem::take(&mut *staged), std::mem::take(&mut *calls));
+        drop((staged, calls));
+        lose_strays(self, strays, stray_calls);
+    }
+
+    /// Whether any durable call is to be stored.
+    #[inline]
+    pub(super) fn has_calls(&mut self) -> bool {
+        self.queue().has_calls()
     }
 
     /// Whether some task that was registered takes more than the connection to run.
@@ -150,7 +170,7 @@ impl<W> Keeper<W> {
 }
 
 /// The queue, where a transaction is open, with a mark for each depth.
-pub(super) fn open_queue<W: Wrapper>(conn: &mut W) -> QueryResult<&mut Queue<Hook<W>, BeforeCommit<W>>> {
+pub(super) fn open_queue<W: Wrapper>(conn: &mut W) -> QueryResult<&mut Waiting<W>> {
     if conn.keeper().interrupted != Interrupted::No {
         return Err(CommitError::Cancelled.into());
     }
@@ -174,6 +194,16 @@ impl<W> fmt::Debug for Keeper<W> {
     }
 }
 
+/// As it is shown to users.
+pub(super) fn describe(call: &NewCall, depth: usize) -> PendingHook {
+    match call {
+        Ok(task) => task.describe(depth),
+        Err(CannotStore { task, call_site, reason }) => {
+            PendingHook { task, arguments: reason.clone(), call_site, depth, kind: HookKind::Durable }
+        }
+    }
+}
+
 /// Tasks on their way from the statements of a block into the connection's queue.
 ///
 /// A block registers here and not on the connection itself, because a statement's value may still borrow the connection
@@ -187,6 +217,7 @@ struct StagingInner<W> {
     /// Whether any task takes a dispatcher.
     needs: AtomicBool,
     tasks: SpinMutex<Vec<Hook<W>>>,
+    calls: SpinMutex<Vec<NewCall>>,
 }
 
 impl<W> Staging<W> {
@@ -195,6 +226,7 @@ impl<W> Staging<W> {
             occupied: AtomicBool::new(false),
             needs: AtomicBool::new(false),
             tasks: SpinMutex::new(Vec::new()),
+            calls: SpinMutex::new(Vec::new()),
         }))
     }
 
@@ -206,6 +238,11 @@ impl<W> Staging<W> {
         staged.append(&mut tasks);
         *tasks = staged;
         mapped
+    }
+
+    /// Maps the durable calls that are staged. Under the lock: nothing of a user's runs.
+    fn inspect_calls<T>(&self, f: impl FnMut(&NewCall) -> T) -> Vec<T> {
+        self.0.calls.lock().iter().map(f).collect()
     }
 
     #[inline]
@@ -223,6 +260,12 @@ impl<W> Staging<W> {
         if needs {
             self.0.needs.store(true, Ordering::Relaxed);
         }
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn push_call(&self, call: NewCall) {
+        self.0.calls.lock().push(call);
+        self.0.occupied.store(true, Ordering::Relaxed);
     }
 }
 

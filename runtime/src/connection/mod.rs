@@ -15,17 +15,26 @@ mod keeper;
 mod nonblocking;
 mod register;
 mod run;
+#[cfg(feature = "durable")]
+mod store;
+#[cfg(not(feature = "durable"))]
+#[path = "store_off.rs"]
+mod store;
 mod transaction;
 mod watch;
 mod wrapper;
 
 use diesel::connection::Connection;
+#[cfg(feature = "durable")]
+use diesel::result::QueryResult;
 
 #[cfg(feature = "async")]
 pub use self::async_deferrable::AsyncDeferrable;
 pub use self::blocking::{DeferredConnection, DeferredTransactionManager};
 #[cfg(feature = "async")]
 pub(crate) use self::interrupt::OpenBlock;
+#[cfg(feature = "durable")]
+pub(crate) use self::keeper::NewCall;
 pub(crate) use self::keeper::Staging;
 #[cfg(feature = "async")]
 pub(crate) use self::nonblocking::AsyncBlock;
@@ -35,6 +44,9 @@ pub use self::register::AfterCommit;
 pub(crate) use self::transaction::Opening;
 pub use self::wrapper::Deferring;
 pub(crate) use self::wrapper::Wrapper;
+#[cfg(feature = "durable")]
+use crate::durable::{NewTask, Outbox, TaskTable};
+
 /// A Diesel connection that a [`DeferredConnection`] can wrap.
 ///
 /// Implemented for Diesel's own connections and for r2d2's pooled ones. For a `#[derive(MultiConnection)]` enum or a
@@ -68,6 +80,17 @@ pub trait Deferrable: Connection {
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         options.standard_sql()
     }
+
+    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that were. There is one at least.
+    ///
+    /// For an enum of connections hand it on to the one that it holds: `match self { Self::Sqlite(conn) => conn.store_calls(calls), … }`.
+    ///
+    /// # Errors
+    /// What the database says; by default, that nobody knows how to write them on this connection.
+    #[cfg(feature = "durable")]
+    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+        Err(crate::durable::no_outbox::<Self>(calls))
+    }
 }
 
 /// What it takes to believe that a COMMIT committed.
@@ -87,14 +110,35 @@ pub enum CommitProof {
     Savepoint,
 }
 
+/// [`Deferrable::store_calls`] on our own table.
+#[cfg(feature = "durable")]
+macro_rules! stores_calls {
+    ($backend:ty) => {
+        fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+            let (statement, count) = <TaskTable as Outbox<$backend>>::first_insert(calls);
+            self.execute_returning_count(&statement)?;
+            Ok(count)
+        }
+    };
+}
+
+#[cfg(not(feature = "durable"))]
+macro_rules! stores_calls {
+    ($backend:ty) => {};
+}
+
 #[cfg(feature = "sqlite")]
 impl Deferrable for diesel::SqliteConnection {
     const PROOF: CommitProof = CommitProof::Commit;
+
+    stores_calls!(diesel::sqlite::Sqlite);
 }
 
 #[cfg(feature = "postgres")]
 impl Deferrable for diesel::PgConnection {
     const PROOF: CommitProof = CommitProof::Status;
+
+    stores_calls!(diesel::pg::Pg);
 }
 
 #[cfg(feature = "mysql")]
@@ -102,6 +146,8 @@ impl Deferrable for diesel::MysqlConnection {
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         options.mysql_sql()
     }
+
+    stores_calls!(diesel::mysql::Mysql);
 }
 
 #[cfg(feature = "r2d2")]
@@ -114,5 +160,10 @@ where
 
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         <M::Connection as Deferrable>::begin_sql(options)
+    }
+
+    #[cfg(feature = "durable")]
+    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+        (**self).store_calls(calls)
     }
 }

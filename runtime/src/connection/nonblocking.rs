@@ -24,6 +24,8 @@ use super::wrapper::{Deferring, State, Wrapper};
 use super::{AfterCommit, CommitProof};
 use crate::atomic::{BeginOptions, TransactionBuilder};
 use crate::dispatch::{Dispatcher, Needs, Stage};
+#[cfg(feature = "durable")]
+use crate::durable::NewTask;
 use crate::error::CommitError;
 use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::{contain, message};
@@ -355,6 +357,11 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
 
     fn send_sql(&mut self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send {
         self.inner.batch_execute(sql)
+    }
+
+    #[cfg(feature = "durable")]
+    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+        self.inner.store_calls(calls)
     }
 }
 

@@ -7,6 +7,10 @@ use diesel::result::QueryResult;
 use super::keeper::{Interrupted, open_queue};
 use super::wrapper::{State, Wrapper};
 use crate::dispatch::{CannotRun, Needs, Stage};
+#[cfg(feature = "durable")]
+use crate::durable::{Durable, NewTask, TaskId};
+#[cfg(feature = "durable")]
+use crate::error::CannotStore;
 use crate::error::{BoxError, CommitError};
 use crate::hook::Hook;
 use crate::report::HookKind;
@@ -60,7 +64,19 @@ pub trait AfterCommit {
     fn defer_task_or_run_it<T: Task>(&mut self, task: T) -> Result<(), BoxError> {
         task.hand_over(DeferredOrRun(self.deferring()))
     }
+
+    /// Has a durable task stored, in the transaction that is open, and says which identity it has.
+    ///
+    /// # Errors
+    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction;
+    /// [`CommitError::TaskCannotBeStored`](crate::CommitError::TaskCannotBeStored) where something is wrong with the call.
+    #[cfg(feature = "durable")]
+    #[doc(hidden)]
+    fn store_task<T: Durable>(&mut self, task: T) -> QueryResult<TaskId> {
+        self.deferring().store(NewTask::of(task))
+    }
 }
+
 #[diagnostic::do_not_recommend]
 impl<A: AfterCommit + ?Sized> AfterCommit for &mut A {
     type Wrapper = A::Wrapper;
@@ -106,6 +122,9 @@ pub trait Registry {
     fn register_compensation<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()>;
     /// What a task takes to run at once.
     fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun>;
+    /// Registers a durable task.
+    #[cfg(feature = "durable")]
+    fn store(&mut self, call: Result<NewTask, CannotStore>) -> QueryResult<TaskId>;
 }
 
 impl<W: Wrapper> Registry for W {
@@ -134,6 +153,15 @@ impl<W: Wrapper> Registry for W {
     fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun> {
         self.keeper().route.stage(needs.into_iter())
     }
+
+    #[cfg(feature = "durable")]
+    fn store(&mut self, call: Result<NewTask, CannotStore>) -> QueryResult<TaskId> {
+        let queue = open_queue(self)?;
+        let call = call.map_err(CommitError::TaskCannotBeStored)?;
+        let id = call.id;
+        queue.store(Ok(call));
+        Ok(id)
+    }
 }
 
 struct Deferred<'c, W>(&'c mut W);
@@ -143,6 +171,11 @@ impl<W: Registry> Receiver for Deferred<'_, W> {
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> QueryResult<()> {
         self.0.register(task, start)
     }
+
+    #[cfg(feature = "durable")]
+    fn receive_durable<T: Durable>(self, task: T) -> QueryResult<()> {
+        self.0.store(NewTask::of(task)).map(drop)
+    }
 }
 
 struct Compensation<'c, W>(&'c mut W);
@@ -151,6 +184,14 @@ impl<W: Registry> Receiver for Compensation<'_, W> {
     type Output = QueryResult<()>;
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> QueryResult<()> {
         self.0.register_compensation(task, start)
+    }
+
+    #[cfg(feature = "durable")]
+    fn receive_durable<T: Durable>(self, task: T) -> QueryResult<()> {
+        let reason =
+            "a durable task is a row of the transaction that it is called in, and would be rolled back with it";
+        let (task, call_site) = (T::NAME, task.call_site());
+        Err(CommitError::TaskCannotBeStored(CannotStore { task, call_site, reason: reason.to_owned() }).into())
     }
 }
 
@@ -164,5 +205,11 @@ impl<W: Registry> Receiver for DeferredOrRun<'_, W> {
         }
         let stage = self.0.stage(Needs::of::<T, S>(task.call_site()))?;
         start.run(task, &stage, HookKind::AfterCommit)
+    }
+    /// There is no transaction that it could be a row of: `NotInTransaction`.
+    #[cfg(feature = "durable")]
+    fn receive_durable<T: Durable>(self, task: T) -> Result<(), BoxError> {
+        self.0.store(NewTask::of(task))?;
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@
 use std::panic::Location;
 
 use super::commit::may_be_committed;
-use super::keeper::{Doom, Keeper};
+use super::keeper::{Doom, Keeper, NewCall, describe};
 use super::wrapper::Wrapper;
 use crate::dispatch::Stage;
 use crate::hook::{BeforeCommit, Failed, Hook, Outcome, Step};
@@ -258,7 +258,8 @@ pub(super) async fn drop_above<W: Wrapper>(conn: &mut W, depth: usize, doom: Opt
 /// What was registered above `depth` was rolled back: commit hooks vanish, rollback hooks run.
 async fn discard<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
-    let Dropped { commit, rollback, before } = keeper.queue().rollback_to(depth);
+    // Calls of durable tasks hold nothing of a user's any more, whose `Drop` might panic.
+    let Dropped { commit, rollback, before, calls: _ } = keeper.queue().rollback_to(depth);
     bury(keeper, commit, HookKind::AfterCommit);
     bury_before_commit(keeper, before);
     if !rollback.is_empty() {
@@ -281,7 +282,8 @@ pub(super) fn abandon<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
     // It may have been committed: it is not to be run again.
     keeper.watch.set_conflict(false);
-    let Dropped { commit, rollback, before } = keeper.queue().rollback_to(depth);
+    let Dropped { commit, rollback, before, calls } = keeper.queue().rollback_to(depth);
+    lose_calls(keeper, &calls, depth, UNKNOWN_END);
     lose(keeper, &commit, HookKind::AfterCommit, depth, UNKNOWN_END);
     lose(keeper, &rollback, HookKind::AfterRollback, depth, UNKNOWN_END);
     bury(keeper, commit, HookKind::AfterCommit);
@@ -300,8 +302,10 @@ pub(super) fn abandon_leftovers<W: Wrapper>(conn: &mut W, depth: usize) {
 /// Tasks that a block registered after its transaction was ended by hand. They belong to nothing that can be committed,
 /// and must not wait for the next transaction.
 #[cold]
-pub(super) fn lose_strays<W>(keeper: &mut Keeper<W>, strays: Vec<Hook<W>>) {
-    lose(keeper, &strays, HookKind::AfterCommit, 0, "its transaction had ended before it was called");
+pub(super) fn lose_strays<W>(keeper: &mut Keeper<W>, strays: Vec<Hook<W>>, calls: Vec<NewCall>) {
+    let why = "its transaction had ended before it was called";
+    lose_calls(keeper, &calls, 0, why);
+    lose(keeper, &strays, HookKind::AfterCommit, 0, why);
     bury(keeper, strays, HookKind::AfterCommit);
 }
 
@@ -320,6 +324,11 @@ impl<W> Keeper<W> {
 pub(super) fn lose<W>(keeper: &mut Keeper<W>, hooks: &[Hook<W>], kind: HookKind, depth: usize, why: &'static str) {
     let lost: Vec<PendingHook> = hooks.iter().map(|hook| hook.describe(kind, depth + 1)).collect();
     keeper.report.lose(lost, why);
+}
+
+/// Notes durable calls above `depth` that were not stored although nothing is known to have rolled their transaction back.
+pub(super) fn lose_calls<W>(keeper: &mut Keeper<W>, calls: &[NewCall], depth: usize, why: &'static str) {
+    keeper.report.lose(calls.iter().map(|call| describe(call, depth + 1)).collect(), why);
 }
 
 /// Drops hooks that will not run.

@@ -15,6 +15,7 @@ use super::commit::{commit_at, end_savepoint, is_gone, rollback_doom};
 use super::interrupt::{end_around, recover};
 use super::keeper::Interrupted;
 use super::run::{abandon, abandon_leftovers, drop_above, drop_broken, run_ready};
+use super::store::spill;
 use super::wrapper::{State, Wrapper};
 use crate::atomic::BeginOptions;
 use crate::error::CommitError;
@@ -144,7 +145,10 @@ pub(super) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> 
         }
         keeper.watch.reset();
         keeper.doom = None;
+        keeper.wakes_workers = false;
         keeper.forget_needs();
+    } else if keeper.has_to_spill() {
+        return None;
     }
     abandon_leftovers(conn, state.depth);
     Some(state)
@@ -163,6 +167,8 @@ async fn prepare_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Que
         if !opening.may_be_nested() {
             return Err(Error::AlreadyInTransaction);
         }
+        // Before the savepoint, which they are not a part of.
+        spill(conn).await?;
     } else {
         run_ready(conn).await;
         if conn.keeper().interrupted != Interrupted::No {

@@ -16,6 +16,8 @@ use diesel::result::QueryResult;
 use super::CommitProof;
 use super::keeper::Keeper;
 use crate::atomic::BeginOptions;
+#[cfg(feature = "durable")]
+use crate::durable::NewTask;
 
 /// A deferring connection: [`DeferredConnection`](crate::DeferredConnection) or `AsyncDeferredConnection`.
 pub trait Deferring: Send + Sized {
@@ -57,6 +59,10 @@ pub(crate) trait Wrapper: Deferring {
 
     /// Runs SQL that Diesel is not to know of.
     fn send_sql(&mut self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Writes as many rows of durable calls as one statement takes; says how many that were.
+    #[cfg(feature = "durable")]
+    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Diesel's state, or `None` where the connection is broken.
     #[inline]

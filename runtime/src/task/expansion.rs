@@ -17,6 +17,8 @@ pub use crate::connection::AfterCommit;
 use crate::connection::Deferring;
 use crate::dispatch::Needs;
 pub use crate::dispatch::{Required, States};
+#[cfg(feature = "durable")]
+use crate::durable::{Durable, NewTask, TaskId};
 pub use crate::error::BoxError;
 use crate::hook::Hook;
 
@@ -244,6 +246,9 @@ pub trait Receiver {
     type Output;
     /// Takes it, with how to run it.
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> Self::Output;
+    /// Takes a durable one, which is run from what is stored of it.
+    #[cfg(feature = "durable")]
+    fn receive_durable<T: Durable>(self, task: T) -> Self::Output;
 }
 
 /// A type's name for itself. With a parameter in it, a bound of a concrete type is what a caller has to prove, not a
@@ -278,6 +283,11 @@ impl<W: Deferring> Receiver for Registered<'_, W> {
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) {
         self.0.register(Hook::task(task, start), Needs::any::<T, S>());
     }
+
+    #[cfg(feature = "durable")]
+    fn receive_durable<T: Durable>(self, task: T) {
+        self.0.store(NewTask::of(task));
+    }
 }
 
 /// Registers `task` to run after the commit, for `task(…).after_commit(conn)`.
@@ -286,6 +296,15 @@ impl<W: Deferring> Receiver for Registered<'_, W> {
 /// `NotInTransaction` outside of a transaction.
 pub fn after_commit<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryResult<()> {
     conn.defer_task(task)
+}
+
+/// Has a durable task stored with what the transaction commits, for `task(…).after_commit(conn)`.
+///
+/// # Errors
+/// `NotInTransaction` outside of a transaction, and what is wrong with the call.
+#[cfg(feature = "durable")]
+pub fn store<T: Durable>(task: T, conn: &mut impl AfterCommit) -> QueryResult<TaskId> {
+    conn.store_task(task)
 }
 
 /// Registers `task` to run after the commit, or runs it now where there is no transaction.

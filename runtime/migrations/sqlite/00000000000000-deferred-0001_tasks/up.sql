@@ -1,0 +1,52 @@
+-- Calls of durable tasks that wait, run, or have ended otherwise than well: those that succeeded are deleted.
+-- Times are milliseconds since 1970 by the clock of the database.
+CREATE TABLE deferred_tasks (
+    id BLOB PRIMARY KEY NOT NULL,
+    task TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    -- A JSON object of named arguments.
+    payload TEXT NOT NULL,
+    -- What runs first: the lower number.
+    priority INTEGER NOT NULL DEFAULT 0,
+    -- ready: due; scheduled: due at run_at_ms; running: leased by a worker; dead: given up; cancelled.
+    state TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'scheduled', 'running', 'dead', 'cancelled')),
+    run_at_ms BIGINT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    max_attempts INTEGER NOT NULL,
+    -- What it is about: tasks of one key run one after the other, in the order of their ids.
+    task_key TEXT,
+    -- Until it is started, no other row of its task has this one.
+    unique_key TEXT,
+    -- Whether it takes the place of a row with its unique_key.
+    replaces BOOLEAN NOT NULL DEFAULT FALSE,
+    -- Its task_key while it runs.
+    running_key TEXT,
+    -- Who runs it, and until when nobody else does.
+    worker BLOB,
+    lease_until_ms BIGINT,
+    cancel_requested BOOLEAN NOT NULL DEFAULT FALSE,
+    -- Of the last attempt that failed.
+    error TEXT,
+    enqueued_at_ms BIGINT NOT NULL,
+    ended_at_ms BIGINT
+) WITHOUT ROWID;
+
+CREATE INDEX deferred_tasks_ready ON deferred_tasks (queue, priority, run_at_ms, id) WHERE state = 'ready';
+CREATE INDEX deferred_tasks_scheduled ON deferred_tasks (run_at_ms) WHERE state = 'scheduled';
+CREATE INDEX deferred_tasks_running ON deferred_tasks (lease_until_ms) WHERE state = 'running';
+CREATE INDEX deferred_tasks_ended ON deferred_tasks (ended_at_ms) WHERE state IN ('dead', 'cancelled');
+CREATE INDEX deferred_tasks_key ON deferred_tasks (task_key, id) WHERE task_key IS NOT NULL;
+CREATE UNIQUE INDEX deferred_tasks_unique ON deferred_tasks (task, unique_key) WHERE unique_key IS NOT NULL;
+CREATE UNIQUE INDEX deferred_tasks_running_key ON deferred_tasks (running_key) WHERE running_key IS NOT NULL;
+
+-- What workers are told of queues. One without a row is not paused.
+CREATE TABLE deferred_queues (
+    queue TEXT PRIMARY KEY NOT NULL,
+    paused BOOLEAN NOT NULL
+);
+
+-- One row: which migration these tables are of. A worker that knows less stops.
+CREATE TABLE deferred_schema (
+    version INTEGER NOT NULL
+);
+INSERT INTO deferred_schema (version) VALUES (1);

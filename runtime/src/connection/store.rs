@@ -1,0 +1,122 @@
+//! How durable calls become rows: by one statement just before the outermost COMMIT, or earlier where there are very many, then in the
+//! savepoint that they belong to.
+//!
+//! Must not know: what a row looks like, or whether the connection is asynchronous.
+
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+
+use super::CommitProof;
+use super::commit::{PROOF, is_aborted, is_gone};
+use super::keeper::{Doom, Interrupted, Keeper};
+use super::transaction::{Statement, send};
+use super::watch::Doubt;
+use super::wrapper::Wrapper;
+use crate::durable::{NewTask, SPILL_BEYOND, TABLE, is_due, wake_workers};
+use crate::error::CommitError;
+
+impl<W> Keeper<W> {
+    /// Whether the calls of the innermost depth are more than are kept in memory.
+    #[inline]
+    pub(super) fn has_to_spill(&mut self) -> bool {
+        self.has_calls() && self.queue().innermost_calls() >= SPILL_BEYOND
+    }
+}
+
+/// Stores what is left, before the outermost COMMIT. Where this fails the transaction must be rolled back.
+pub(super) async fn store_all<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    if conn.keeper().has_calls() { Box::pin(store(conn)).await } else { Ok(()) }
+}
+
+/// Stores the calls of the innermost transaction or savepoint, in it, where they are very many. Where this fails it must be rolled back.
+pub(super) async fn spill<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    if conn.keeper().has_to_spill() { Box::pin(store(conn)).await } else { Ok(()) }
+}
+
+/// What was stored is committed.
+#[inline]
+pub(super) fn tell_workers<W>(keeper: &mut Keeper<W>) {
+    if std::mem::take(&mut keeper.wakes_workers) {
+        wake_workers();
+    }
+}
+
+#[cold]
+async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    if in_doubt(conn)
+        && let Err(error) = prove(conn).await
+    {
+        return Err(because(conn, error));
+    }
+    let calls: Result<Vec<NewTask>, _> = conn.keeper().queue().take_innermost_calls().into_iter().collect();
+    let mut calls = calls.map_err(CommitError::TaskCannotBeStored)?;
+    NewTask::settle(&mut calls);
+    let mut rest = &calls[..];
+    while !rest.is_empty() {
+        let sent = send_some(conn, rest).await;
+        match conn.keeper().watch.result(sent) {
+            Ok(stored) => rest = &rest[stored.clamp(1, rest.len())..],
+            Err(error) => return Err(because(conn, error)),
+        }
+    }
+    conn.keeper().wakes_workers |= calls.iter().any(is_due);
+    Ok(())
+}
+
+/// Sends one statement. Where its future is dropped, that is like dropping one of the block's.
+async fn send_some<W: Wrapper>(conn: &mut W, calls: &[NewTask]) -> QueryResult<usize> {
+    if conn.keeper().interrupted != Interrupted::No {
+        return Err(CommitError::Cancelled.into());
+    }
+    if !W::OUTLIVES_DROPPED_STATEMENTS {
+        conn.keeper().interrupted = Interrupted::InStatement;
+    }
+    let sent = conn.send_calls(calls).await;
+    conn.keeper().interrupted = Interrupted::No;
+    sent
+}
+
+/// Whether the transaction may have ended without anybody having noticed. The rows would be committed on their own then.
+fn in_doubt<W: Wrapper>(conn: &mut W) -> bool {
+    let doubt = conn.keeper().watch.doubt();
+    match W::PROOF {
+        CommitProof::Status => false,
+        CommitProof::Commit | CommitProof::Statement => doubt >= Doubt::RawSql,
+        CommitProof::Savepoint => doubt >= Doubt::Failed,
+    }
+}
+
+/// Fails where no transaction is open.
+async fn prove<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    if W::PROOF != CommitProof::Commit {
+        return send(conn, Statement::Sql(PROOF)).await;
+    }
+    // On SQLite a savepoint would begin one, but BEGIN fails in one.
+    match send(conn, Statement::Sql("BEGIN")).await {
+        Err(Error::DatabaseError(DatabaseErrorKind::Unknown, _)) => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            send(conn, Statement::Sql("ROLLBACK")).await?;
+            Err(Error::NotInTransaction)
+        }
+    }
+}
+
+/// What is told of a failure: why the transaction is over, where that is known; otherwise what the database says.
+fn because<W: Wrapper>(conn: &mut W, error: Error) -> Error {
+    let keeper = conn.keeper();
+    if is_gone::<W>(&error) {
+        let doom = keeper.verdict();
+        keeper.doom = Some(doom);
+        return CommitError::from(doom).into();
+    }
+    if is_aborted(&error) || keeper.watch.lost_transaction() {
+        keeper.doom = Some(Doom::RolledBack);
+        return CommitError::RolledBack.into();
+    }
+    match &error {
+        Error::DatabaseError(DatabaseErrorKind::Unknown, about) if about.message().contains(TABLE) => {
+            CommitError::NoTaskTable { source: Box::new(error) }.into()
+        }
+        _ => error,
+    }
+}

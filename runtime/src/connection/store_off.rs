@@ -1,0 +1,27 @@
+//! How durable calls become rows, where the feature for them is off: there are none.
+//!
+//! Must not know: anything.
+
+use diesel::result::QueryResult;
+
+use super::keeper::Keeper;
+use super::wrapper::Wrapper;
+
+impl<W> Keeper<W> {
+    #[inline]
+    #[allow(clippy::unused_self, reason = "the same as with the feature")]
+    pub(super) fn has_to_spill(&mut self) -> bool {
+        false
+    }
+}
+
+pub(super) async fn store_all<W: Wrapper>(_: &mut W) -> QueryResult<()> {
+    Ok(())
+}
+
+pub(super) async fn spill<W: Wrapper>(_: &mut W) -> QueryResult<()> {
+    Ok(())
+}
+
+#[inline]
+pub(super) fn tell_workers<W>(_: &mut Keeper<W>) {}

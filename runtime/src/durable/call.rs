@@ -1,0 +1,228 @@
+//! A durable call on its way to its row: what the task says of all its calls, what this one says of itself, and the two together.
+//!
+//! Must not know: the table's SQL, or when the rows are written.
+
+use std::borrow::Cow;
+use std::panic::Location;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::id::TaskId;
+use super::payload::{Decoder, Encoder, Undecodable};
+use super::running::Running;
+use crate::dispatch::States;
+use crate::error::CannotStore;
+use crate::report::{HookKind, PendingHook};
+use crate::task::Task;
+
+/// A task whose calls are stored in rows.
+#[doc(hidden)]
+pub trait Durable: Task {
+    /// What its attribute says.
+    const DEFAULTS: Defaults;
+
+    /// Writes its arguments, and hands back the options of the call.
+    fn encode(self, payload: &mut Encoder) -> CallOptions;
+
+    /// Reads a call.
+    ///
+    /// # Errors
+    /// Where an argument is missing, or of another type.
+    fn decode(payload: &Decoder<'_>) -> Result<Self, Undecodable>;
+
+    /// Its body, to be run by a worker; `None` where it lacks a state.
+    fn start(self, states: &States) -> Option<Running>;
+}
+
+/// What a task's attribute says of all its calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// The queue.
+    pub queue: &'static str,
+    /// What runs first: the lower number.
+    pub priority: i16,
+    /// How often a call is tried, with the first time.
+    pub max_attempts: u16,
+    /// How long an attempt may take.
+    pub timeout: Option<Duration>,
+    /// How long the second attempt waits; each further one waits twice as long.
+    pub backoff: Duration,
+    /// What becomes of a call while one of the same key waits.
+    pub unique: Option<Unique>,
+}
+
+impl Defaults {
+    /// Those of a task that says nothing. Twenty attempts take two to three days: time to repair what a task depends on.
+    pub const STANDARD: Self = Self {
+        queue: "default",
+        priority: 0,
+        max_attempts: 20,
+        timeout: None,
+        backoff: Duration::from_secs(10),
+        unique: None,
+    };
+}
+
+/// What becomes of a call while another one of the same task and key waits to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unique {
+    /// The one that waits stays, the new one is dropped.
+    Keep,
+    /// The new one takes its place.
+    Replace,
+}
+
+/// What one call says of itself.
+#[derive(Debug, Default)]
+pub struct CallOptions(Option<Box<Given>>);
+
+#[derive(Debug, Default)]
+struct Given {
+    schedule: Schedule,
+    key: Option<String>,
+    queue: Option<Cow<'static, str>>,
+    priority: Option<i16>,
+    max_attempts: Option<u16>,
+}
+
+/// When a call is due, by the clock of the database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Schedule {
+    #[default]
+    Now,
+    AfterMs(i64),
+    AtMs(i64),
+}
+
+impl CallOptions {
+    /// Nothing: the task's defaults count.
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    fn given(&mut self) -> &mut Given {
+        self.0.get_or_insert_default()
+    }
+
+    /// Not before this time has passed since the commit.
+    pub fn delay(&mut self, delay: Duration) {
+        self.given().schedule = Schedule::AfterMs(milliseconds(delay));
+    }
+
+    /// Not before this time.
+    pub fn run_at(&mut self, time: SystemTime) {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.given().schedule = Schedule::AtMs(milliseconds(since_epoch));
+    }
+
+    /// What it is about.
+    pub fn key(&mut self, key: impl Into<String>) {
+        self.given().key = Some(key.into());
+    }
+
+    /// Another queue than the task's.
+    pub fn queue(&mut self, queue: impl Into<Cow<'static, str>>) {
+        self.given().queue = Some(queue.into());
+    }
+
+    /// Another priority than the task's.
+    pub fn priority(&mut self, priority: i16) {
+        self.given().priority = Some(priority);
+    }
+
+    /// How often it is tried.
+    pub fn max_attempts(&mut self, attempts: u16) {
+        self.given().max_attempts = Some(attempts);
+    }
+}
+
+/// A thousand years and more: what is beyond is never.
+const FOREVER_MS: i64 = i64::MAX / 1_000;
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).map_or(FOREVER_MS, |ms| ms.min(FOREVER_MS))
+}
+
+/// How many characters the name of a queue or task, and a key, may have: what MySQL can index, and one can read.
+pub(crate) const MAX_NAME_CHARS: usize = 255;
+
+/// A durable call on its way to its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTask {
+    pub(crate) id: TaskId,
+    pub(crate) task: &'static str,
+    pub(crate) queue: Cow<'static, str>,
+    pub(crate) payload: String,
+    pub(crate) priority: i16,
+    pub(crate) max_attempts: u16,
+    pub(crate) schedule: Schedule,
+    pub(crate) key: Option<String>,
+    /// What it is compared by with others of its task that wait.
+    pub(crate) unique_key: Option<String>,
+    /// Whether it takes the place of one that waits.
+    pub(crate) replaces: bool,
+    pub(crate) call_site: &'static Location<'static>,
+}
+
+impl NewTask {
+    /// The row of a call.
+    pub(crate) fn of<T: Durable>(task: T) -> Result<Self, CannotStore> {
+        let call_site = task.call_site();
+        let mut encoder = Encoder::default();
+        let options = task.encode(&mut encoder).0.map_or_else(Given::default, |given| *given);
+        let refuse = |reason: String| CannotStore { task: T::NAME, call_site, reason };
+        let payload = encoder.finish().map_err(refuse)?;
+        let defaults = T::DEFAULTS;
+        let queue = options.queue.unwrap_or(Cow::Borrowed(defaults.queue));
+        for (what, name) in
+            [("its name", T::NAME), ("its queue", &queue), ("its key", options.key.as_deref().unwrap_or("-"))]
+        {
+            check_name(what, name).map_err(refuse)?;
+        }
+        let unique_key = defaults.unique.map(|_| match &options.key {
+            Some(key) => key.clone(),
+            // Of a call without a key it is the arguments that make it the same.
+            None => Uuid::new_v5(&Uuid::NAMESPACE_OID, payload.as_bytes()).to_string(),
+        });
+        Ok(Self {
+            id: TaskId::new(),
+            task: T::NAME,
+            queue,
+            payload,
+            priority: options.priority.unwrap_or(defaults.priority),
+            max_attempts: options.max_attempts.unwrap_or(defaults.max_attempts).max(1),
+            schedule: options.schedule,
+            key: options.key,
+            unique_key,
+            replaces: defaults.unique == Some(Unique::Replace),
+            call_site,
+        })
+    }
+
+    pub(crate) fn describe(&self, depth: usize) -> PendingHook {
+        PendingHook {
+            task: self.task,
+            arguments: self.payload.clone(),
+            call_site: self.call_site,
+            depth,
+            kind: HookKind::Durable,
+        }
+    }
+}
+
+/// What all three databases can store and index. PostgreSQL knows no NUL.
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err(format!("{what} is empty"));
+    }
+    if name.contains('\0') {
+        return Err(format!("{what} holds a NUL character, which not all databases can store"));
+    }
+    match name.chars().count() {
+        count if count > MAX_NAME_CHARS => {
+            Err(format!("{what} has {count} characters, and {MAX_NAME_CHARS} are allowed"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,31 @@
+//! Durable tasks: a call that becomes a row of the table `deferred_tasks` in the transaction that it was made in, and the
+//! worker that runs what such rows say.
+//!
+//! Must not know: how a transaction ends (`connection` asks for the rows to be written, just before COMMIT), or how a task
+//! captures its arguments (the macros).
+
+mod call;
+mod clock;
+mod id;
+mod migrations;
+mod outbox;
+mod payload;
+mod registry;
+mod running;
+mod sql;
+mod wake;
+
+pub use self::call::NewTask;
+#[allow(unreachable_pub, reason = "named by the macros' expansions, and in hidden methods of public traits")]
+pub use self::call::{CallOptions, Defaults, Durable, Unique};
+pub use self::id::{SqlTaskId, TaskId};
+pub use self::migrations::{Migrations, migrations};
+pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, TABLE, TaskTable, is_due, no_outbox};
+#[allow(unreachable_pub, reason = "named by the macros' expansions")]
+pub use self::payload::{Decoder, Encoder, Storable, Undecodable};
+#[allow(unreachable_pub, reason = "named by the macros' expansions")]
+pub use self::registry::Registered;
+#[allow(unreachable_pub, reason = "named by the macros' expansions")]
+pub use self::running::Running;
+pub use self::running::{Attempt, Discard, Snooze};
+pub(crate) use self::wake::wake_workers;

@@ -1,0 +1,102 @@
+//! Where durable calls are written: one statement for as many of them as it takes.
+//!
+//! Must not know: transactions, or who sends the statement.
+
+#[cfg(any(feature = "mysql", feature = "async-mysql"))]
+mod mysql;
+#[cfg(any(feature = "postgres", feature = "async-postgres"))]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(any(feature = "mysql", feature = "async-mysql", feature = "sqlite"))]
+mod values;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use diesel::backend::Backend;
+use diesel::query_builder::{QueryFragment, QueryId};
+use diesel::result::Error;
+
+use super::call::{NewTask, Schedule};
+use crate::error::{CannotStore, CommitError};
+
+/// The table.
+pub(crate) const TABLE: &str = "deferred_tasks";
+
+/// How many calls of one savepoint are kept in memory: what is beyond is stored before the COMMIT. Some 2 MB of small calls.
+pub(crate) const SPILL_BEYOND: usize = 10_000;
+
+/// How many bytes of arguments go into one statement: a quarter of what MariaDB takes by default (`max_allowed_packet`).
+const BYTES_IN_ONE_STATEMENT: usize = 4 << 20;
+
+/// A table that takes durable calls, on the backend `DB`. Another engine's table is another one of these.
+pub(crate) trait Outbox<DB: Backend> {
+    /// What writes the calls.
+    type Statement<'c>: QueryFragment<DB> + QueryId + Send;
+
+    /// How many calls one statement takes.
+    const CALLS_IN_ONE_STATEMENT: usize;
+
+    /// The one statement that writes these calls.
+    fn insert(calls: &[NewTask]) -> Self::Statement<'_>;
+
+    /// The statement that writes the first of the calls, and how many that are.
+    fn first_insert(calls: &[NewTask]) -> (Self::Statement<'_>, usize) {
+        let mut bytes = 0;
+        let fit = calls.iter().take(Self::CALLS_IN_ONE_STATEMENT).take_while(|call| {
+            let is_first = bytes == 0;
+            bytes += call.payload.len();
+            is_first || bytes <= BYTES_IN_ONE_STATEMENT
+        });
+        let count = fit.count();
+        (Self::insert(&calls[..count]), count)
+    }
+}
+
+/// Our own table.
+#[derive(Debug)]
+pub(crate) struct TaskTable;
+
+/// Whether the call is due as soon as it is committed.
+pub(crate) fn is_due(call: &NewTask) -> bool {
+    call.schedule == Schedule::Now
+}
+
+impl NewTask {
+    /// Makes one of several calls that are the same, because no statement can write a row that it has written. Those that may
+    /// meet calls of other transactions are put in an order, so that two transactions never wait for each other.
+    pub(crate) fn settle(calls: &mut Vec<Self>) {
+        if calls.iter().all(|call| call.unique_key.is_none()) {
+            return;
+        }
+        let mut seen: HashMap<(&str, String), usize> = HashMap::new();
+        let mut dropped = vec![false; calls.len()];
+        for (at, call) in calls.iter().enumerate() {
+            let Some(unique_key) = &call.unique_key else { continue };
+            match seen.entry((call.task, unique_key.clone())) {
+                Entry::Vacant(entry) => drop(entry.insert(at)),
+                Entry::Occupied(mut entry) if call.replaces => dropped[entry.insert(at)] = true,
+                Entry::Occupied(_) => dropped[at] = true,
+            }
+        }
+        let mut dropped = dropped.into_iter();
+        calls.retain(|_| dropped.next() == Some(false));
+        calls.sort_by(|a, b| (&a.unique_key, a.task).cmp(&(&b.unique_key, b.task)));
+    }
+}
+
+/// A connection that is not one of Diesel's own, and does not say how rows are written.
+pub(crate) fn no_outbox<C>(calls: &[NewTask]) -> Error {
+    let Some(call) = calls.first() else { return Error::NotFound };
+    CommitError::TaskCannotBeStored(CannotStore {
+        task: call.task,
+        call_site: call.call_site,
+        reason: format!(
+            "nobody knows how to write its row on a `{}`; write `store_calls` in its `impl Deferrable` (or `AsyncDeferrable`), which \
+             hands the calls on to the connection that it holds",
+            std::any::type_name::<C>()
+        ),
+    })
+    .into()
+}

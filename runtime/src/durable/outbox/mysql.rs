@@ -1,0 +1,33 @@
+//! The INSERT for MySQL and MariaDB.
+
+use diesel::mysql::Mysql;
+
+use super::{Outbox, TaskTable, values};
+use crate::durable::call::NewTask;
+use crate::durable::clock;
+use crate::durable::sql::Sql;
+
+impl Outbox<Mysql> for TaskTable {
+    type Statement<'c> = Sql<'c>;
+
+    // A prepared statement takes 65,535 values, and a call has eleven at most.
+    const CALLS_IN_ONE_STATEMENT: usize = 5_000;
+
+    fn insert(calls: &[NewTask]) -> Sql<'_> {
+        let sql = values::insert(calls, clock::MYSQL_NOW_MS);
+        if calls.iter().all(|call| call.unique_key.is_none()) {
+            return sql;
+        }
+        // In place of INSERT IGNORE, which would ignore far more. The only other key is the id, which nothing shares.
+        sql.sql(
+            " ON DUPLICATE KEY UPDATE id = IF(VALUES(replaces), VALUES(id), id), \
+             queue = IF(VALUES(replaces), VALUES(queue), queue), payload = IF(VALUES(replaces), VALUES(payload), payload), \
+             priority = IF(VALUES(replaces), VALUES(priority), priority), \
+             max_attempts = IF(VALUES(replaces), VALUES(max_attempts), max_attempts), \
+             task_key = IF(VALUES(replaces), VALUES(task_key), task_key), \
+             state = IF(VALUES(replaces), VALUES(state), state), \
+             run_at_ms = IF(VALUES(replaces), VALUES(run_at_ms), run_at_ms), \
+             enqueued_at_ms = IF(VALUES(replaces), VALUES(enqueued_at_ms), enqueued_at_ms)",
+        )
+    }
+}

@@ -1,0 +1,116 @@
+//! The INSERT for PostgreSQL: an array a column, so that its text is the same for any number of rows.
+
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text};
+
+use super::{Outbox, SPILL_BEYOND, TaskTable, is_due};
+use crate::durable::call::{NewTask, Schedule};
+use crate::durable::id::{SqlTaskId, TaskId};
+
+/// The calls, a list for each column.
+#[derive(Debug)]
+pub(crate) struct InsertArrays<'c> {
+    ids: Vec<TaskId>,
+    tasks: Vec<&'c str>,
+    queues: Vec<&'c str>,
+    payloads: Vec<&'c str>,
+    priorities: Vec<i16>,
+    max_attempts: Vec<i32>,
+    delays_ms: Vec<Option<i64>>,
+    times_ms: Vec<Option<i64>>,
+    keys: Vec<Option<&'c str>>,
+    unique_keys: Vec<Option<&'c str>>,
+    replaces: Vec<bool>,
+    has_unique: bool,
+    notifies: bool,
+}
+
+impl Outbox<Pg> for TaskTable {
+    type Statement<'c> = InsertArrays<'c>;
+
+    const CALLS_IN_ONE_STATEMENT: usize = SPILL_BEYOND;
+
+    fn insert(calls: &[NewTask]) -> InsertArrays<'_> {
+        InsertArrays {
+            ids: calls.iter().map(|call| call.id).collect(),
+            tasks: calls.iter().map(|call| call.task).collect(),
+            queues: calls.iter().map(|call| &*call.queue).collect(),
+            payloads: calls.iter().map(|call| &*call.payload).collect(),
+            priorities: calls.iter().map(|call| call.priority).collect(),
+            max_attempts: calls.iter().map(|call| i32::from(call.max_attempts)).collect(),
+            delays_ms: calls
+                .iter()
+                .map(|call| if let Schedule::AfterMs(ms) = call.schedule { Some(ms) } else { None })
+                .collect(),
+            times_ms: calls
+                .iter()
+                .map(|call| if let Schedule::AtMs(ms) = call.schedule { Some(ms) } else { None })
+                .collect(),
+            keys: calls.iter().map(|call| call.key.as_deref()).collect(),
+            unique_keys: calls.iter().map(|call| call.unique_key.as_deref()).collect(),
+            replaces: calls.iter().map(|call| call.replaces).collect(),
+            has_unique: calls.iter().any(|call| call.unique_key.is_some()),
+            notifies: calls.iter().any(is_due),
+        }
+    }
+}
+
+impl QueryFragment<Pg> for InsertArrays<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "INSERT INTO deferred_tasks (id, task, queue, payload, priority, max_attempts, task_key, unique_key, replaces, \
+             state, run_at_ms, enqueued_at_ms) \
+             SELECT c.id, c.task, c.queue, c.payload, c.priority, c.max_attempts, c.task_key, c.unique_key, c.replaces, \
+             CASE WHEN COALESCE(c.at_ms, now.ms + c.delay_ms) > now.ms THEN 'scheduled' ELSE 'ready' END, \
+             COALESCE(c.at_ms, now.ms + c.delay_ms, now.ms), now.ms FROM unnest(",
+        );
+        out.push_bind_param::<Array<SqlTaskId>, _>(&self.ids)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.tasks)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.queues)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.payloads)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<SmallInt>, _>(&self.priorities)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Integer>, _>(&self.max_attempts)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<BigInt>>, _>(&self.delays_ms)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<BigInt>>, _>(&self.times_ms)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.keys)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.unique_keys)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Bool>, _>(&self.replaces)?;
+        out.push_sql(
+            ") AS c(id, task, queue, payload, priority, max_attempts, delay_ms, at_ms, task_key, unique_key, replaces) \
+             CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms",
+        );
+        if self.notifies {
+            // Always the same notification: PostgreSQL sends one of several that are the same in a transaction.
+            out.push_sql(", pg_notify('deferred_tasks', '')");
+        }
+        out.push_sql(") AS now");
+        if self.has_unique {
+            out.push_sql(
+                " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET id = EXCLUDED.id, \
+                 queue = EXCLUDED.queue, payload = EXCLUDED.payload, priority = EXCLUDED.priority, \
+                 max_attempts = EXCLUDED.max_attempts, task_key = EXCLUDED.task_key, state = EXCLUDED.state, \
+                 run_at_ms = EXCLUDED.run_at_ms, enqueued_at_ms = EXCLUDED.enqueued_at_ms WHERE EXCLUDED.replaces",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl QueryId for InsertArrays<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<Conn> diesel::RunQueryDsl<Conn> for InsertArrays<'_> {}

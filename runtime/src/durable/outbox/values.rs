@@ -1,0 +1,55 @@
+//! The INSERT for databases without arrays: a list of values a row.
+
+use crate::durable::call::{NewTask, Schedule};
+use crate::durable::sql::Sql;
+
+/// `INSERT … VALUES …`; `now` is the SQL of the time.
+pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
+    let mut sql = Sql::new(
+        "INSERT INTO deferred_tasks (id, task, queue, payload, priority, max_attempts, task_key, unique_key, replaces, \
+         enqueued_at_ms, run_at_ms, state) VALUES ",
+    )
+    .varying();
+    for (at, call) in calls.iter().enumerate() {
+        sql.push_sql(if at == 0 { "(" } else { ", (" });
+        sql.push_bind(call.id);
+        for text in [call.task, &*call.queue, &*call.payload] {
+            sql.push_sql(", ");
+            sql.push_bind(text);
+        }
+        sql.push_sql(", ");
+        sql.push_bind(call.priority);
+        sql.push_sql(", ");
+        sql.push_bind(i32::from(call.max_attempts));
+        for key in [&call.key, &call.unique_key] {
+            sql.push_sql(", ");
+            sql.push_bind(key.as_deref());
+        }
+        sql.push_sql(", ");
+        sql.push_bind(call.replaces);
+        sql.push_sql(", ");
+        sql.push_sql(now);
+        sql.push_sql(", ");
+        match call.schedule {
+            Schedule::Now => {
+                sql.push_sql(now);
+                sql.push_sql(", 'ready')");
+            }
+            Schedule::AfterMs(ms) => {
+                sql.push_sql(now);
+                sql.push_sql(" + ");
+                sql.push_bind(ms);
+                sql.push_sql(if ms > 0 { ", 'scheduled')" } else { ", 'ready')" });
+            }
+            Schedule::AtMs(ms) => {
+                sql.push_bind(ms);
+                sql.push_sql(", CASE WHEN ");
+                sql.push_bind(ms);
+                sql.push_sql(" > ");
+                sql.push_sql(now);
+                sql.push_sql(" THEN 'scheduled' ELSE 'ready' END)");
+            }
+        }
+    }
+    sql
+}

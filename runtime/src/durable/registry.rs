@@ -1,0 +1,41 @@
+//! All durable tasks of the program, found at link time.
+//!
+//! Must not know: the table, or how tasks are taken from it.
+
+use super::call::{Defaults, Durable};
+use super::payload::{Decoder, Undecodable};
+use super::running::Running;
+use crate::dispatch::{Required, States};
+
+/// A durable task, as its attribute registers it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Registered {
+    pub(crate) name: &'static str,
+    pub(crate) file: &'static str,
+    pub(crate) line: u32,
+    pub(crate) states: &'static [Required],
+    pub(crate) defaults: Defaults,
+    start: fn(&Decoder<'_>, &States) -> Result<Option<Running>, Undecodable>,
+}
+
+inventory::collect!(Registered);
+
+impl Registered {
+    /// This task, which stands there.
+    pub const fn new<T: Durable>(file: &'static str, line: u32) -> Self {
+        Self { name: T::NAME, file, line, states: T::STATES, defaults: T::DEFAULTS, start: start::<T> }
+    }
+
+    /// The body of a stored call; `None` where it lacks a state.
+    ///
+    /// # Errors
+    /// Where the payload is not one of this task's.
+    pub(crate) fn start(&self, payload: &str, states: &States) -> Result<Option<Running>, Undecodable> {
+        (self.start)(&Decoder::new(payload)?, states)
+    }
+}
+
+fn start<T: Durable>(payload: &Decoder<'_>, states: &States) -> Result<Option<Running>, Undecodable> {
+    Ok(T::decode(payload)?.start(states))
+}

@@ -1,0 +1,127 @@
+//! A durable task that is about to run: its body, what it is told of itself, and how it can ask for another end than success or failure.
+//!
+//! Must not know: the table, or who runs it.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::id::TaskId;
+use crate::error::BoxError;
+use crate::task::TaskOutput;
+
+type BoxFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+type BoxBody = Box<dyn FnOnce() -> Result<(), BoxError> + Send>;
+
+/// The body of a durable task.
+#[doc(hidden)]
+pub enum Running {
+    /// Of an `async fn`.
+    Async(BoxFuture),
+    /// Of a plain function, which may block.
+    Blocking(BoxBody),
+}
+
+impl Running {
+    /// Of an `async fn`.
+    pub fn spawned<F>(future: F) -> Self
+    where
+        F: Future<Output: TaskOutput> + Send + 'static,
+    {
+        Self::Async(Box::pin(async move { future.await.into_result() }))
+    }
+
+    /// Of a plain function.
+    pub fn blocking<R: TaskOutput>(body: impl FnOnce() -> R + Send + 'static) -> Self {
+        Self::Blocking(Box::new(move || body().into_result()))
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Async(_) => "Async",
+            Self::Blocking(_) => "Blocking",
+        })
+    }
+}
+
+/// What a worker tells a durable task of the attempt that it is: ask for it with `#[state] attempt: Attempt`.
+///
+/// A durable task may run more than once, so that what it does elsewhere should be keyed by its [`id`](Self::id).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub(crate) id: TaskId,
+    pub(crate) number: u32,
+    pub(crate) max: u32,
+    pub(crate) queue: Arc<str>,
+}
+
+impl Attempt {
+    /// The call's identity: the same at each attempt.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// The how-manieth attempt it is, from 1.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether a failure would be the last one.
+    pub fn is_last(&self) -> bool {
+        self.number >= self.max
+    }
+
+    /// The queue that it was taken from.
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+}
+
+/// Returned as an error by a durable task, it has the task run again later; that was no failed attempt.
+///
+/// It may be the error itself, or a source of it.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use diesel_deferred::{BoxError, Snooze, deferred_task};
+///
+/// # fn is_ready(_: i64) -> bool { false }
+/// #[deferred_task(durable)]
+/// fn collect(report_id: i64) -> Result<(), BoxError> {
+///     if !is_ready(report_id) {
+///         return Err(Snooze(Duration::from_secs(30)).into());
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snooze(pub Duration);
+
+impl fmt::Display for Snooze {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "snoozed for {:?}", self.0)
+    }
+}
+
+impl Error for Snooze {}
+
+/// Returned as an error by a durable task, it is not tried again: the task becomes a dead letter at once.
+///
+/// It may be the error itself, or a source of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discard(pub String);
+
+impl fmt::Display for Discard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "discarded: {}", self.0)
+    }
+}
+
+impl Error for Discard {}

@@ -1,0 +1,147 @@
+//! Statements of ours, for any backend: text, with values in it.
+//!
+//! Must not know: which statements there are.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use diesel::backend::Backend;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+use diesel::serialize::ToSql;
+use diesel::sql_types::{BigInt, Bool, HasSqlType, Integer, Nullable, SmallInt, Text};
+
+use super::id::{SqlTaskId, TaskId};
+
+/// A statement whose rows are of the SQL type `R`; of one without rows it is `()`.
+#[derive(Debug, Clone)]
+pub(crate) struct Sql<'a, R = ()> {
+    pieces: Vec<Piece<'a>>,
+    /// Whether its text is always the same, so that it is worth to be kept prepared.
+    fixed: bool,
+    rows: PhantomData<fn() -> R>,
+}
+
+#[derive(Debug, Clone)]
+enum Piece<'a> {
+    Text(Cow<'static, str>),
+    Bind(Bind<'a>),
+}
+
+/// A value.
+#[derive(Debug, Clone)]
+pub(crate) enum Bind<'a> {
+    Id(TaskId),
+    Text(Cow<'a, str>),
+    OptionalText(Option<&'a str>),
+    Small(i16),
+    Int(i32),
+    Big(i64),
+    Bool(bool),
+}
+
+macro_rules! binds {
+    ($($type:ty => $variant:ident,)*) => {$(
+        impl<'a> From<$type> for Bind<'a> {
+            fn from(value: $type) -> Self {
+                Self::$variant(value.into())
+            }
+        }
+    )*};
+}
+
+binds! {
+    TaskId => Id,
+    &'a str => Text,
+    String => Text,
+    Option<&'a str> => OptionalText,
+    i16 => Small,
+    i32 => Int,
+    i64 => Big,
+    bool => Bool,
+}
+
+impl<'a, R> Sql<'a, R> {
+    /// Begins one.
+    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { pieces: vec![Piece::Text(text.into())], fixed: true, rows: PhantomData }
+    }
+
+    /// Adds text.
+    pub(crate) fn sql(mut self, text: impl Into<Cow<'static, str>>) -> Self {
+        self.push_sql(text);
+        self
+    }
+
+    /// Adds a value.
+    pub(crate) fn bind(mut self, value: impl Into<Bind<'a>>) -> Self {
+        self.push_bind(value);
+        self
+    }
+
+    pub(crate) fn push_sql(&mut self, text: impl Into<Cow<'static, str>>) {
+        self.pieces.push(Piece::Text(text.into()));
+    }
+
+    pub(crate) fn push_bind(&mut self, value: impl Into<Bind<'a>>) {
+        self.pieces.push(Piece::Bind(value.into()));
+    }
+
+    /// Adds a list of values, which makes it another text for each length.
+    pub(crate) fn list<B: Into<Bind<'a>>>(mut self, values: impl IntoIterator<Item = B>) -> Self {
+        self.fixed = false;
+        for (at, value) in values.into_iter().enumerate() {
+            self.push_sql(if at == 0 { "" } else { ", " });
+            self.push_bind(value);
+        }
+        self
+    }
+
+    /// Its text varies.
+    pub(crate) fn varying(mut self) -> Self {
+        self.fixed = false;
+        self
+    }
+}
+
+impl<DB, R> QueryFragment<DB> for Sql<'_, R>
+where
+    DB: Backend + HasSqlType<SqlTaskId> + HasSqlType<Bool>,
+    TaskId: ToSql<SqlTaskId, DB>,
+    str: ToSql<Text, DB>,
+    i16: ToSql<SmallInt, DB>,
+    i32: ToSql<Integer, DB>,
+    i64: ToSql<BigInt, DB>,
+    bool: ToSql<Bool, DB>,
+    for<'s> Option<&'s str>: ToSql<Nullable<Text>, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        if !self.fixed {
+            out.unsafe_to_cache_prepared();
+        }
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => out.push_sql(text),
+                Piece::Bind(Bind::Id(id)) => out.push_bind_param::<SqlTaskId, _>(id)?,
+                Piece::Bind(Bind::Text(text)) => out.push_bind_param::<Text, str>(text)?,
+                Piece::Bind(Bind::OptionalText(text)) => out.push_bind_param::<Nullable<Text>, _>(text)?,
+                Piece::Bind(Bind::Small(number)) => out.push_bind_param::<SmallInt, _>(number)?,
+                Piece::Bind(Bind::Int(number)) => out.push_bind_param::<Integer, _>(number)?,
+                Piece::Bind(Bind::Big(number)) => out.push_bind_param::<BigInt, _>(number)?,
+                Piece::Bind(Bind::Bool(flag)) => out.push_bind_param::<Bool, _>(flag)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<R> QueryId for Sql<'_, R> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<R> Query for Sql<'_, R> {
+    type SqlType = R;
+}
+
+impl<R, Conn> diesel::RunQueryDsl<Conn> for Sql<'_, R> {}
