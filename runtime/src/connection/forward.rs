@@ -19,8 +19,9 @@ use diesel::sql_types::TypeMetadata;
 
 use super::Deferrable;
 use super::blocking::{DeferredConnection, DeferredTransactionManager};
+use super::store::spill;
 use super::watch::{Doubt, Watched};
-use super::wrapper::Wrapper;
+use super::wrapper::{Wrapper, now};
 
 /// Reads go to the connection below.
 impl<C> Deref for DeferredConnection<C> {
@@ -43,6 +44,14 @@ impl<C: SimpleConnection> SimpleConnection for DeferredConnection<C> {
     fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
         self.keeper.watch.suspect(Doubt::RawSql);
         self.keeper.watch.result(self.inner.batch_execute(query))
+    }
+}
+
+impl<C: Deferrable> DeferredConnection<C> {
+    /// Stores durable calls where very many wait: a block that makes them in a loop has statements in it.
+    #[inline]
+    fn make_room(&mut self) -> QueryResult<()> {
+        if self.keeper.has_to_spill() { now(spill(self)) } else { Ok(()) }
     }
 }
 
@@ -86,6 +95,7 @@ impl<C: Deferrable> Connection for DeferredConnection<C> {
     where
         T: QueryFragment<Self::Backend> + QueryId,
     {
+        self.make_room()?;
         self.keeper.watch.query::<T>();
         self.keeper.watch.result(self.inner.execute_returning_count(source))
     }
@@ -127,6 +137,7 @@ where
         T: Query + QueryFragment<Self::Backend> + QueryId + 'query,
         Self::Backend: QueryMetadata<T::SqlType>,
     {
+        self.make_room()?;
         self.keeper.watch.query::<T>();
         match self.inner.load(source) {
             Ok(rows) => Ok(Watched { rows, watch: &mut self.keeper.watch }),

@@ -12,7 +12,7 @@ use super::transaction::{Statement, send};
 use super::watch::Doubt;
 use super::wrapper::Wrapper;
 use crate::durable::{NewTask, SPILL_BEYOND, TABLE, is_due, wake_workers};
-use crate::error::CommitError;
+use crate::error::{CannotStore, CommitError};
 
 impl<W> Keeper<W> {
     /// Whether the calls of the innermost depth are more than are kept in memory.
@@ -47,19 +47,34 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     {
         return Err(because(conn, error));
     }
-    let calls: Result<Vec<NewTask>, _> = conn.keeper().queue().take_innermost_calls().into_iter().collect();
-    let mut calls = calls.map_err(CommitError::TaskCannotBeStored)?;
+    let calls = conn.keeper().queue().take_innermost_calls();
+    let mut calls = match calls.into_iter().collect::<Result<Vec<NewTask>, _>>() {
+        Ok(calls) => calls,
+        Err(cannot_store) => {
+            return Err(refuse(conn, cannot_store.clone(), CommitError::TaskCannotBeStored(cannot_store).into()));
+        }
+    };
     NewTask::settle(&mut calls);
     let mut rest = &calls[..];
-    while !rest.is_empty() {
+    while let Some(NewTask { task, call_site, .. }) = rest.first() {
         let sent = send_some(conn, rest).await;
         match conn.keeper().watch.result(sent) {
             Ok(stored) => rest = &rest[stored.clamp(1, rest.len())..],
-            Err(error) => return Err(because(conn, error)),
+            Err(error) => {
+                let cannot_store = CannotStore { task, call_site, reason: error.to_string() };
+                let error = because(conn, error);
+                return Err(refuse(conn, cannot_store, error));
+            }
         }
     }
     conn.keeper().wakes_workers |= calls.iter().any(is_due);
     Ok(())
+}
+
+/// Calls were not stored. Whoever goes on in spite of the error must not get to commit without them.
+fn refuse<W: Wrapper>(conn: &mut W, cannot_store: CannotStore, error: Error) -> Error {
+    conn.keeper().queue().store(Err(cannot_store));
+    error
 }
 
 /// Sends one statement. Where its future is dropped, that is like dropping one of the block's.
