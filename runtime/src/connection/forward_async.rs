@@ -92,6 +92,7 @@ impl<C: AsyncDeferrable> AsyncConnectionCore for AsyncDeferredConnection<C> {
 
 pin_project! {
     /// A statement whose error is seen. Without a future it is refused.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
     #[allow(missing_debug_implementations, reason = "futures of diesel-async's have none")]
     pub struct Watched<'conn, F> {
         #[pin]
@@ -119,6 +120,7 @@ where
 
 pin_project! {
     /// A query on its way to its rows.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
     #[allow(missing_debug_implementations, reason = "futures of diesel-async's have none")]
     pub struct Loading<'conn, F> {
         #[pin]
@@ -146,6 +148,7 @@ where
 
 pin_project! {
     /// Rows whose errors are seen.
+    #[must_use = "streams do nothing unless polled"]
     #[allow(missing_debug_implementations, reason = "streams of diesel-async's have none")]
     pub struct Rows<'conn, S> {
         #[pin]

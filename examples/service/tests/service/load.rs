@@ -19,7 +19,7 @@ const CLIENTS: usize = 16;
 
 on_both_databases!(mails_sent_are_rows_committed);
 
-/// What a request does, by its number: of 20 requests two hang up, one of them inside its block; one fails and one panics,
+/// What a request does, by its number: of 20 requests four hang up, one of them inside its block; one fails and one panics,
 /// behind the call of the task; two are for the same user; and three are referred, one of them by nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -37,7 +37,7 @@ enum Kind {
 impl Kind {
     fn of(number: usize) -> Self {
         match number % 20 {
-            0 => Self::HangsUp,
+            0 | 15 | 17 => Self::HangsUp,
             1 => Self::Fails,
             5 => Self::Panics,
             8 | 9 => Self::Twice,
@@ -129,8 +129,8 @@ async fn mails_sent_are_rows_committed(scratch: Scratch) {
     assert_eq!(rows.referrals, Vec::from_iter(referred));
     let all: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.email.as_str()).collect();
     assert!(committed.keys().all(|email| all.contains(email)), "a user that nobody signed up");
-    // Or it was not random moments.
-    assert!(hung_up > REQUESTS / 80, "only {hung_up} clients hung up before they had an answer");
+    // Some that were to hang up had their answer first. A tenth of all is asked for, half of it at random moments.
+    assert!(hung_up >= REQUESTS / 20, "only {hung_up} clients hung up before they had an answer");
     println!(
         "{REQUESTS} requests in {took:?}: {} users, {} mails; {} hung up inside their block, {hung_up} at some moment, \
          {hung_up_committed} of these were committed",
