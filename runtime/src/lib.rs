@@ -91,7 +91,14 @@ pub use diesel_deferred_macros::{atomic, deferred_task};
 pub use dispatch::{AbandonedTask, Dispatcher, DispatcherBuilder, ShutdownReport};
 pub use dispatch::{CannotRun, Missing};
 #[cfg(feature = "durable")]
-pub use durable::{Attempt, Discard, Migrations, NewTask, Snooze, SqlTaskId, TaskId, migrations};
+pub use durable::{
+    Attempt, Discard, Migrations, NewTask, Snooze, SqlTaskId, TaskId, TaskStatement, cancel_task, migrations,
+    pause_queue, replay_dead, replay_task, resume_queue,
+};
+#[cfg(feature = "worker")]
+pub use durable::{
+    FailedAttempt, Handlers, Handling, Job, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport,
+};
 pub use error::{BoxError, CannotStore, CommitError};
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};
 pub use task::{Task, TaskOutput};

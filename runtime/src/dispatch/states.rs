@@ -7,9 +7,17 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// The states of one dispatcher.
+#[cfg(feature = "durable")]
+use crate::durable::Attempt;
+
+/// The states of one dispatcher, or of one worker.
 #[derive(Clone, Default)]
-pub struct States(HashMap<TypeId, State>);
+pub struct States {
+    shared: Arc<HashMap<TypeId, State>>,
+    /// What a worker says of the attempt that they are for: a state, too.
+    #[cfg(feature = "durable")]
+    attempt: Option<Arc<dyn Any + Send + Sync>>,
+}
 
 #[derive(Clone)]
 struct State {
@@ -26,29 +34,45 @@ impl States {
 
     #[cfg(feature = "tokio")]
     pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
-        self.0.insert(TypeId::of::<T>(), State { name: type_name::<T>(), value: Arc::new(value) });
+        let state = State { name: type_name::<T>(), value: Arc::new(value) };
+        Arc::make_mut(&mut self.shared).insert(TypeId::of::<T>(), state);
+    }
+
+    /// The same, for one attempt.
+    #[cfg(feature = "worker")]
+    pub(crate) fn of_attempt(&self, attempt: Attempt) -> Self {
+        Self { shared: Arc::clone(&self.shared), attempt: Some(Arc::new(attempt)) }
+    }
+
+    /// The value of this type.
+    fn get(&self, id: TypeId) -> Option<&Arc<dyn Any + Send + Sync>> {
+        #[cfg(feature = "durable")]
+        if id == TypeId::of::<Attempt>() && self.attempt.is_some() {
+            return self.attempt.as_ref();
+        }
+        self.shared.get(&id).map(|state| &state.value)
     }
 
     pub(crate) fn has(&self, required: &Required) -> bool {
-        self.0.contains_key(&(required.id)())
+        self.get((required.id)()).is_some()
     }
 
     /// The state of this type.
     #[doc(hidden)]
     pub fn shared<T: SharedState>(&self) -> Option<Arc<T>> {
-        Arc::clone(&self.0.get(&TypeId::of::<T>())?.value).downcast().ok()
+        Arc::clone(self.get(TypeId::of::<T>())?).downcast().ok()
     }
 
     /// A clone of the state of this type.
     #[doc(hidden)]
     pub fn cloned<T: ClonedState>(&self) -> Option<T> {
-        self.0.get(&TypeId::of::<T>())?.value.downcast_ref::<T>().cloned()
+        self.get(TypeId::of::<T>())?.downcast_ref::<T>().cloned()
     }
 }
 
 impl fmt::Debug for States {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.values().map(|state| state.name)).finish()
+        f.debug_set().entries(self.shared.values().map(|state| state.name)).finish()
     }
 }
 

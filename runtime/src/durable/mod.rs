@@ -8,18 +8,22 @@ mod call;
 mod clock;
 mod id;
 mod migrations;
+mod operations;
 mod outbox;
 mod payload;
 mod registry;
 mod running;
 mod sql;
 mod wake;
+#[cfg(feature = "worker")]
+mod worker;
 
 pub use self::call::NewTask;
 #[allow(unreachable_pub, reason = "named by the macros' expansions, and in hidden methods of public traits")]
 pub use self::call::{CallOptions, Defaults, Durable, Unique};
 pub use self::id::{SqlTaskId, TaskId};
 pub use self::migrations::{Migrations, migrations};
+pub use self::operations::{TaskStatement, cancel_task, pause_queue, replay_dead, replay_task, resume_queue};
 pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, TABLE, TaskTable, is_due, no_outbox};
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]
 pub use self::payload::{Decoder, Encoder, Storable, Undecodable};
@@ -29,3 +33,7 @@ pub use self::registry::Registered;
 pub use self::running::Running;
 pub use self::running::{Attempt, Discard, Snooze};
 pub(crate) use self::wake::wake_workers;
+#[cfg(feature = "worker")]
+pub use self::worker::{
+    FailedAttempt, Handlers, Handling, Job, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport,
+};

@@ -36,6 +36,42 @@ impl Registered {
     }
 }
 
+/// The durable tasks by name.
+#[cfg(feature = "worker")]
+#[derive(Debug)]
+pub(crate) struct Registry(std::collections::HashMap<&'static str, &'static Registered>);
+
+#[cfg(feature = "worker")]
+impl Registry {
+    /// Finds them all.
+    ///
+    /// # Errors
+    /// Two of one name: which of them a row means nobody could say.
+    pub(crate) fn collect() -> Result<Self, [&'static Registered; 2]> {
+        let mut tasks = std::collections::HashMap::new();
+        for task in inventory::iter::<Registered> {
+            if let Some(other) = tasks.insert(task.name, task) {
+                let mut both = [other, task];
+                // In link order otherwise, which is any.
+                both.sort_by_key(|task| (task.file, task.line));
+                return Err(both);
+            }
+        }
+        Ok(Self(tasks))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&'static Registered> {
+        self.0.get(name).copied()
+    }
+
+    /// In the order of their names.
+    pub(crate) fn all(&self) -> Vec<&'static Registered> {
+        let mut all: Vec<_> = self.0.values().copied().collect();
+        all.sort_by_key(|task| task.name);
+        all
+    }
+}
+
 fn start<T: Durable>(payload: &Decoder<'_>, states: &States) -> Result<Option<Running>, Undecodable> {
     Ok(T::decode(payload)?.start(states))
 }

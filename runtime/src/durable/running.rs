@@ -61,6 +61,12 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// One of nothing.
+    #[cfg(feature = "worker")]
+    pub(crate) fn example() -> Self {
+        Self { id: TaskId::new(), number: 1, max: 1, queue: Arc::from("") }
+    }
+
     /// The call's identity: the same at each attempt.
     pub fn id(&self) -> TaskId {
         self.id

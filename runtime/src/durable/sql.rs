@@ -11,6 +11,7 @@ use diesel::result::QueryResult;
 use diesel::serialize::ToSql;
 use diesel::sql_types::{BigInt, Bool, HasSqlType, Integer, Nullable, SmallInt, Text};
 
+use super::clock::Clock;
 use super::id::{SqlTaskId, TaskId};
 
 /// A statement whose rows are of the SQL type `R`; of one without rows it is `()`.
@@ -25,6 +26,8 @@ pub(crate) struct Sql<'a, R = ()> {
 #[derive(Debug, Clone)]
 enum Piece<'a> {
     Text(Cow<'static, str>),
+    /// The time in milliseconds.
+    Now,
     Bind(Bind<'a>),
 }
 
@@ -79,6 +82,12 @@ impl<'a, R> Sql<'a, R> {
         self
     }
 
+    /// Adds the time in milliseconds, as the database has it.
+    pub(crate) fn now(mut self) -> Self {
+        self.pieces.push(Piece::Now);
+        self
+    }
+
     pub(crate) fn push_sql(&mut self, text: impl Into<Cow<'static, str>>) {
         self.pieces.push(Piece::Text(text.into()));
     }
@@ -106,7 +115,7 @@ impl<'a, R> Sql<'a, R> {
 
 impl<DB, R> QueryFragment<DB> for Sql<'_, R>
 where
-    DB: Backend + HasSqlType<SqlTaskId> + HasSqlType<Bool>,
+    DB: Backend + Clock + HasSqlType<SqlTaskId> + HasSqlType<Bool>,
     TaskId: ToSql<SqlTaskId, DB>,
     str: ToSql<Text, DB>,
     i16: ToSql<SmallInt, DB>,
@@ -122,6 +131,7 @@ where
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => out.push_sql(text),
+                Piece::Now => out.push_sql(DB::NOW_MS),
                 Piece::Bind(Bind::Id(id)) => out.push_bind_param::<SqlTaskId, _>(id)?,
                 Piece::Bind(Bind::Text(text)) => out.push_bind_param::<Text, str>(text)?,
                 Piece::Bind(Bind::OptionalText(text)) => out.push_bind_param::<Nullable<Text>, _>(text)?,

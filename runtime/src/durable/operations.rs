@@ -1,0 +1,104 @@
+//! What is done with stored tasks and with queues by whoever looks after them: statements for any connection, in a transaction or
+//! outside of one.
+//!
+//! Must not know: workers.
+
+use diesel::backend::Backend;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+
+use super::id::TaskId;
+use super::sql::Sql;
+
+/// A statement about stored tasks: run it with `.execute(conn)`, on an asynchronous connection with `.execute(conn).await`.
+#[derive(Debug, Clone)]
+#[must_use = "a statement does nothing until it is executed"]
+pub struct TaskStatement(Sql<'static>);
+
+impl<DB> QueryFragment<DB> for TaskStatement
+where
+    DB: Backend,
+    Sql<'static>: QueryFragment<DB>,
+{
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        self.0.walk_ast(out)
+    }
+}
+
+impl QueryId for TaskStatement {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<Conn> diesel::RunQueryDsl<Conn> for TaskStatement {}
+
+/// Cancels a durable task. One that waits never runs; one that runs is stopped when its worker next extends its lease, within ten seconds by
+/// default, where it is an `async` one. One that has ended stays as it is.
+///
+/// It counts the tasks that it found: 0 or 1.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use diesel::prelude::*;
+/// use diesel_deferred::{DeferredConnection, atomic, cancel_task, deferred_task};
+/// use diesel_migrations::MigrationHarness;
+///
+/// #[deferred_task(durable)]
+/// fn remind(user_id: i32) {
+///     println!("user {user_id}");
+/// }
+///
+/// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:")?;
+/// conn.run_pending_migrations(diesel_deferred::migrations())?;
+/// let id = atomic!(conn, -> QueryResult<_>, { remind(7).after_commit(conn) })?;
+/// assert_eq!(cancel_task(id).execute(conn)?, 1);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
+pub fn cancel_task(id: TaskId) -> TaskStatement {
+    // MySQL makes one assignment after the other: what others look at goes last.
+    let cancel = Sql::new("UPDATE deferred_tasks SET cancel_requested = (state = 'running'), ended_at_ms = CASE WHEN state = 'running' THEN NULL ELSE ")
+        .now()
+        .sql(" END, unique_key = NULL, state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END WHERE id = ")
+        .bind(id)
+        .sql(" AND state IN ('ready', 'scheduled', 'running')");
+    TaskStatement(cancel)
+}
+
+/// Has a dead letter, or a cancelled task, run again: now, with all of its attempts.
+///
+/// It counts the tasks that it found: 0 or 1.
+pub fn replay_task(id: TaskId) -> TaskStatement {
+    TaskStatement(replay().sql("id = ").bind(id).sql(" AND state IN ('dead', 'cancelled')"))
+}
+
+/// Has all dead letters of a task run again; it counts them.
+pub fn replay_dead(task: impl Into<String>) -> TaskStatement {
+    TaskStatement(replay().sql("state = 'dead' AND task = ").bind(task.into()))
+}
+
+fn replay() -> Sql<'static> {
+    Sql::new("UPDATE deferred_tasks SET state = 'ready', attempts = 0, ended_at_ms = NULL, run_at_ms = ")
+        .now()
+        .sql(" WHERE ")
+}
+
+/// Has no worker take tasks of a queue until it is [resumed](resume_queue). What runs goes on.
+pub fn pause_queue(queue: impl Into<String>) -> TaskStatement {
+    let queue = queue.into();
+    let pause = Sql::new("INSERT INTO deferred_queues (queue, paused) SELECT ")
+        .bind(queue.clone())
+        .sql(", TRUE FROM (SELECT 1 AS one) AS row_of_one WHERE NOT EXISTS (SELECT 1 FROM deferred_queues WHERE queue = ")
+        .bind(queue)
+        .sql(")");
+    TaskStatement(pause)
+}
+
+/// Has workers take tasks of a queue again.
+pub fn resume_queue(queue: impl Into<String>) -> TaskStatement {
+    TaskStatement(Sql::new("DELETE FROM deferred_queues WHERE queue = ").bind(queue.into()))
+}

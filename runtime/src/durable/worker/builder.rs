@@ -1,0 +1,264 @@
+//! The worker as users see it: how it is set up, and run.
+//!
+//! Must not know: what it does when.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::ConnectionResult;
+use futures_util::FutureExt;
+use tower_layer::{Identity, Layer, Stack};
+use tower_service::Service;
+
+use super::engine::{Engine, Settings};
+use super::errors::{FailedAttempt, WorkerError, WorkerReport};
+use super::job::{Handlers, Job};
+use super::source::{TableSource, WorkerConnection};
+use crate::dispatch::States;
+use crate::durable::id::TaskId;
+use crate::durable::registry::{Registered, Registry};
+use crate::durable::worker::source::{Connect, Lease};
+use crate::error::BoxError;
+
+/// Takes durable tasks out of the database, and runs them.
+///
+/// Any number of workers, in any number of processes, may work on one database: the service itself, other machines, or both.
+///
+/// # What is guaranteed
+/// * Every task that was committed is run *at least once*. A worker that dies at any instruction loses nothing: when the lease of what it
+///   had taken has ended, another one takes it. What a task does elsewhere should be keyed by its [`Attempt::id`](crate::Attempt::id).
+/// * No two workers run one task at the same time while its lease lasts. A worker extends the leases of what it runs.
+/// * Tasks start by priority, then by when they were due, then in the order of their calls. Those that share a key run one after the other.
+/// * An attempt counts from its start, so that a task that kills its worker runs out of attempts like one that fails. One that has none left
+///   becomes a *dead letter*, which keeps its arguments and the reason, and can be [replayed](crate::replay_task).
+/// * All times are those of the database's clock.
+///
+/// # Failures
+/// An error, a panic, and an attempt that takes longer than the task's `timeout` are failed attempts: the task is tried again, after its
+/// `backoff`, then twice as long each time, up to six hours, a quarter more or less. [`Snooze`](crate::Snooze) and
+/// [`Discard`](crate::Discard) ask for another end. A row that cannot be read, or is of a task that this program does not have, becomes a
+/// dead letter at once.
+///
+/// When the database goes away the worker goes on with what it has, and looks for it until it is back.
+///
+/// # Which tasks there are
+/// All with `#[deferred_task(durable)]` in the crates that the program is linked from. A binary that is only a worker has to use the crate
+/// that has the tasks: `use my_service as _;` does.
+///
+/// # Examples
+/// ```no_run
+/// # #[cfg(feature = "async-postgres")]
+/// # mod example {
+/// use diesel_async::AsyncPgConnection;
+/// use diesel_deferred::{Worker, deferred_task};
+///
+/// #[derive(Clone)]
+/// pub struct Mailer;
+///
+/// #[deferred_task(durable, queue = "mail", max_attempts = 5)]
+/// async fn send_receipt(#[state] mailer: Mailer, order_id: i64) -> Result<(), std::io::Error> {
+///     let _ = (mailer, order_id);
+///     Ok(())
+/// }
+///
+/// pub async fn work(url: &str) -> Result<(), Box<dyn std::error::Error>> {
+///     let worker = Worker::<AsyncPgConnection>::builder(url).queue("mail", 20).state(Mailer).build()?;
+///     let report = worker.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+///     println!("{report}");
+///     Ok(())
+/// }
+/// # }
+/// ```
+#[must_use = "a worker works while it is `run`"]
+pub struct Worker<C, S = Handlers> {
+    engine: Engine<TableSource<C>, S>,
+}
+
+impl<C: WorkerConnection> Worker<C> {
+    /// Sets one up, for the database at this address.
+    pub fn builder(url: impl Into<String>) -> WorkerBuilder<C> {
+        let url = url.into();
+        Self::builder_with(move || {
+            let url = url.clone();
+            async move { C::open(&url).await }
+        })
+    }
+
+    /// Sets one up, with a function that opens connections: each time that the worker needs one. It keeps one.
+    pub fn builder_with<F, Fut>(connect: F) -> WorkerBuilder<C>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ConnectionResult<C>> + Send + 'static,
+    {
+        WorkerBuilder {
+            connect: Box::new(move || connect().boxed()),
+            queues: Vec::new(),
+            states: States::default(),
+            layers: Identity::new(),
+            lease: Duration::from_secs(30),
+            settings: Settings {
+                poll: Duration::from_secs(1),
+                grace: Duration::from_secs(10),
+                batch: 1_000,
+                on_failure: None,
+            },
+            kept: Duration::from_secs(30 * 24 * 60 * 60),
+        }
+    }
+}
+
+impl<C, S> Worker<C, S>
+where
+    C: WorkerConnection,
+    S: Service<Job, Response = ()> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    /// Works until `shutdown` is ready; then takes nothing more, waits for what runs, and gives the rest back.
+    ///
+    /// It must be awaited on a tokio runtime.
+    ///
+    /// # Errors
+    /// The tables are not there, or are newer than this worker. What runs is given back.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
+        self.engine.run(shutdown).await
+    }
+}
+
+impl<C, S> fmt::Debug for Worker<C, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("source", self.engine.source()).finish_non_exhaustive()
+    }
+}
+
+/// Sets a [`Worker`] up.
+#[must_use = "a builder does nothing until `build`"]
+pub struct WorkerBuilder<C, L = Identity> {
+    connect: Connect<C>,
+    queues: Vec<(Arc<str>, usize)>,
+    states: States,
+    layers: L,
+    lease: Duration,
+    settings: Settings,
+    kept: Duration,
+}
+
+/// How many tasks of a queue run at a time, where nobody says so.
+const CONCURRENCY: usize = 10;
+
+impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
+    /// Works on this queue, so many tasks at a time (1 at least). Without any, the worker works on all queues that the program's tasks name,
+    /// ten tasks of each at a time.
+    pub fn queue(mut self, queue: impl Into<Arc<str>>, concurrency: usize) -> Self {
+        let queue = queue.into();
+        self.queues.retain(|(other, _)| *other != queue);
+        self.queues.push((queue, concurrency.max(1)));
+        self
+    }
+
+    /// A value that tasks take as `#[state]`; of several of one type the last counts.
+    pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(state);
+        self
+    }
+
+    /// Puts a layer of tower's around what runs tasks: rate limits, tracing, metrics. The first one that is added is the outermost.
+    ///
+    /// An error of the layer's is a failed attempt. One that is not ready yet holds up the tasks behind it.
+    pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
+        let Self { connect, queues, states, layers, lease, settings, kept } = self;
+        WorkerBuilder { connect, queues, states, layers: Stack::new(layer, layers), lease, settings, kept }
+    }
+
+    /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by default, 1 at least. Leases are extended three
+    /// times in that time.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_secs(1));
+        self
+    }
+
+    /// How often an idle worker looks: once a second by default. A commit in its own process wakes it at once, and on PostgreSQL one in any
+    /// process does.
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.settings.poll = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long a worker that stops waits for what runs: 10 seconds by default. Then async tasks are stopped, and given back.
+    pub fn grace_period(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How many tasks are taken at a time at most beyond those that can start at once: 1,000 by default. It takes as many as it has just
+    /// finished, so that long tasks are left to other workers.
+    pub fn batch(mut self, tasks: usize) -> Self {
+        self.settings.batch = tasks;
+        self
+    }
+
+    /// How long dead letters and cancelled tasks are kept: 30 days by default.
+    pub fn keep_dead_for(mut self, kept: Duration) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    /// What to do when an attempt has failed. It is called by the thread that ran the task, and must not block.
+    pub fn on_failure(mut self, handler: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Self {
+        self.settings.on_failure = Some(Box::new(handler));
+        self
+    }
+
+    /// Builds it.
+    ///
+    /// # Errors
+    /// Two tasks of one name, or a task of one of its queues that takes a `#[state]` which it does not have.
+    pub fn build(self) -> Result<Worker<C, L::Service>, WorkerError>
+    where
+        L: Layer<Handlers>,
+    {
+        let Self { connect, mut queues, states, layers, lease, settings, kept } = self;
+        let registry = Registry::collect()
+            .map_err(|both| WorkerError::DuplicateTask { name: both[0].name, places: both.map(place) })?;
+        if queues.is_empty() {
+            let mut names: Vec<&str> =
+                registry.all().iter().map(|task| task.defaults.queue).chain(["default"]).collect();
+            names.sort_unstable();
+            names.dedup();
+            queues = names.into_iter().map(|name| (Arc::from(name), CONCURRENCY)).collect();
+        }
+        check_states(&registry, &queues, &states)?;
+        let lease = Lease { worker: TaskId::new(), duration: lease };
+        let names = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
+        let source = TableSource::new(connect, lease, names, kept);
+        let service = layers.layer(Handlers { states });
+        Ok(Worker { engine: Engine::new(source, service, registry, queues, lease.duration, settings) })
+    }
+}
+
+fn place(task: &Registered) -> String {
+    format!("{}:{}", task.file, task.line)
+}
+
+/// A task that lacks a state is refused before anything runs. Of other queues it may: those are another worker's.
+fn check_states(registry: &Registry, queues: &[(Arc<str>, usize)], states: &States) -> Result<(), WorkerError> {
+    let states = states.of_attempt(crate::Attempt::example());
+    for task in registry.all() {
+        let ours = queues.iter().any(|(queue, _)| **queue == *task.defaults.queue);
+        if let (true, Some(state)) = (ours, task.states.iter().find(|state| !states.has(state))) {
+            return Err(WorkerError::MissingState { task: task.name, place: place(task), state: state.name() });
+        }
+    }
+    Ok(())
+}
+
+impl<C, L> fmt::Debug for WorkerBuilder<C, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder")
+            .field("queues", &self.queues)
+            .field("states", &self.states)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,483 @@
+//! What a worker does when: it tells how attempts ended, takes tasks for those who are free, extends leases, and looks around; in
+//! between it waits for something to happen.
+//!
+//! Must not know: any database.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use super::errors::{FailedAttempt, WorkerError, WorkerReport};
+use super::job::{self, Job};
+use super::lane::{Lanes, SharedLanes, Stop};
+use super::source::{Claim, Claimed, Outcome, Source, SourceError};
+use crate::dispatch::pause;
+use crate::durable::registry::Registry;
+use crate::durable::running::Attempt;
+use crate::durable::wake::Bell;
+use crate::error::BoxError;
+use crate::panics::contain;
+use crate::report::emit;
+
+/// How it works.
+pub(super) struct Settings {
+    pub(super) poll: Duration,
+    pub(super) grace: Duration,
+    pub(super) batch: usize,
+    pub(super) on_failure: Option<OnFailure>,
+}
+
+type OnFailure = Box<dyn Fn(&FailedAttempt) + Send + Sync>;
+
+/// How long ends of attempts wait for others, so that many are told at once, while there is something left to run.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// So many ends do not wait.
+const ENOUGH: usize = 500;
+
+/// What a worker is made of.
+pub(super) struct Engine<Src, S> {
+    source: Src,
+    shared: Arc<Shared<S>>,
+    queues: Vec<Arc<str>>,
+    lease: Duration,
+    settings: Timing,
+    bell: Bell,
+    tracker: TaskTracker,
+}
+
+#[derive(Clone, Copy)]
+struct Timing {
+    poll: Duration,
+    grace: Duration,
+    batch: usize,
+}
+
+/// What it shares with its runners.
+struct Shared<S> {
+    lanes: SharedLanes,
+    queues: Vec<Arc<str>>,
+    service: Mutex<S>,
+    registry: Registry,
+    on_failure: Option<OnFailure>,
+    /// An attempt has ended.
+    ended: Notify,
+    ran: AtomicU64,
+}
+
+/// What is known between two rounds.
+struct Round {
+    /// Of which lanes there may be more to take.
+    hungry: Vec<bool>,
+    /// How many tasks are worth taking ahead: as many as ended lately.
+    ahead: usize,
+    tend_at: Instant,
+    renew_at: Instant,
+    /// Since when ends wait to be told.
+    lingering: Option<Instant>,
+    failures: u32,
+}
+
+impl<Src, S> Engine<Src, S> {
+    pub(super) fn new(
+        source: Src,
+        service: S,
+        registry: Registry,
+        queues: Vec<(Arc<str>, usize)>,
+        lease: Duration,
+        settings: Settings,
+    ) -> Self {
+        let Settings { poll, grace, batch, on_failure } = settings;
+        let names: Vec<_> = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
+        let shared = Shared {
+            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency))),
+            queues: names.clone(),
+            service: Mutex::new(service),
+            registry,
+            on_failure,
+            ended: Notify::new(),
+            ran: AtomicU64::new(0),
+        };
+        Self {
+            source,
+            shared: Arc::new(shared),
+            queues: names,
+            lease,
+            settings: Timing { poll, grace, batch },
+            bell: Bell::new(),
+            tracker: TaskTracker::new(),
+        }
+    }
+
+    pub(super) fn source(&self) -> &Src {
+        &self.source
+    }
+}
+
+impl<Src, S> Engine<Src, S>
+where
+    Src: Source,
+    S: Service<Job, Response = ()> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    /// Works until `shutdown` is ready.
+    pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
+        let mut shutdown = pin!(shutdown.fuse());
+        let now = Instant::now();
+        let mut round = Round {
+            hungry: vec![true; self.queues.len()],
+            ahead: 0,
+            tend_at: now,
+            renew_at: now + self.lease / 3,
+            lingering: None,
+            failures: 0,
+        };
+        let fatal = loop {
+            let wait = match self.round(&mut round).await {
+                Ok(()) => {
+                    round.failures = 0;
+                    self.until_something_is_due(&round)
+                }
+                Err(SourceError::Passing(error)) => {
+                    round.failures += 1;
+                    emit(|| tracing::warn!(%error, failures = round.failures, "a worker could not reach its database"));
+                    Some(Instant::now() + outage_pause(round.failures))
+                }
+                Err(SourceError::NoTables(source)) => break Some(WorkerError::NoTables { source }),
+                Err(SourceError::Newer { found }) => break Some(WorkerError::newer(found)),
+            };
+            if self.wait(&mut round, wait, shutdown.as_mut()).await {
+                break None;
+            }
+        };
+        let report = self.stop(fatal.is_none()).await;
+        match fatal {
+            Some(error) => Err(error),
+            None => Ok(report),
+        }
+    }
+
+    /// Does what is due.
+    async fn round(&mut self, round: &mut Round) -> Result<(), SourceError> {
+        let now = Instant::now();
+        if now >= round.tend_at {
+            let outlook = limited(self.lease, self.source.tend()).await?;
+            if outlook.ready {
+                round.hungry.fill(true);
+            }
+            round.tend_at = now + outlook.next.map_or(self.settings.poll, |next| next.min(self.settings.poll));
+        }
+        if now >= round.renew_at {
+            self.renew().await?;
+            round.renew_at = now + self.lease / 3;
+        }
+        self.exchange(round).await
+    }
+
+    /// Extends leases that are a third over.
+    async fn renew(&mut self) -> Result<(), SourceError> {
+        let begin = Instant::now();
+        let Some(third) = begin.checked_sub(self.lease / 4) else { return Ok(()) };
+        let asked = self.shared.lanes.leased_before(third);
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let renewed = limited(self.lease, self.source.renew(&asked)).await?;
+        let ours: HashMap<_, _> = renewed.into_iter().map(|task| (task.id, task.cancel)).collect();
+        self.shared.lanes.renewed(&asked, &ours, begin);
+        Ok(())
+    }
+
+    /// Tells of ends, and takes tasks, where one of the two is due.
+    async fn exchange(&mut self, round: &mut Round) -> Result<(), SourceError> {
+        let (to_tell, idle) = self.shared.lanes.to_tell();
+        let now = Instant::now();
+        if to_tell == 0 {
+            round.lingering = None;
+        } else if round.lingering.is_none() {
+            round.lingering = Some(now);
+        }
+        let lingered = round.lingering.is_some_and(|since| now.duration_since(since) >= LINGER);
+        let tells = to_tell > 0 && (idle || lingered || to_tell >= ENOUGH);
+        let free = self.shared.lanes.free(round.ahead);
+        let takes = free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry);
+        if !tells && !takes {
+            return Ok(());
+        }
+        let settled = self.shared.lanes.take_settled();
+        round.lingering = None;
+        round.ahead = settled.len().min(self.settings.batch);
+        let free = self.shared.lanes.free(round.ahead);
+        // Where something ended, what waited for it may be taken now: the next one of its key.
+        let claims: Vec<_> = free
+            .into_iter()
+            .enumerate()
+            .filter(|&(lane, free)| free > 0 && (round.hungry[lane] || !settled.is_empty()))
+            .map(|(lane, free)| Claim {
+                lane,
+                queue: Arc::clone(&self.queues[lane]),
+                limit: u32::try_from(free).unwrap_or(u32::MAX),
+            })
+            .collect();
+        let begin = Instant::now();
+        match limited(self.lease, self.source.exchange(&settled, &claims)).await {
+            Ok(claimed) => {
+                self.shared.lanes.told(&settled);
+                for claim in &claims {
+                    let taken = claimed.iter().filter(|task| task.lane == claim.lane).count();
+                    round.hungry[claim.lane] = taken >= claim.limit as usize;
+                }
+                self.start(claimed, begin);
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.lanes.put_back(settled);
+                Err(error)
+            }
+        }
+    }
+
+    /// Has tasks run.
+    fn start(&self, claimed: Vec<Claimed>, leased: Instant) {
+        for (lane, more) in self.shared.lanes.take_over(claimed, leased) {
+            for _ in 0..more {
+                let shared = Arc::clone(&self.shared);
+                self.tracker.spawn(async move { shared.work_on(lane).await });
+            }
+        }
+    }
+
+    /// When something is to be done even if nothing happens; `None`: at once.
+    fn until_something_is_due(&self, round: &Round) -> Option<Instant> {
+        let free = self.shared.lanes.free(round.ahead);
+        if free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry) {
+            return None;
+        }
+        let (to_tell, idle) = self.shared.lanes.to_tell();
+        if to_tell > 0 && (idle || to_tell >= ENOUGH) {
+            return None;
+        }
+        let due = round.tend_at.min(round.renew_at);
+        if to_tell == 0 { Some(due) } else { Some(due.min(round.lingering.unwrap_or_else(Instant::now) + LINGER)) }
+    }
+
+    /// Waits for something to happen; says whether that was the end.
+    async fn wait(
+        &mut self,
+        round: &mut Round,
+        until: Option<Instant>,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> bool {
+        let Some(until) = until else {
+            // Busy. Others on this thread have their turn all the same.
+            tokio::task::yield_now().await;
+            return shutdown.as_mut().now_or_never().is_some();
+        };
+        let outage = round.failures > 0;
+        let left = until.saturating_duration_since(Instant::now());
+        let mut timer = pin!(pause(left));
+        let mut heard = pin!(self.bell.heard());
+        let mut hinted = pin!(self.source.hinted());
+        let mut ended = pin!(self.shared.ended.notified());
+        poll_fn(|context| {
+            use std::task::Poll;
+            if shutdown.as_mut().poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            if timer.as_mut().poll(context).is_ready() {
+                return Poll::Ready(false);
+            }
+            // While the database is away there is no use in being called.
+            if !outage {
+                if heard.as_mut().poll(context).is_ready() || hinted.as_mut().poll(context).is_ready() {
+                    round.hungry.fill(true);
+                    return Poll::Ready(false);
+                }
+                if ended.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(false);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes nothing more, waits for what runs, and gives the rest back.
+    async fn stop(mut self, graceful: bool) -> WorkerReport {
+        let lanes = Arc::clone(&self.shared.lanes);
+        let mut released = lanes.stop_starting();
+        self.tracker.close();
+        let end = Instant::now() + if graceful { self.settings.grace } else { Duration::ZERO };
+        while !self.tracker.is_empty() && Instant::now() < end {
+            // Ends are told meanwhile, and leases extended.
+            let _ = self.renew().await;
+            let _ = self.tell().await;
+            let left = end.saturating_duration_since(Instant::now()).min(self.lease / 3);
+            select(pin!(self.tracker.wait()), pin!(pause(left))).await;
+        }
+        let stopped = lanes.running().len();
+        lanes.stop_all();
+        // What waits somewhere stops at once; what is in the middle of something has a moment to get there.
+        select(pin!(self.tracker.wait()), pin!(pause(STOP_WITHIN))).await;
+        let running_on = lanes.runners();
+        released += stopped.saturating_sub(running_on);
+        let end = Instant::now() + TELL_WITHIN;
+        while lanes.to_tell().0 > 0 && self.tell().await.is_err() && Instant::now() < end {
+            pause(Duration::from_millis(100)).await;
+        }
+        WorkerReport { ran: self.shared.ran.load(Ordering::Relaxed), released, abandoned: lanes.running() }
+    }
+
+    /// Tells of ends, and takes nothing.
+    async fn tell(&mut self) -> Result<(), SourceError> {
+        let settled = self.shared.lanes.take_settled();
+        if settled.is_empty() {
+            return Ok(());
+        }
+        match limited(self.lease, self.source.exchange(&settled, &[])).await {
+            Ok(_) => {
+                self.shared.lanes.told(&settled);
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.lanes.put_back(settled);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// How long a task that was told to stop may take to do so.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a worker that stops tries to reach the database.
+const TELL_WITHIN: Duration = Duration::from_secs(5);
+
+/// What takes so long has gone wrong, although nobody says so: a connection that hangs.
+async fn limited<T>(lease: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    match select(pin!(work), pin!(pause(lease.max(Duration::from_secs(5))))).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => Err(SourceError::Passing("the database did not answer".into())),
+    }
+}
+
+/// How long a worker waits between two attempts to reach its database.
+fn outage_pause(failures: u32) -> Duration {
+    let doubled = Duration::from_millis(50).saturating_mul(2_u32.saturating_pow(failures.min(10)));
+    doubled.min(Duration::from_secs(5)).mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+impl<S> Shared<S>
+where
+    S: Service<Job, Response = ()> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    /// Runs the tasks of a lane, one after the other, until nothing waits.
+    async fn work_on(&self, lane: usize) {
+        while let Some((claimed, stop)) = self.lanes.next(lane) {
+            let id = claimed.id;
+            let outcome = self.attempt(claimed, stop).await;
+            self.ran.fetch_add(1, Ordering::Relaxed);
+            match outcome {
+                Some(outcome) => {
+                    let (empty, count) = self.lanes.ended(lane, id, outcome);
+                    if empty || count == 1 || count == ENOUGH {
+                        self.ended.notify_one();
+                    }
+                }
+                None => self.lanes.forget(id),
+            }
+        }
+        self.ended.notify_one();
+    }
+
+    /// Runs one attempt; `None` where nobody is to be told of its end.
+    async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Option<Outcome> {
+        let Claimed { lane, id, task: name, payload, attempt, max_attempts } = claimed;
+        let number = u32::try_from(attempt).unwrap_or(1);
+        let failed = |is_dead, error: &str| FailedAttempt {
+            id,
+            task: name.clone(),
+            attempt: number,
+            is_dead,
+            error: error.to_owned(),
+        };
+        let task = match job::find(&self.registry, &name) {
+            Ok(task) => task,
+            Err(reason) => {
+                self.tell_failure(&failed(true, &reason));
+                return Some(Outcome::Dead(reason));
+            }
+        };
+        let max = u32::try_from(max_attempts).unwrap_or(1);
+        let attempt = Attempt { id, number, max, queue: Arc::clone(&self.queues[lane]) };
+        let job = Job::new(attempt, task, payload.into());
+        let mut running = Box::pin(job::run(&job, self.call(job.clone())));
+        let ended = match select(running.as_mut(), pin!(stop.cancelled())).await {
+            Either::Left((outcome, _)) => outcome,
+            // A thread cannot be stopped.
+            Either::Right(_) if job.is_blocking() && self.lanes.why(id) != Some(Stop::Shutdown) => {
+                running.as_mut().await
+            }
+            Either::Right(_) => {
+                // Its captured values are a user's, and so is what their `Drop` does.
+                let _ = contain(|| drop(running));
+                return match self.lanes.why(id) {
+                    Some(Stop::Cancelled) => Some(Outcome::Cancelled),
+                    Some(Stop::Shutdown) if !job.is_blocking() => Some(Outcome::Released),
+                    _ => None,
+                };
+            }
+        };
+        match &ended {
+            Outcome::Retry { error, .. } => self.tell_failure(&failed(false, error)),
+            Outcome::Dead(error) => self.tell_failure(&failed(true, error)),
+            _ => {}
+        }
+        if self.lanes.why(id) == Some(Stop::LeaseLost) { None } else { Some(ended) }
+    }
+
+    /// Asks the service, when it is ready.
+    async fn call(&self, job: Job) -> Result<(), BoxError> {
+        let called = {
+            let mut service = self.service.lock().await;
+            poll_fn(|context| service.poll_ready(context)).await.map_err(Into::into)?;
+            service.call(job)
+        };
+        called.await.map_err(Into::into)
+    }
+
+    fn tell_failure(&self, failure: &FailedAttempt) {
+        let FailedAttempt { id, task, attempt, is_dead, error } = failure;
+        emit(|| {
+            if *is_dead {
+                tracing::error!(%id, task, attempt, error, "a durable task was given up");
+            } else {
+                tracing::warn!(%id, task, attempt, error, "an attempt of a durable task failed");
+            }
+        });
+        if let Some(handler) = &self.on_failure {
+            // It is a user's, and what it panics with has nobody to go to.
+            let _ = contain(|| handler(failure));
+        }
+    }
+}
+
+impl<Src: fmt::Debug, S> fmt::Debug for Engine<Src, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("source", &self.source).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,134 @@
+//! What a worker tells: why it cannot work, which attempts failed, and what it left when it stopped.
+//!
+//! Must not know: how it works.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use diesel::result::Error;
+
+use crate::durable::id::TaskId;
+use crate::durable::migrations::SCHEMA_VERSION;
+
+/// Why a worker cannot work.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// Two durable tasks have one name, so that nobody knows which of them a row means.
+    #[non_exhaustive]
+    DuplicateTask {
+        /// The name.
+        name: &'static str,
+        /// Where they are: file and line.
+        places: [String; 2],
+    },
+    /// A task of one of the worker's queues takes a `#[state]` that the worker does not have.
+    #[non_exhaustive]
+    MissingState {
+        /// The task.
+        task: &'static str,
+        /// Where it is: file and line.
+        place: String,
+        /// The state's type.
+        state: &'static str,
+    },
+    /// The tables of durable tasks are not there.
+    #[non_exhaustive]
+    NoTables {
+        /// What the database says.
+        source: Error,
+    },
+    /// The tables were changed by a newer version of this crate, which this worker does not understand.
+    #[non_exhaustive]
+    NewerTables {
+        /// The version of the tables.
+        found: i32,
+        /// The newest version that this worker knows.
+        known: i32,
+    },
+}
+
+impl WorkerError {
+    pub(super) fn newer(found: i32) -> Self {
+        Self::NewerTables { found, known: SCHEMA_VERSION }
+    }
+}
+
+impl fmt::Display for WorkerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DuplicateTask { name, places: [first, second] } => write!(
+                f,
+                "two durable tasks have the name `{name}`: the ones at {first} and at {second}; give one of them another with \
+                 `#[deferred_task(durable, name = \"…\")]`"
+            ),
+            Self::MissingState { task, place, state } => write!(
+                f,
+                "the durable task `{task}` (at {place}) takes a `#[state]` of type `{state}`, which the worker does not have; add it with \
+                 `.state(…)`, or leave the task's queue to another worker"
+            ),
+            Self::NoTables { source } => write!(
+                f,
+                "the tables of durable tasks are not there ({source}); create them with \
+                 `conn.run_pending_migrations(diesel_deferred::migrations())`"
+            ),
+            Self::NewerTables { found, known } => write!(
+                f,
+                "the tables of durable tasks are of version {found}, and this worker knows versions up to {known}; deploy the worker \
+                 with the version of diesel-deferred that migrated them. No task was lost"
+            ),
+        }
+    }
+}
+
+impl StdError for WorkerError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::NoTables { source } => Some(source),
+            Self::DuplicateTask { .. } | Self::MissingState { .. } | Self::NewerTables { .. } => None,
+        }
+    }
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailedAttempt {
+    /// The call.
+    pub id: TaskId,
+    /// The task's name.
+    pub task: String,
+    /// The how-manieth attempt it was, from 1.
+    pub attempt: u32,
+    /// Whether it was the last one: the call is a dead letter now.
+    pub is_dead: bool,
+    /// What went wrong.
+    pub error: String,
+}
+
+impl fmt::Display for FailedAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = if self.is_dead { "given up" } else { "will be tried again" };
+        write!(f, "{} ({}, attempt {}, {end}): {}", self.task, self.id, self.attempt, self.error)
+    }
+}
+
+/// What became of a worker's tasks when it stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerReport {
+    /// How many attempts ended while it worked, well or not.
+    pub ran: u64,
+    /// How many tasks it gave back: those that it had not started, and those that it stopped at the end of the grace period.
+    pub released: usize,
+    /// The tasks that ran on when it stopped, because a blocking function cannot be stopped, and those whose end it could not tell the
+    /// database. They are run again when their lease has ended.
+    pub abandoned: Vec<(TaskId, String)>,
+}
+
+impl fmt::Display for WorkerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} attempts ran, {} tasks given back, {} abandoned", self.ran, self.released, self.abandoned.len())?;
+        self.abandoned.iter().try_for_each(|(id, task)| write!(f, "\n  {task} ({id})"))
+    }
+}

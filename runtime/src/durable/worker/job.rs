@@ -1,0 +1,252 @@
+//! One attempt of a durable task, as a worker's service is given it, and how it ends.
+//!
+//! Must not know: the table.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use tower_service::Service;
+
+use super::source::Outcome;
+use crate::dispatch::{States, pause};
+use crate::durable::payload::Undecodable;
+use crate::durable::registry::{Registered, Registry};
+use crate::durable::running::{Attempt, Discard, Running, Snooze};
+use crate::error::BoxError;
+
+/// One attempt of a durable task: the request of a worker's service, for layers of tower's.
+#[derive(Debug, Clone)]
+pub struct Job {
+    attempt: Attempt,
+    task: &'static Registered,
+    payload: Arc<str>,
+    /// Whether it runs on a thread that nobody can stop.
+    blocks: Arc<AtomicBool>,
+}
+
+impl Job {
+    pub(super) fn new(attempt: Attempt, task: &'static Registered, payload: Arc<str>) -> Self {
+        Self { attempt, task, payload, blocks: Arc::default() }
+    }
+
+    pub(super) fn is_blocking(&self) -> bool {
+        self.blocks.load(Ordering::Relaxed)
+    }
+
+    /// The task's name.
+    pub fn task(&self) -> &'static str {
+        self.task.name
+    }
+
+    /// Which attempt it is, and of what.
+    pub fn attempt(&self) -> &Attempt {
+        &self.attempt
+    }
+
+    /// The arguments: a JSON object.
+    pub fn payload(&self) -> &str {
+        &self.payload
+    }
+}
+
+/// What runs durable tasks: the innermost service, around which a worker puts its layers.
+#[derive(Clone)]
+pub struct Handlers {
+    pub(super) states: States,
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handlers").field("states", &self.states).finish()
+    }
+}
+
+/// The future of a task's body.
+pub struct Handling(Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>);
+
+impl Future for Handling {
+    type Output = Result<(), BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl fmt::Debug for Handling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handling")
+    }
+}
+
+impl Service<Job> for Handlers {
+    type Response = ();
+    type Error = BoxError;
+    type Future = Handling;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, job: Job) -> Handling {
+        let states = self.states.of_attempt(job.attempt.clone());
+        let timeout = job.task.defaults.timeout;
+        match job.task.start(&job.payload, &states) {
+            Ok(Some(Running::Async(body))) => match timeout {
+                Some(timeout) => Handling(Box::pin(within(timeout, body))),
+                None => Handling(body),
+            },
+            Ok(Some(Running::Blocking(body))) => Handling(Box::pin(async move {
+                job.blocks.store(true, Ordering::Relaxed);
+                match tokio::task::spawn_blocking(body).await {
+                    Ok(result) => result,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        // The runtime is shutting down.
+                        Err(error) => Err(error.into()),
+                    },
+                }
+            })),
+            Ok(None) => Handling(Box::pin(std::future::ready(Err(crate::task::start::missing_state())))),
+            Err(undecodable) => Handling(Box::pin(std::future::ready(Err(undecodable.into())))),
+        }
+    }
+}
+
+/// An attempt took longer than its task allows.
+#[derive(Debug, Clone, Copy)]
+struct TimedOut(Duration);
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "timed out after {:?}", self.0)
+    }
+}
+
+impl std::error::Error for TimedOut {}
+
+async fn within(
+    timeout: Duration,
+    body: Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>,
+) -> Result<(), BoxError> {
+    match select(body, std::pin::pin!(pause(timeout))).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => Err(TimedOut(timeout).into()),
+    }
+}
+
+/// Finds the task of a row, and what is said where there is none.
+pub(super) fn find(registry: &Registry, name: &str) -> Result<&'static Registered, String> {
+    registry.get(name).ok_or_else(|| {
+        format!(
+            "this program has no durable task of the name `{name}`: it was removed or renamed while the row waited, or its crate is not \
+             linked into the worker; bring it back (`name = \"{name}\"` on the function), and replay the row"
+        )
+    })
+}
+
+/// Runs one attempt, and says how it ended.
+pub(super) async fn run<F>(job: &Job, call: F) -> Outcome
+where
+    F: Future<Output = Result<(), BoxError>>,
+{
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(Ok(())) => Outcome::Done,
+        Ok(Err(error)) => {
+            let outcome = crate::panics::contain(|| outcome_of(job, &*error));
+            // The error is a user's, and so is what its `Drop` does.
+            let _ = crate::panics::contain(|| drop(error));
+            outcome.unwrap_or_else(|message| failed(job, format!("its error panicked: {message}")))
+        }
+        Err(panic) => failed(job, format!("panicked: {}", crate::panics::message(panic))),
+    }
+}
+
+fn outcome_of(job: &Job, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Outcome {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut text = String::new();
+    while let Some(error) = source {
+        if let Some(Snooze(after)) = error.downcast_ref() {
+            return Outcome::Snoozed(*after);
+        }
+        if let Some(Discard(reason)) = error.downcast_ref() {
+            return Outcome::Dead(stored(format!("discarded: {reason}")));
+        }
+        if let Some(undecodable) = error.downcast_ref::<Undecodable>() {
+            return Outcome::Dead(stored(format!("its arguments are not those of `{}`: {undecodable}", job.task.name)));
+        }
+        let part = error.to_string();
+        // Many errors say what their source says.
+        if !text.contains(&part) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&part);
+        }
+        source = error.source();
+    }
+    failed(job, text)
+}
+
+/// It failed: another attempt, or none.
+fn failed(job: &Job, error: String) -> Outcome {
+    let error = stored(error);
+    if job.attempt.is_last() {
+        Outcome::Dead(error)
+    } else {
+        Outcome::Retry { after: backoff(job.task.defaults.backoff, job.attempt.number), error }
+    }
+}
+
+/// How long a task waits at most before it is tried again.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// Twice as long after each attempt, a quarter more or less, so that what failed together is not tried again together.
+fn backoff(first: Duration, attempt: u32) -> Duration {
+    let doubled = first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
+    doubled.min(LONGEST_BACKOFF).mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+/// How many characters of an error are kept.
+const LONGEST_ERROR: usize = 2_000;
+
+/// As it can be stored: PostgreSQL knows no NUL.
+fn stored(error: String) -> String {
+    let mut error = error.replace('\0', "\u{fffd}");
+    if let Some((end, _)) = error.char_indices().nth(LONGEST_ERROR) {
+        error.truncate(end);
+        error.push('…');
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{LONGEST_BACKOFF, backoff, stored};
+
+    #[test]
+    fn backoff_doubles_with_jitter_up_to_a_limit() {
+        let first = Duration::from_secs(10);
+        for (attempt, nominal) in [(1, 10.0), (2, 20.0), (5, 160.0), (40, LONGEST_BACKOFF.as_secs_f64())] {
+            for _ in 0..100 {
+                let waited = backoff(first, attempt).as_secs_f64();
+                assert!((nominal * 0.75..=nominal * 1.25).contains(&waited), "attempt {attempt}: {waited}");
+            }
+        }
+        let many: Vec<_> = (0..20).map(|_| backoff(first, 3)).collect();
+        assert!(many.iter().any(|one| *one != many[0]), "no jitter");
+    }
+
+    #[test]
+    fn an_error_is_stored_without_nul_and_not_at_any_length() {
+        assert_eq!(stored("a\0b".into()), "a\u{fffd}b");
+        assert_eq!(stored("ü".repeat(3_000)).chars().count(), 2_001);
+    }
+}

@@ -1,0 +1,247 @@
+//! The tasks of one queue that this worker has taken: those that wait for one of a bounded number of runners, and those that run.
+//!
+//! Must not know: where tasks come from, or how they are run.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use super::source::{Claimed, Outcome, Settlement};
+use crate::durable::id::TaskId;
+
+/// All that a worker has taken and not told the source of yet.
+#[derive(Debug)]
+pub(super) struct Lanes(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    lanes: Vec<Lane>,
+    flights: HashMap<TaskId, Flight>,
+    settled: Vec<Settlement>,
+    /// No task is started any more.
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Lane {
+    waiting: VecDeque<Claimed>,
+    runners: usize,
+    concurrency: usize,
+}
+
+/// A task that was taken.
+#[derive(Debug)]
+struct Flight {
+    leased: Instant,
+    stop: CancellationToken,
+    why: Option<Stop>,
+    task: String,
+    started: bool,
+}
+
+/// Why a task that runs is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Somebody asked for that.
+    Cancelled,
+    /// Its lease has ended: another worker may have it.
+    LeaseLost,
+    /// The worker stops.
+    Shutdown,
+}
+
+impl Lanes {
+    pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>) -> Self {
+        let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency };
+        Self(Mutex::new(Inner {
+            lanes: concurrencies.into_iter().map(lane).collect(),
+            flights: HashMap::new(),
+            settled: Vec::new(),
+            stopping: false,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what was claimed; says how many runners each lane is to get more. A task that runs here already, because its lease had
+    /// ended and it was taken anew, goes on with the new lease.
+    pub(super) fn take_over(&self, claimed: Vec<Claimed>, leased: Instant) -> Vec<(usize, usize)> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        for task in claimed {
+            if let Some(flight) = inner.flights.get_mut(&task.id) {
+                flight.leased = leased;
+                continue;
+            }
+            let flight =
+                Flight { leased, stop: CancellationToken::new(), why: None, task: task.task.clone(), started: false };
+            inner.flights.insert(task.id, flight);
+            inner.lanes[task.lane].waiting.push_back(task);
+        }
+        let mut wanted = Vec::new();
+        for (at, lane) in inner.lanes.iter_mut().enumerate() {
+            let more = lane.waiting.len().min(lane.concurrency - lane.runners);
+            if more > 0 {
+                lane.runners += more;
+                wanted.push((at, more));
+            }
+        }
+        wanted
+    }
+
+    /// The next task for a runner of this lane; without one the runner ends.
+    pub(super) fn next(&self, lane: usize) -> Option<(Claimed, CancellationToken)> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let stopping = inner.stopping;
+        let lane = &mut inner.lanes[lane];
+        match lane.waiting.pop_front().filter(|_| !stopping) {
+            Some(task) => {
+                let flight = inner.flights.get_mut(&task.id);
+                let stop = flight.map_or_else(CancellationToken::new, |flight| {
+                    flight.started = true;
+                    flight.stop.clone()
+                });
+                Some((task, stop))
+            }
+            None => {
+                lane.runners -= 1;
+                None
+            }
+        }
+    }
+
+    /// An attempt ended; says whether nothing waits in its lane, and how many ends wait to be told.
+    pub(super) fn ended(&self, lane: usize, id: TaskId, outcome: Outcome) -> (bool, usize) {
+        let mut inner = self.lock();
+        inner.settled.push(Settlement { id, outcome });
+        (inner.lanes[lane].waiting.is_empty(), inner.settled.len())
+    }
+
+    /// Why this task was told to stop.
+    pub(super) fn why(&self, id: TaskId) -> Option<Stop> {
+        self.lock().flights.get(&id)?.why
+    }
+
+    /// Forgets a task without telling of it: it is somebody else's, or goes on where nobody waits for it.
+    pub(super) fn forget(&self, id: TaskId) {
+        self.lock().flights.remove(&id);
+    }
+
+    /// Takes the ends that are to be told. They are forgotten only when that has been done.
+    pub(super) fn take_settled(&self) -> Vec<Settlement> {
+        std::mem::take(&mut self.lock().settled)
+    }
+
+    /// They could not be told.
+    pub(super) fn put_back(&self, mut settled: Vec<Settlement>) {
+        let mut inner = self.lock();
+        settled.append(&mut inner.settled);
+        inner.settled = settled;
+    }
+
+    /// They were told.
+    pub(super) fn told(&self, settled: &[Settlement]) {
+        let mut inner = self.lock();
+        for settlement in settled {
+            inner.flights.remove(&settlement.id);
+        }
+    }
+
+    /// How many ends wait to be told, and whether some lane has nothing left to start.
+    pub(super) fn to_tell(&self) -> (usize, bool) {
+        let inner = self.lock();
+        let idle = inner.lanes.iter().any(|lane| lane.waiting.is_empty() && lane.runners < lane.concurrency);
+        (inner.settled.len(), idle)
+    }
+
+    /// How many tasks each lane has a use for now: one for each free runner, and `ahead` for those that will be free soon.
+    pub(super) fn free(&self, ahead: usize) -> Vec<usize> {
+        let inner = self.lock();
+        let free = |lane: &Lane| {
+            if lane.waiting.len() > ahead / 2 {
+                0
+            } else {
+                lane.concurrency - lane.runners + ahead - lane.waiting.len()
+            }
+        };
+        inner.lanes.iter().map(free).collect()
+    }
+
+    /// The tasks whose lease was last extended before `time`.
+    pub(super) fn leased_before(&self, time: Instant) -> Vec<TaskId> {
+        let inner = self.lock();
+        inner.flights.iter().filter(|(_, flight)| flight.leased < time).map(|(id, _)| *id).collect()
+    }
+
+    /// Of `asked`, these are still ours, and leased anew; the others are stopped.
+    pub(super) fn renewed(&self, asked: &[TaskId], ours: &HashMap<TaskId, bool>, leased: Instant) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        for id in asked {
+            // One that has ended meanwhile is told of as it is.
+            let Some(flight) = inner.flights.get_mut(id) else { continue };
+            match ours.get(id) {
+                Some(false) => flight.leased = leased,
+                Some(true) => {
+                    flight.leased = leased;
+                    flight.why = flight.why.or(Some(Stop::Cancelled));
+                    flight.stop.cancel();
+                }
+                None => {
+                    flight.why = Some(Stop::LeaseLost);
+                    flight.stop.cancel();
+                    if !flight.started {
+                        inner.flights.remove(id);
+                        inner.lanes.iter_mut().for_each(|lane| lane.waiting.retain(|task| task.id != *id));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts nothing any more: what waits goes back.
+    pub(super) fn stop_starting(&self) -> usize {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.stopping = true;
+        let waiting: Vec<_> = inner.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
+        let released = waiting.len();
+        inner.settled.extend(waiting.into_iter().map(|task| Settlement { id: task.id, outcome: Outcome::Released }));
+        released
+    }
+
+    /// Stops all that runs.
+    pub(super) fn stop_all(&self) {
+        let mut inner = self.lock();
+        for flight in inner.flights.values_mut() {
+            flight.why = flight.why.or(Some(Stop::Shutdown));
+            flight.stop.cancel();
+        }
+    }
+
+    /// How many runners there are.
+    pub(super) fn runners(&self) -> usize {
+        self.lock().lanes.iter().map(|lane| lane.runners).sum()
+    }
+
+    /// The tasks that run, by name.
+    pub(super) fn running(&self) -> Vec<(TaskId, String)> {
+        let inner = self.lock();
+        let mut running: Vec<_> = inner
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.started)
+            .map(|(id, flight)| (*id, flight.task.clone()))
+            .collect();
+        running.sort_unstable();
+        running
+    }
+}
+
+/// The lanes, as runners and the worker share them.
+pub(super) type SharedLanes = Arc<Lanes>;

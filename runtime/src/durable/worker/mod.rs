@@ -1,0 +1,17 @@
+//! The worker: takes rows of durable tasks, and runs what they say.
+//!
+//! `source` is where tasks come from, `lane` what this worker has taken, `job` one attempt, `engine` what is done when.
+//!
+//! Must not know: how rows are written.
+
+mod builder;
+mod engine;
+mod errors;
+mod job;
+mod lane;
+mod source;
+
+pub use self::builder::{Worker, WorkerBuilder};
+pub use self::errors::{FailedAttempt, WorkerError, WorkerReport};
+pub use self::job::{Handlers, Handling, Job};
+pub use self::source::WorkerConnection;

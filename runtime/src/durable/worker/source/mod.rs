@@ -1,0 +1,112 @@
+//! Where a worker takes tasks from: the table, on one of three databases. A broker would be another one of these.
+//!
+//! Must not know: how tasks are run.
+
+#[cfg(feature = "async-mysql")]
+mod mysql;
+#[cfg(feature = "async-postgres")]
+mod postgres;
+#[cfg(feature = "async-sqlite")]
+mod sqlite;
+mod statements;
+mod table;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::result::Error;
+
+pub use self::table::WorkerConnection;
+pub(crate) use self::table::{Connect, Lease, TableSource};
+use crate::durable::id::TaskId;
+
+/// Where a worker takes tasks from.
+pub(crate) trait Source: Send + 'static {
+    /// Tells how attempts ended, then takes tasks. What an attempt of this source's is nobody else's until its lease ends.
+    fn exchange(
+        &mut self,
+        settled: &[Settlement],
+        claims: &[Claim],
+    ) -> impl Future<Output = Result<Vec<Claimed>, SourceError>> + Send;
+
+    /// Extends the leases of these tasks; says which of them are still ours, and which of those are to be cancelled.
+    fn renew(&mut self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<Renewed>, SourceError>> + Send;
+
+    /// What is to be done now and then: scheduled tasks that are due, leases that have ended, what is kept no longer. Says what there is.
+    fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
+
+    /// Waits for a hint that there may be something. One that has nothing to hint at waits for ever.
+    fn hinted(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// How many tasks of a queue are wanted.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    /// Its place in the worker's list.
+    pub(crate) lane: usize,
+    pub(crate) queue: Arc<str>,
+    pub(crate) limit: u32,
+}
+
+/// A task that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Claimed {
+    pub(crate) lane: usize,
+    pub(crate) id: TaskId,
+    pub(crate) task: String,
+    pub(crate) payload: String,
+    /// The how-manieth attempt this is, from 1.
+    pub(crate) attempt: i32,
+    pub(crate) max_attempts: i32,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settlement {
+    pub(crate) id: TaskId,
+    pub(crate) outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Well: the row is deleted.
+    Done,
+    /// It failed, and is tried again after this time.
+    Retry { after: Duration, error: String },
+    /// It asked to be run again after this time, which was no failure.
+    Snoozed(Duration),
+    /// It is not tried again.
+    Dead(String),
+    /// It was cancelled while it ran.
+    Cancelled,
+    /// It did not run, or was stopped with the worker: anybody may take it, and it was no attempt.
+    Released,
+}
+
+/// A task whose lease was extended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Renewed {
+    pub(crate) id: TaskId,
+    pub(crate) cancel: bool,
+}
+
+/// What a source knows of the time to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    /// Whether there is something to take now.
+    pub(crate) ready: bool,
+    /// In how long something becomes due, as far as is known.
+    pub(crate) next: Option<Duration>,
+}
+
+/// Why a source did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum SourceError {
+    /// It may be otherwise in a while.
+    Passing(Box<dyn std::error::Error + Send + Sync>),
+    /// The tables are not there.
+    NoTables(Error),
+    /// The tables are of a newer version of this crate than the worker.
+    Newer { found: i32 },
+}

@@ -1,0 +1,183 @@
+//! The statements for MySQL and MariaDB. Neither returns what an UPDATE changed, so that rows are chosen, locked, and then changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::ConnectionResult;
+use diesel::result::{Error, QueryResult};
+use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
+
+use super::statements::{
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
+    TAKE,
+};
+use super::table::{Floor, Lease, WorkerConnection};
+use super::{Claim, Settlement};
+use crate::durable::clock::MYSQL_NOW_MS as NOW;
+use crate::durable::id::{SqlTaskId, TaskId};
+use crate::durable::sql::Sql;
+
+#[allow(private_interfaces, reason = "nobody else implements it")]
+impl WorkerConnection for AsyncMysqlConnection {
+    async fn open(url: &str) -> ConnectionResult<Self> {
+        Self::establish(url).await
+    }
+
+    async fn prepare(&mut self) -> QueryResult<()> {
+        // Or a claim would lock the gaps between rows, and keep those from being written that enqueue.
+        self.batch_execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await
+    }
+
+    async fn exchange(
+        &mut self,
+        lease: &Lease,
+        settled: &[Settlement],
+        claims: &[(Claim, Option<Floor>)],
+    ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
+        let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
+        self.transaction::<_, Error, _>(async move |conn| {
+            settle(conn, &lease, &settled).await?;
+            let mut rows = Vec::with_capacity(claims.len());
+            for (claim, _) in &claims {
+                rows.push(take(conn, &lease, claim).await?);
+            }
+            Ok(rows)
+        })
+        .await
+    }
+
+    async fn renew(&mut self, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+        let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+            .bind(lease.ms())
+            .sql(" WHERE state = 'running' AND worker = ")
+            .bind(lease.worker)
+            .sql(" AND id IN (")
+            .list(tasks.iter().copied())
+            .sql(")");
+        renew.execute(self).await?;
+        let ours = Sql::<RenewedSql>::new(
+            "SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ",
+        )
+        .bind(lease.worker)
+        .sql(" AND id IN (")
+        .list(tasks.iter().copied())
+        .sql(")");
+        ours.load(self).await
+    }
+
+    async fn look(&mut self, queues: &[Arc<str>]) -> QueryResult<Look> {
+        let look = Sql::<LookSql>::new(format!(
+            "SELECT {NOW}, (SELECT MIN(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
+             (SELECT MIN(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+             EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
+        ))
+        .list(queues.iter().map(|queue| &**queue))
+        .sql(")), (SELECT MAX(version) FROM deferred_schema)");
+        look.get_result(self).await
+    }
+
+    async fn promote(&mut self) -> QueryResult<usize> {
+        let due = format!("state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms");
+        change(self, due, "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (".to_owned()).await
+    }
+
+    async fn rescue(&mut self) -> QueryResult<usize> {
+        let ended = format!("state = 'running' AND lease_until_ms < {NOW} ORDER BY lease_until_ms");
+        // Assignments are made one after the other, and see those before them: what others look at goes last.
+        let rescue = format!(
+            "UPDATE deferred_tasks SET state = {RESCUE_STATE}, \
+             ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, \
+             cancel_requested = FALSE, error = '{RESCUE_ERROR}', {LET_GO} WHERE id IN ("
+        );
+        change(self, ended, rescue).await
+    }
+
+    async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
+        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 1_000);
+        let over = format!("state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept}");
+        change(self, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await
+    }
+}
+
+/// Chooses rows that nobody else has locked, and does something with them.
+async fn change(conn: &mut AsyncMysqlConnection, of: String, change: String) -> QueryResult<usize> {
+    conn.transaction::<_, Error, _>(async move |conn| {
+        let choose = Sql::<(SqlTaskId,)>::new(format!(
+            "SELECT id FROM deferred_tasks WHERE {of} LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
+        ));
+        let rows: Vec<(TaskId,)> = choose.load(conn).await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let change = Sql::<()>::new(change).list(rows.iter().map(|row| row.0)).sql(")");
+        change.execute(conn).await?;
+        Ok(rows.len())
+    })
+    .await
+}
+
+async fn settle(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+    let done = Settlement::done(settled);
+    if !done.is_empty() {
+        let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE worker = ")
+            .bind(lease.worker)
+            .sql(" AND id IN (")
+            .list(done)
+            .sql(")");
+        delete.execute(conn).await?;
+    }
+    for settlement in settled {
+        let Some(left) = settlement.left() else { continue };
+        // Assignments are made one after the other, and see those before them: what others look at goes last.
+        let update = Sql::<()>::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
+            .bind(matches!(left.state, "scheduled" | "ready"))
+            .sql(" THEN 'cancelled' ELSE ")
+            .bind(left.state)
+            .sql(format!(" END, ended_at_ms = CASE WHEN state IN ('dead', 'cancelled') THEN {NOW} END, run_at_ms = "))
+            .sql(if left.delay_ms.is_some() { NOW } else { "run_at_ms" })
+            .sql(" + ")
+            .bind(left.delay_ms.unwrap_or(0))
+            .sql(", attempts = attempts - ")
+            .bind(left.refund)
+            .sql(", max_attempts = max_attempts + ")
+            .bind(left.more)
+            .sql(", error = COALESCE(")
+            .bind(left.error)
+            .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
+            .bind(settlement.id)
+            .sql(" AND worker = ")
+            .bind(lease.worker);
+        // `LET_GO` has the worker last, so that the row is ours until then.
+        update.execute(conn).await?;
+    }
+    Ok(())
+}
+
+async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> QueryResult<Vec<ClaimedRow>> {
+    let queue = &*claim.queue;
+    let choose = Sql::<ClaimedSql>::new(format!(
+        "SELECT {CLAIMED} FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_queues AS p WHERE p.paused AND p.queue = "
+    ))
+    .bind(queue)
+    .sql(") AND c.state = 'ready' AND c.queue = ")
+    .bind(queue)
+    .sql(format!(" AND {ITS_TURN} ORDER BY c.priority, c.run_at_ms, c.id LIMIT "))
+    .bind(i64::from(claim.limit))
+    .sql(" FOR UPDATE SKIP LOCKED");
+    let mut rows: Vec<ClaimedRow> = choose.load(conn).await?;
+    if rows.is_empty() {
+        return Ok(rows);
+    }
+    let take = Sql::<()>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
+        .bind(lease.worker)
+        .sql(format!(", lease_until_ms = {NOW} + "))
+        .bind(lease.ms())
+        .sql(" WHERE id IN (")
+        .list(rows.iter().map(|row| row.0))
+        .sql(")");
+    take.execute(conn).await?;
+    for row in &mut rows {
+        row.3 += 1;
+    }
+    Ok(rows)
+}

@@ -1,0 +1,230 @@
+//! The statements for PostgreSQL. Lists of values go as one text each, so that the statements' own text stays the same, and they stay
+//! prepared.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::ConnectionResult;
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::StreamExt;
+use serde::Serialize;
+
+use super::statements::{
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
+    TAKE,
+};
+use super::table::{Floor, Lease, WorkerConnection};
+use super::{Claim, Settlement};
+use crate::durable::clock::POSTGRES_NOW_MS as NOW;
+use crate::durable::id::TaskId;
+use crate::durable::sql::Sql;
+
+/// A row that an attempt leaves behind, as JSON has it.
+#[derive(Serialize)]
+struct LeftRow<'s> {
+    id: TaskId,
+    state: &'static str,
+    delay_ms: Option<i64>,
+    error: Option<&'s str>,
+    refund: i32,
+    more: i32,
+}
+
+/// A list as PostgreSQL writes arrays.
+fn array(values: impl IntoIterator<Item = String>) -> String {
+    let mut text = String::from("{");
+    for (at, value) in values.into_iter().enumerate() {
+        text.push_str(if at == 0 { "" } else { "," });
+        text.push_str(&value);
+    }
+    text.push('}');
+    text
+}
+
+fn ids(tasks: impl IntoIterator<Item = TaskId>) -> String {
+    array(tasks.into_iter().map(|id| id.to_string()))
+}
+
+#[allow(private_interfaces, reason = "nobody else implements it")]
+impl WorkerConnection for AsyncPgConnection {
+    async fn open(url: &str) -> ConnectionResult<Self> {
+        Self::establish(url).await
+    }
+
+    async fn prepare(&mut self) -> QueryResult<()> {
+        // What a worker writes may be lost when the server itself crashes: a task is run once more then, which at-least-once allows.
+        // Not to wait for the disk is most of a small claim's time.
+        self.batch_execute("SET synchronous_commit = off; LISTEN deferred_tasks").await
+    }
+
+    async fn exchange(
+        &mut self,
+        lease: &Lease,
+        settled: &[Settlement],
+        claims: &[(Claim, Option<Floor>)],
+    ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
+        settle(self, lease, settled).await?;
+        let mut rows = Vec::with_capacity(claims.len());
+        for (claim, floor) in claims {
+            let taken = match take(self, lease, claim, *floor).await {
+                // Two workers took two tasks of one key at the same moment, which the database does not allow. One of them has it now.
+                Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {
+                    take(self, lease, claim, None).await
+                }
+                taken => taken,
+            };
+            match taken {
+                Ok(taken) => rows.push(taken),
+                // What was taken for other queues must not get lost for as long as a lease.
+                Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => rows.push(Vec::new()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn renew(&mut self, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+        let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+            .bind(lease.ms())
+            .sql(" WHERE state = 'running' AND worker = ")
+            .bind(lease.worker)
+            .sql(" AND id = ANY(")
+            .bind(ids(tasks.iter().copied()))
+            .sql("::text::uuid[]) RETURNING id, cancel_requested");
+        renew.load(self).await
+    }
+
+    async fn look(&mut self, queues: &[Arc<str>]) -> QueryResult<Look> {
+        let look = Sql::<LookSql>::new(format!(
+            "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
+             (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+             EXISTS (SELECT FROM json_array_elements_text("
+        ))
+        .bind(serde_json::to_string(&queues.iter().map(|queue| &**queue).collect::<Vec<_>>()).unwrap_or_default())
+        .sql(
+            "::text::json) AS q WHERE EXISTS (SELECT FROM deferred_tasks AS c WHERE c.state = 'ready' AND c.queue = q.value)), \
+             (SELECT max(version) FROM deferred_schema)",
+        );
+        look.get_result(self).await
+    }
+
+    async fn promote(&mut self) -> QueryResult<usize> {
+        let promote = Sql::<()>::new(format!(
+            "UPDATE deferred_tasks SET state = 'ready' WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
+             WHERE state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
+        ));
+        promote.execute(self).await
+    }
+
+    async fn rescue(&mut self) -> QueryResult<usize> {
+        let rescue = Sql::<()>::new(format!(
+            "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = false, \
+             ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, error = "
+        ))
+        .bind(RESCUE_ERROR)
+        .sql(format!(
+            " WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
+             ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
+        ));
+        rescue.execute(self).await
+    }
+
+    async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
+        let prune = Sql::<()>::new(format!(
+            "DELETE FROM deferred_tasks WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
+             WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - "
+        ))
+        .bind(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 1_000))
+        .sql(format!(" LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
+        prune.execute(self).await
+    }
+
+    async fn hinted(&mut self) {
+        let hint = std::pin::pin!(self.notifications_stream()).next().await;
+        if hint.is_none_or(|hint| hint.is_err()) {
+            // The connection is lost, which the next statement finds out.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+    let done = Settlement::done(settled);
+    if !done.is_empty() {
+        let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE id = ANY(")
+            .bind(ids(done))
+            .sql("::text::uuid[]) AND worker = ")
+            .bind(lease.worker);
+        delete.execute(conn).await?;
+    }
+    let left: Vec<_> = settled
+        .iter()
+        .filter_map(|settlement| {
+            let left = settlement.left()?;
+            Some(LeftRow {
+                id: settlement.id,
+                state: left.state,
+                delay_ms: left.delay_ms,
+                error: left.error,
+                refund: left.refund,
+                more: left.more,
+            })
+        })
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let update = Sql::<()>::new(format!(
+        "UPDATE deferred_tasks AS t SET \
+         state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready') THEN 'cancelled' ELSE l.state END, \
+         run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
+         max_attempts = t.max_attempts + l.more, error = COALESCE(l.error, t.error), \
+         ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
+         cancel_requested = false, {LET_GO} FROM json_to_recordset("
+    ))
+    .bind(serde_json::to_string(&left).unwrap_or_default())
+    .sql(
+        "::text::json) AS l(id uuid, state text, delay_ms bigint, error text, refund integer, more integer) \
+         WHERE t.id = l.id AND t.worker = ",
+    )
+    .bind(lease.worker);
+    update.execute(conn).await?;
+    Ok(())
+}
+
+async fn take(
+    conn: &mut AsyncPgConnection,
+    lease: &Lease,
+    claim: &Claim,
+    floor: Option<Floor>,
+) -> QueryResult<Vec<ClaimedRow>> {
+    let queue = &*claim.queue;
+    let mut take = Sql::<ClaimedSql>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
+        .bind(lease.worker)
+        .sql(format!(", lease_until_ms = {NOW} + "))
+        .bind(lease.ms())
+        // An array, which is made once: a subquery could be run again by the plan, and take more than the limit.
+        .sql(
+            " WHERE id = ANY(ARRAY(SELECT c.id FROM deferred_tasks AS c \
+             WHERE NOT EXISTS (SELECT FROM deferred_queues WHERE paused AND queue = ",
+        )
+        .bind(queue)
+        .sql(") AND c.state = 'ready' AND c.queue = ")
+        .bind(queue);
+    if let Some(Floor { priority, run_at_ms, id }) = floor {
+        take = take
+            .sql(" AND (c.priority, c.run_at_ms, c.id) > (")
+            .bind(priority)
+            .sql(", ")
+            .bind(run_at_ms)
+            .sql(", ")
+            .bind(id)
+            .sql(")");
+    }
+    let take = take
+        .sql(format!(" AND {ITS_TURN} ORDER BY c.priority, c.run_at_ms, c.id LIMIT "))
+        .bind(i64::from(claim.limit))
+        .sql(format!(" FOR UPDATE OF c SKIP LOCKED)) RETURNING {CLAIMED}"));
+    take.load(conn).await
+}

@@ -1,0 +1,175 @@
+//! The statements for SQLite, whose connection is a synchronous one: each round is one transaction on a thread for blocking work,
+//! because it is commits that cost there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::result::QueryResult;
+use diesel::{ConnectionResult, RunQueryDsl, SqliteConnection};
+use diesel_async::AsyncConnection;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+
+use super::statements::{
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
+    TAKE,
+};
+use super::table::{Floor, Lease, WorkerConnection};
+use super::{Claim, Settlement};
+use crate::durable::clock::SQLITE_NOW_MS as NOW;
+use crate::durable::id::TaskId;
+use crate::durable::sql::Sql;
+
+#[allow(private_interfaces, reason = "nobody else implements it")]
+impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
+    async fn open(url: &str) -> ConnectionResult<Self> {
+        Self::establish(url).await
+    }
+
+    async fn prepare(&mut self) -> QueryResult<()> {
+        // One writes at a time: the others wait their turn, for five seconds at most.
+        self.spawn_blocking(|conn| conn.batch_execute("PRAGMA busy_timeout = 5000")).await
+    }
+
+    async fn exchange(
+        &mut self,
+        lease: &Lease,
+        settled: &[Settlement],
+        claims: &[(Claim, Option<Floor>)],
+    ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
+        let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
+        self.spawn_blocking(move |conn| {
+            conn.immediate_transaction(|conn| {
+                settle(conn, &lease, &settled)?;
+                claims.iter().map(|(claim, _)| take(conn, &lease, claim)).collect()
+            })
+        })
+        .await
+    }
+
+    async fn renew(&mut self, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+        let (lease, tasks) = (*lease, tasks.to_vec());
+        self.spawn_blocking(move |conn| {
+            let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+                .bind(lease.ms())
+                .sql(" WHERE state = 'running' AND worker = ")
+                .bind(lease.worker)
+                .sql(" AND id IN (")
+                .list(tasks)
+                .sql(") RETURNING id, cancel_requested");
+            renew.load(conn)
+        })
+        .await
+    }
+
+    async fn look(&mut self, queues: &[Arc<str>]) -> QueryResult<Look> {
+        let queues = queues.to_vec();
+        self.spawn_blocking(move |conn| {
+            let look = Sql::<LookSql>::new(format!(
+                "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
+                 (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+                 EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
+            ))
+            .list(queues.iter().map(|queue| &**queue))
+            .sql(")), (SELECT max(version) FROM deferred_schema)");
+            look.get_result(conn)
+        })
+        .await
+    }
+
+    async fn promote(&mut self) -> QueryResult<usize> {
+        self.spawn_blocking(|conn| {
+            let promote = Sql::<()>::new(format!(
+                "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (SELECT id FROM deferred_tasks \
+                 WHERE state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH})"
+            ));
+            promote.execute(conn)
+        })
+        .await
+    }
+
+    async fn rescue(&mut self) -> QueryResult<usize> {
+        self.spawn_blocking(|conn| {
+            let rescue = Sql::<()>::new(format!(
+                "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = FALSE, \
+                 ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, error = "
+            ))
+            .bind(RESCUE_ERROR)
+            .sql(format!(
+                " WHERE id IN (SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
+                 ORDER BY lease_until_ms LIMIT {BATCH})"
+            ));
+            rescue.execute(conn)
+        })
+        .await
+    }
+
+    async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
+        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 1_000);
+        self.spawn_blocking(move |conn| {
+            let prune = Sql::<()>::new(format!(
+                "DELETE FROM deferred_tasks WHERE id IN (SELECT id FROM deferred_tasks \
+                 WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept} LIMIT {BATCH})"
+            ));
+            prune.execute(conn)
+        })
+        .await
+    }
+}
+
+fn settle(conn: &mut SqliteConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+    let done = Settlement::done(settled);
+    if !done.is_empty() {
+        let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE worker = ")
+            .bind(lease.worker)
+            .sql(" AND id IN (")
+            .list(done)
+            .sql(")");
+        delete.execute(conn)?;
+    }
+    for settlement in settled {
+        let Some(left) = settlement.left() else { continue };
+        let goes_on = matches!(left.state, "scheduled" | "ready");
+        let update = Sql::<()>::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
+            .bind(goes_on)
+            .sql(" THEN 'cancelled' ELSE ")
+            .bind(left.state)
+            .sql(" END, ended_at_ms = CASE WHEN cancel_requested OR NOT ")
+            .bind(goes_on)
+            .sql(format!(" THEN {NOW} END, run_at_ms = "))
+            .sql(if left.delay_ms.is_some() { NOW } else { "run_at_ms" })
+            .sql(" + ")
+            .bind(left.delay_ms.unwrap_or(0))
+            .sql(", attempts = attempts - ")
+            .bind(left.refund)
+            .sql(", max_attempts = max_attempts + ")
+            .bind(left.more)
+            .sql(", error = COALESCE(")
+            .bind(left.error)
+            .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
+            .bind(settlement.id)
+            .sql(" AND worker = ")
+            .bind(lease.worker);
+        update.execute(conn)?;
+    }
+    Ok(())
+}
+
+fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResult<Vec<ClaimedRow>> {
+    let queue = &*claim.queue;
+    let take = Sql::<ClaimedSql>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
+        .bind(lease.worker)
+        .sql(format!(", lease_until_ms = {NOW} + "))
+        .bind(lease.ms())
+        .sql(
+            " WHERE id IN (SELECT c.id FROM deferred_tasks AS c \
+             WHERE NOT EXISTS (SELECT 1 FROM deferred_queues WHERE paused AND queue = ",
+        )
+        .bind(queue)
+        .sql(") AND c.state = 'ready' AND c.queue = ")
+        .bind(queue)
+        .sql(format!(" AND {ITS_TURN} ORDER BY c.priority, c.run_at_ms, c.id LIMIT "))
+        .bind(i64::from(claim.limit))
+        .sql(format!(") RETURNING {CLAIMED}"));
+    take.load(conn)
+}

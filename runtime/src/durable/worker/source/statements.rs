@@ -1,0 +1,95 @@
+//! What the statements of all databases have in common.
+//!
+//! Must not know: how a database takes them.
+
+use super::{Outcome, Settlement};
+use crate::durable::id::{SqlTaskId, TaskId};
+
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
+
+/// The rows of a claim.
+pub(super) type ClaimedSql = (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt);
+
+/// Id, task, payload, attempts, attempts at most, priority, and when it was due.
+pub(super) type ClaimedRow = (TaskId, String, String, i32, i32, i16, i64);
+
+/// The columns of one.
+pub(super) const CLAIMED: &str = "id, task, payload, attempts, max_attempts, priority, run_at_ms";
+
+/// The rows of what is still ours.
+pub(super) type RenewedSql = (SqlTaskId, Bool);
+
+/// The row of a look: now, the next scheduled, the end of the next lease, whether anything is ready, and the version of the tables.
+pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Bool, Nullable<Integer>);
+
+/// See [`LookSql`].
+#[derive(Debug, diesel::Queryable)]
+#[diesel(sql_type = LookSql)]
+pub(super) struct Look {
+    pub(super) now_ms: i64,
+    pub(super) next_scheduled_ms: Option<i64>,
+    pub(super) next_lease_end_ms: Option<i64>,
+    pub(super) ready: bool,
+    pub(super) version: Option<i32>,
+}
+
+/// Tasks of one key run one after the other, in the order of their ids: `c` has to wait while another one of its key runs, or an earlier
+/// one is due or is being tried again. One that is scheduled, and was never tried, keeps nobody waiting.
+pub(super) const ITS_TURN: &str = "(c.task_key IS NULL OR NOT EXISTS (SELECT 1 FROM deferred_tasks e \
+     WHERE e.task_key = c.task_key AND e.id <> c.id AND (e.state = 'running' OR (e.id < c.id \
+     AND (e.state = 'ready' OR (e.state = 'scheduled' AND e.attempts > 0))))))";
+
+/// What a claim does with a row.
+pub(super) const TAKE: &str =
+    "state = 'running', attempts = attempts + 1, unique_key = NULL, running_key = task_key, worker = ";
+
+/// What is left of a row that nobody runs any more.
+pub(super) const LET_GO: &str = "worker = NULL, lease_until_ms = NULL, running_key = NULL";
+
+/// The row of a task whose lease has ended goes back, or is given up.
+pub(super) const RESCUE_STATE: &str = "CASE WHEN cancel_requested THEN 'cancelled' WHEN attempts >= max_attempts THEN 'dead' \
+     ELSE 'ready' END";
+
+/// What is told of it.
+pub(super) const RESCUE_ERROR: &str =
+    "its worker died during this attempt, or was cut off from the database for longer than the lease";
+
+/// How many rows are moved or deleted by one statement that tidies up.
+pub(super) const BATCH: i32 = 1_000;
+
+/// A row that an attempt leaves behind.
+pub(super) struct Left<'s> {
+    pub(super) state: &'static str,
+    pub(super) delay_ms: Option<i64>,
+    pub(super) error: Option<&'s str>,
+    /// How many attempts did not count.
+    pub(super) refund: i32,
+    /// How many attempts more it may have.
+    pub(super) more: i32,
+}
+
+impl Settlement {
+    /// The row that is left; `None` where it is deleted.
+    pub(super) fn left(&self) -> Option<Left<'_>> {
+        let left = |state| Left { state, delay_ms: None, error: None, refund: 0, more: 0 };
+        let ms = |after: &std::time::Duration| Some(i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 1_000));
+        Some(match &self.outcome {
+            Outcome::Done => return None,
+            Outcome::Retry { after, error } => Left { delay_ms: ms(after), error: Some(error), ..left("scheduled") },
+            // It counts for the lease, but not for the task.
+            Outcome::Snoozed(after) => Left { delay_ms: ms(after), more: 1, ..left("scheduled") },
+            Outcome::Dead(error) => Left { error: Some(error), ..left("dead") },
+            Outcome::Cancelled => left("cancelled"),
+            Outcome::Released => Left { refund: 1, ..left("ready") },
+        })
+    }
+
+    /// Those that ended well.
+    pub(super) fn done(settled: &[Self]) -> Vec<TaskId> {
+        settled
+            .iter()
+            .filter(|settlement| settlement.outcome == Outcome::Done)
+            .map(|settlement| settlement.id)
+            .collect()
+    }
+}
