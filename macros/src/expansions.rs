@@ -41,6 +41,16 @@ fn generic_async_task() {
 }
 
 #[test]
+fn durable_task() {
+    check("durable_task");
+}
+
+#[test]
+fn durable_fn() {
+    check("durable_fn");
+}
+
+#[test]
 fn task_with_a_mistake() {
     check("task_with_a_mistake");
 }

@@ -7,8 +7,9 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, GenericParam, Ident, ReturnType};
 
+use super::durable;
 use super::hand_over::{doubtful_copy, hand_over};
-use super::parse::{Arg, Capture, Start, TaskDef, without_state_attributes};
+use super::parse::{Arg, Capture, Start, TaskDef, without_our_attributes};
 use crate::paths::{located_at, private};
 
 /// The struct, and all that comes with it.
@@ -72,25 +73,29 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
     };
     let states = states(task, &private);
-    let hand_over = hand_over(task, &private);
+    let hand_over = if task.is_durable() { durable::hand_over(&private) } else { hand_over(task, &private) };
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
-    let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body), &private);
+    let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body), false, &private);
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let phantom = phantom(task);
 
-    let run_it = if task.states().next().is_some() { ".run(…)" } else { ".run()" };
-    let run_it = if let Start::Spawned(_) = task.start() { format!("{run_it}.await") } else { run_it.to_owned() };
-    let must_use = format!(
-        "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or \
-         `{run_it}` to run it now"
-    );
+    let must_use = must_use(task);
+    let (mut options_field, mut options, mut durable) = Default::default();
+    if task.is_durable() {
+        options_field = quote!(__options: #private::CallOptions,);
+        let captured = durable::call_options(task, &private);
+        options = quote!(__options: #captured,);
+        let expansion = durable::expand(task, &private);
+        durable = quote!(#(#cfg)* #expansion);
+    }
 
     let keyword = Ident::new("struct", task.function.sig.fn_token.span);
     let mut body = Group::new(
         Delimiter::Brace,
         quote! {
             #(#fields: #types,)*
+            #options_field
             __call_site: &'static ::core::panic::Location<'static>,
             __generics: ::core::marker::PhantomData<#phantom>,
         },
@@ -109,6 +114,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         #[track_caller]
         #vis fn #name #impl_generics (#(#parameters),*) -> #name #ty_generics #where_clause {
             #name {
+                #options
                 #(#captures,)*
                 __call_site: ::core::panic::Location::caller(),
                 __generics: ::core::marker::PhantomData,
@@ -152,13 +158,51 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
                 ::core::fmt::Formatter::write_str(f, ")")
             }
         }
+
+        #durable
     };
     Expansion { call, items }
 }
 
+fn must_use(task: &TaskDef) -> String {
+    let run = if task.states().next().is_some() { ".run(…)" } else { ".run()" };
+    let and_await = if let Start::Spawned(_) = task.start() { ".await" } else { "" };
+    if task.is_durable() {
+        return format!(
+            "a durable task is stored only when it is registered: call it as a statement of `atomic!`, or write \
+             `.after_commit(conn)?`; `{run}{and_await}` runs it here and now, and stores nothing"
+        );
+    }
+    format!(
+        "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or \
+         `{run}{and_await}` to run it now"
+    )
+}
+
 /// What users call on a captured call.
-pub(super) fn methods(task: &TaskDef, this: &Ident, run: &TokenStream, private: &TokenStream) -> TokenStream {
+pub(super) fn methods(
+    task: &TaskDef,
+    this: &Ident,
+    run: &TokenStream,
+    is_stub: bool,
+    private: &TokenStream,
+) -> TokenStream {
     let vis = &task.function.vis;
+    if task.is_durable() {
+        let runs = match task.start() {
+            Start::Spawned(_) => {
+                "The future of the task's body, to be awaited: runs nothing by itself, and stores nothing."
+            }
+            Start::Here | Start::Blocking => "Runs the task now, on this thread, and stores nothing.",
+        };
+        let methods = durable::methods(task, this, is_stub, private);
+        return quote! {
+            #[doc = #runs]
+            #vis #run
+
+            #methods
+        };
+    }
     let (runs, runs_later_or_now) = match task.start() {
         Start::Here => {
             ("Runs the task now.", "Runs the task after the outermost commit, or now where no transaction is open.")
@@ -195,7 +239,7 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, run: &TokenStream, private: 
 
 /// An argument's field. Where its type cannot be captured each use of the field is a mistake, and all of them are on the
 /// type: the compiler shows one of several messages that are the same.
-fn field(arg: &Arg) -> Ident {
+pub(super) fn field(arg: &Arg) -> Ident {
     let mut field = arg.name.clone();
     field.set_span(arg.name.span().located_at(captured_span(arg)));
     field
@@ -213,7 +257,7 @@ pub(super) fn local(name: &str, at: Span, task: &TaskDef) -> Ident {
 }
 
 /// What a field keeps: the argument itself, or the copy of what it refers to.
-fn captured_type(arg: &Arg) -> TokenStream {
+pub(super) fn captured_type(arg: &Arg) -> TokenStream {
     match arg.capture() {
         Capture::Owned(ty) => quote!(#ty),
         Capture::Copied(ty) => quote_spanned!(ty.span()=> <#ty as ::std::borrow::ToOwned>::Owned),
@@ -223,7 +267,7 @@ fn captured_type(arg: &Arg) -> TokenStream {
 /// `.run(…)`: the user's function as an inner one, called with what was captured and with the states. The only place that
 /// has the body.
 fn run(task: &TaskDef, this: &Ident, output: &TokenStream, on_body: &[&Attribute]) -> TokenStream {
-    let mut signature = without_state_attributes(&task.function.sig);
+    let mut signature = without_our_attributes(&task.function.sig);
     // Not the user's name: in the body that must mean the function that captures.
     signature.ident = Ident::new("__deferred_body", Span::mixed_site().located_at(signature.ident.span()));
     let (body_name, block) = (signature.ident.clone(), &task.function.block);

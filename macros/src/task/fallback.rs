@@ -8,14 +8,14 @@ use quote::quote;
 use syn::FnArg;
 
 use super::expand::{Expansion, methods};
-use super::parse::{Start, TaskDef, is_state, without_state_attributes};
+use super::parse::{Start, TaskDef, is_state, without_our_attributes};
 use crate::paths::private;
 
 pub(super) fn expand(task: &TaskDef) -> TokenStream {
     let mut function = task.function.clone();
     // It has its message; with it, each statement of the body would have another.
     function.sig.constness = None;
-    function.sig = without_state_attributes(&function.sig);
+    function.sig = without_our_attributes(&function.sig);
     let function = &function;
     if function.sig.inputs.iter().any(|input| matches!(input, FnArg::Receiver(_))) {
         // A method, in an impl block: no struct can stand beside it there.
@@ -24,13 +24,14 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
     let private = private(task.options.root.as_ref());
     let (vis, name, generics) = (&function.vis, &function.sig.ident, &function.sig.generics);
     let (inputs, where_clause) = (&task.function.sig.inputs, &generics.where_clause);
-    let captured = inputs.iter().filter(|input| !is_state(input));
+    let captured =
+        inputs.iter().zip(&function.sig.inputs).filter(|(input, _)| !is_state(input)).map(|(_, input)| input);
     // Of any type: one of them may be the mistake.
     let states = inputs.iter().filter(|input| is_state(input)).map(|_| quote!(_: impl ::core::marker::Sized));
     let asyncness = matches!(task.start(), Start::Spawned(_)).then(|| quote!(async));
     let cfg: Vec<_> = function.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg")).collect();
     let this = Ident::new("self", Span::call_site());
-    let methods = methods(task, &this, &quote!(#asyncness fn run(#this, #(#states),*) {}), &private);
+    let methods = methods(task, &this, &quote!(#asyncness fn run(#this, #(#states),*) {}), true, &private);
     let call = quote! {
         #(#cfg)*
         #[allow(non_camel_case_types, dead_code, missing_docs)]

@@ -119,33 +119,59 @@ fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// How the call is run: fetches the states, and runs the body or makes its future. A missing state is `None`.
+/// How the call is run: see [`Body`].
 fn start(task: &TaskDef, at: Span, private: &TokenStream) -> TokenStream {
     let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
     let (_, ty_generics, _) = generics.split_for_impl();
-    let at = Span::mixed_site().located_at(at);
-    let (call, states) = (Ident::new("call", at), Ident::new("states", at));
-    let names: Vec<_> = (0..task.states().count()).map(|index| Ident::new(&format!("state_{index}"), at)).collect();
-    let fetched = task.states().zip(&names).map(|(state, name)| {
-        let fetched = state_call("States", state, &quote!(#states), private);
-        quote_spanned!(at=> let #name = #fetched?;)
-    });
-    let given = task.states().zip(&names).map(|(state, name)| match state.capture() {
-        Capture::Owned(_) => quote!(#name),
-        Capture::Copied(_) => quote_spanned!(at=> &*#name),
-    });
-    let run = quote_spanned!(at=> <#name #ty_generics>::run(#call, #(#given),*));
-    let (how, run) = match task.start() {
-        Start::Here => ("Here", run),
-        Start::Spawned(_) => ("Spawned", quote_spanned!(at=> #private::spawnable(async move { #run.await }))),
-        Start::Blocking => ("Blocking", run),
+    let Body { call, states, fetched, run } = Body::new(task, at, private);
+    let how = match task.start() {
+        Start::Here => "Here",
+        Start::Spawned(_) => "Spawned",
+        Start::Blocking => "Blocking",
     };
-    let (how, states) = (Ident::new(how, at), if names.is_empty() { quote!(_) } else { quote!(#states) });
+    let at = Span::mixed_site().located_at(at);
+    let how = Ident::new(how, at);
     quote_spanned! {at=>
         #private::#how(|#call: #name #ty_generics, #states: &#private::States| {
-            #(#fetched)*
+            #fetched
             ::core::option::Option::Some(#run)
         })
+    }
+}
+
+/// What fetches the states of a call, `None` where one is missing, and what then runs the body or makes its future.
+pub(super) struct Body {
+    /// The variable with the call.
+    pub(super) call: Ident,
+    /// The variable with all states, or `_`.
+    pub(super) states: TokenStream,
+    pub(super) fetched: TokenStream,
+    pub(super) run: TokenStream,
+}
+
+impl Body {
+    pub(super) fn new(task: &TaskDef, at: Span, private: &TokenStream) -> Self {
+        let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
+        let (_, ty_generics, _) = generics.split_for_impl();
+        let at = Span::mixed_site().located_at(at);
+        let (call, states) = (Ident::new("call", at), Ident::new("states", at));
+        let names: Vec<_> = (0..task.states().count()).map(|index| Ident::new(&format!("state_{index}"), at)).collect();
+        let fetched = task.states().zip(&names).map(|(state, name)| {
+            let fetched = state_call("States", state, &quote!(#states), private);
+            quote_spanned!(at=> let #name = #fetched?;)
+        });
+        let given = task.states().zip(&names).map(|(state, name)| match state.capture() {
+            Capture::Owned(_) => quote!(#name),
+            Capture::Copied(_) => quote_spanned!(at=> &*#name),
+        });
+        let run = quote_spanned!(at=> <#name #ty_generics>::run(#call, #(#given),*));
+        let run = match task.start() {
+            Start::Spawned(_) => quote_spanned!(at=> #private::spawnable(async move { #run.await })),
+            Start::Here | Start::Blocking => run,
+        };
+        let fetched = quote!(#(#fetched)*);
+        let states = if names.is_empty() { quote!(_) } else { quote!(#states) };
+        Self { call, states, fetched, run }
     }
 }
 

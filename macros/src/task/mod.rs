@@ -3,15 +3,19 @@
 //! Must not know: `atomic!`.
 
 mod check;
+mod durable;
 mod expand;
 mod fallback;
 mod hand_over;
+mod options;
 mod parse;
+mod values;
 
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use self::parse::{Options, TaskDef};
+use self::options::Options;
+use self::parse::TaskDef;
 use crate::paths::Errors;
 
 pub(crate) fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {

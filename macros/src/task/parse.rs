@@ -1,24 +1,14 @@
-//! From tokens to [`TaskDef`]: the options, the function, and how each argument is captured.
+//! From tokens to [`TaskDef`]: the function, and how each argument is captured.
 //!
 //! Must not know: what a task may look like beyond that (`check`), or what it becomes (`expand`).
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::ext::IdentExt;
-use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, LitStr, Pat, PatIdent, Path, Signature, Token, Type};
+use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, Pat, PatIdent, Signature, Token, Type};
 
+use super::options::Options;
 use crate::paths::Errors;
-
-/// The options in the attribute.
-#[derive(Default)]
-pub(super) struct Options {
-    pub(super) name: Option<LitStr>,
-    pub(super) root: Option<Path>,
-    /// The word itself.
-    pub(super) blocking: Option<Ident>,
-}
 
 /// A function that is to become a task.
 pub(super) struct TaskDef {
@@ -58,6 +48,11 @@ pub(super) enum Capture<'a> {
 }
 
 impl Arg {
+    /// Those that say how it is stored.
+    pub(super) fn serde_attributes(&self) -> impl Iterator<Item = &Attribute> {
+        self.attrs.iter().filter(|attribute| is_for_serde(attribute))
+    }
+
     pub(super) fn capture(&self) -> Capture<'_> {
         match unwrap_groups(&self.ty) {
             Type::Reference(reference) if !reference.lifetime.as_ref().is_some_and(is_static) => {
@@ -79,107 +74,6 @@ pub(super) fn unwrap_groups(ty: &Type) -> &Type {
 
 pub(super) fn is_static(lifetime: &Lifetime) -> bool {
     lifetime.ident == "static"
-}
-
-const OPTIONS: &str = "`blocking`, `name = \"…\"` or `crate = \"…\"`";
-
-impl Options {
-    /// Reads all options; what is wrong with one does not hide the others.
-    pub(super) fn parse(tokens: TokenStream, errors: &mut Errors) -> Self {
-        let mut options = Self::default();
-        let parse = |input: ParseStream<'_>| {
-            while !input.is_empty() {
-                if let Err(error) = options.option(input) {
-                    errors.push(error);
-                    skip_to_comma(input)?;
-                }
-                if !input.is_empty() {
-                    input.parse::<Token![,]>()?;
-                }
-            }
-            Ok(())
-        };
-        if let Err(error) = parse.parse2(tokens) {
-            errors.push(error);
-        }
-        options
-    }
-
-    /// `key = value`, or a bare word.
-    fn option(&mut self, input: ParseStream<'_>) -> syn::Result<()> {
-        // `crate` is a keyword, and no `Ident` for syn otherwise.
-        if !input.peek(Ident::peek_any) {
-            return Err(syn::Error::new(input.span(), format!("expected {OPTIONS}")));
-        }
-        let key = input.call(Ident::parse_any)?;
-        match key.to_string().as_str() {
-            "name" => set(&mut self.name, &key, input, "the task's name"),
-            "crate" => set(&mut self.root, &key, input, "my_crate::diesel_deferred"),
-            "blocking" => self.blocking(key, input),
-            unknown => Err(syn::Error::new(key.span(), format!("unknown option `{unknown}`; expected {OPTIONS}"))),
-        }
-    }
-
-    fn blocking(&mut self, key: Ident, input: ParseStream<'_>) -> syn::Result<()> {
-        if input.peek(Token![=]) || input.peek(syn::token::Paren) {
-            return Err(syn::Error::new(input.span(), "`blocking` takes no value; write `blocking`, or leave it out"));
-        }
-        if self.blocking.is_some() {
-            return Err(syn::Error::new(key.span(), "`blocking` specified more than once"));
-        }
-        self.blocking = Some(key);
-        expect_end(input)
-    }
-}
-
-fn skip_to_comma(input: ParseStream<'_>) -> syn::Result<()> {
-    while !input.is_empty() && !input.peek(Token![,]) {
-        let _: TokenTree = input.parse()?;
-    }
-    Ok(())
-}
-
-/// Sets an option whose value is a string literal that parses as `T`.
-fn set<T: FromLiteral>(slot: &mut Option<T>, key: &Ident, input: ParseStream<'_>, example: &str) -> syn::Result<()> {
-    let wrong = |span| syn::Error::new(span, format!("`{key}` takes a string; write `{key} = \"{example}\"`"));
-    if !input.peek(Token![=]) {
-        return Err(wrong(key.span()));
-    }
-    input.parse::<Token![=]>()?;
-    let Some(literal) = input.parse::<Option<LitStr>>()? else { return Err(wrong(input.span())) };
-    if slot.is_some() {
-        return Err(syn::Error::new(key.span(), format!("`{key}` specified more than once")));
-    }
-    expect_end(input)?;
-    *slot = Some(T::from_literal(&literal)?);
-    Ok(())
-}
-
-/// The end of an option.
-fn expect_end(input: ParseStream<'_>) -> syn::Result<()> {
-    let ended = input.is_empty() || input.peek(Token![,]);
-    if ended { Ok(()) } else { Err(syn::Error::new(input.span(), "expected `,`")) }
-}
-
-trait FromLiteral: Sized {
-    fn from_literal(literal: &LitStr) -> syn::Result<Self>;
-}
-
-impl FromLiteral for LitStr {
-    fn from_literal(literal: &LitStr) -> syn::Result<Self> {
-        if literal.value().is_empty() {
-            return Err(syn::Error::new(literal.span(), "a task's name cannot be empty; leave the option out"));
-        }
-        Ok(literal.clone())
-    }
-}
-
-impl FromLiteral for Path {
-    fn from_literal(literal: &LitStr) -> syn::Result<Self> {
-        literal.parse_with(Path::parse_mod_style).map_err(|_| {
-            syn::Error::new(literal.span(), "expected a path, such as `crate = \"my_crate::diesel_deferred\"`")
-        })
-    }
 }
 
 /// The function under the attribute.
@@ -246,6 +140,11 @@ impl TaskDef {
         self.args.iter().filter(|arg| arg.is_state)
     }
 
+    /// Also of one that has only the options of one: its `durable` was forgotten.
+    pub(super) fn is_durable(&self) -> bool {
+        self.options.durable.is_some() || !self.options.of_durable.keys.is_empty()
+    }
+
     pub(super) fn start(&self) -> Start {
         match (self.function.sig.asyncness, &self.options.blocking) {
             (Some(token), _) => Start::Spawned(token),
@@ -270,13 +169,19 @@ pub(super) fn is_state(input: &FnArg) -> bool {
     attributes(input).iter().any(says_state)
 }
 
-/// `#[state]` is ours, and nothing that the compiler knows.
-pub(super) fn without_state_attributes(signature: &Signature) -> Signature {
+/// For how the argument is stored.
+pub(super) fn is_for_serde(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("serde")
+}
+
+/// `#[state]` and `#[serde(…)]` are for us, and nothing that the compiler knows there.
+pub(super) fn without_our_attributes(signature: &Signature) -> Signature {
+    let is_theirs = |attribute: &Attribute| !says_state(attribute) && !is_for_serde(attribute);
     let mut signature = signature.clone();
     for input in &mut signature.inputs {
         match input {
-            FnArg::Receiver(receiver) => receiver.attrs.retain(|attribute| !says_state(attribute)),
-            FnArg::Typed(typed) => typed.attrs.retain(|attribute| !says_state(attribute)),
+            FnArg::Receiver(receiver) => receiver.attrs.retain(is_theirs),
+            FnArg::Typed(typed) => typed.attrs.retain(is_theirs),
         }
     }
     signature

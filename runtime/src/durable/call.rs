@@ -101,6 +101,13 @@ impl CallOptions {
         Self(None)
     }
 
+    /// What it is about, and nothing else.
+    pub fn keyed(key: String) -> Self {
+        let mut options = Self::new();
+        options.key(key);
+        options
+    }
+
     fn given(&mut self) -> &mut Given {
         self.0.get_or_insert_default()
     }

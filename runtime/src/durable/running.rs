@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::id::TaskId;
 use crate::error::BoxError;
-use crate::task::TaskOutput;
+use crate::task::{Task, TaskOutput};
 
 type BoxFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 type BoxBody = Box<dyn FnOnce() -> Result<(), BoxError> + Send>;
@@ -27,15 +27,20 @@ pub enum Running {
 
 impl Running {
     /// Of an `async fn`.
-    pub fn spawned<F>(future: F) -> Self
+    pub fn spawned<T, F>(future: F) -> Self
     where
-        F: Future<Output: TaskOutput> + Send + 'static,
+        T: Task,
+        F: Future<Output = T::Output> + Send + 'static,
     {
         Self::Async(Box::pin(async move { future.await.into_result() }))
     }
 
     /// Of a plain function.
-    pub fn blocking<R: TaskOutput>(body: impl FnOnce() -> R + Send + 'static) -> Self {
+    pub fn blocking<T, F>(body: F) -> Self
+    where
+        T: Task,
+        F: FnOnce() -> T::Output + Send + 'static,
+    {
         Self::Blocking(Box::new(move || body().into_result()))
     }
 }

@@ -9,6 +9,7 @@ mod borrows;
 mod control_flow;
 mod diverging;
 mod drop_order;
+mod durable;
 mod hygiene;
 mod inference;
 mod items;

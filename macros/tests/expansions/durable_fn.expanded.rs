@@ -1,0 +1,209 @@
+///A captured call of [`archive`](fn@archive).
+#[allow(non_camel_case_types)]
+#[must_use = "a durable task is stored only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`; `.run()` runs it here and now, and stores nothing"]
+struct archive {
+    path: PathBuf,
+    r#type: Kind,
+    age: Duration,
+    __options: ::diesel_deferred::__private_0_1_0::CallOptions,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> ()>,
+}
+#[track_caller]
+fn archive(path: PathBuf, r#type: Kind, age: Duration) -> archive {
+    archive {
+        __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
+        path,
+        r#type,
+        age,
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for archive {
+    type Output = io::Result<()>;
+    const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "archive");
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        ::diesel_deferred::__private_0_1_0::Receiver::receive_durable(receiver, self)
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use ::diesel_deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "path", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.path).write(f)?;
+        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "r#type", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.r#type).write(f)?;
+        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "age", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.age).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+impl archive {
+    ///Runs the task now, on this thread, and stores nothing.
+    fn run(self) -> io::Result<()> {
+        #[allow(clippy::missing_const_for_fn)]
+        fn __deferred_body(
+            path: PathBuf,
+            r#type: Kind,
+            age: Duration,
+        ) -> io::Result<()> {
+            store(path, r#type, age)
+        }
+        let Self { path, r#type, age, .. } = self;
+        __deferred_body(path, r#type, age)
+    }
+    /// Has the call stored in what the transaction commits, for a worker to run; `Err(NotInTransaction)` outside of a transaction.
+    fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<
+        ::diesel_deferred::__private_0_1_0::TaskId,
+    > {
+        ::diesel_deferred::__private_0_1_0::store(self, conn)
+    }
+    ///Not before this time has passed since the commit.
+    fn delay(mut self, delay: ::core::time::Duration) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::delay(
+            &mut self.__options,
+            delay,
+        );
+        self
+    }
+    ///Not before this time, by the clock of the database.
+    fn run_at(mut self, run_at: ::std::time::SystemTime) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::run_at(
+            &mut self.__options,
+            run_at,
+        );
+        self
+    }
+    ///What the call is about.
+    fn key(mut self, key: impl ::core::convert::Into<::std::string::String>) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::key(&mut self.__options, key);
+        self
+    }
+    ///Into another queue than the task's.
+    fn queue(
+        mut self,
+        queue: impl ::core::convert::Into<
+            ::std::borrow::Cow<'static, ::core::primitive::str>,
+        >,
+    ) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::queue(
+            &mut self.__options,
+            queue,
+        );
+        self
+    }
+    ///With another priority than the task's: the lower one runs first.
+    fn priority(mut self, priority: ::core::primitive::i16) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::priority(
+            &mut self.__options,
+            priority,
+        );
+        self
+    }
+    ///Tried more or less often than others of the task, the first time included.
+    fn max_attempts(mut self, max_attempts: ::core::primitive::u16) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::max_attempts(
+            &mut self.__options,
+            max_attempts,
+        );
+        self
+    }
+}
+impl ::core::fmt::Debug for archive {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}
+const _: () = {
+    #[allow(non_camel_case_types)]
+    #[derive(
+        ::diesel_deferred::__private_0_1_0::serde::Serialize,
+        ::diesel_deferred::__private_0_1_0::serde::Deserialize
+    )]
+    #[serde(crate = "::diesel_deferred::__private_0_1_0::serde")]
+    struct __Argument_age {
+        #[serde(default, with = "seconds")]
+        age: Duration,
+    }
+    impl ::diesel_deferred::__private_0_1_0::Durable for archive {
+        const DEFAULTS: ::diesel_deferred::__private_0_1_0::Defaults = ::diesel_deferred::__private_0_1_0::Defaults::STANDARD;
+        fn encode(
+            self,
+            payload: &mut ::diesel_deferred::__private_0_1_0::Encoder,
+        ) -> ::diesel_deferred::__private_0_1_0::CallOptions {
+            let _ = &payload;
+            <PathBuf as ::diesel_deferred::__private_0_1_0::Storable>::write(
+                &self.path,
+                payload,
+                "path",
+            );
+            <Kind as ::diesel_deferred::__private_0_1_0::Storable>::write(
+                &self.r#type,
+                payload,
+                "type",
+            );
+            ::diesel_deferred::__private_0_1_0::Encoder::wrapped(
+                payload,
+                "age",
+                &__Argument_age { age: self.age },
+            );
+            self.__options
+        }
+        fn decode(
+            payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>,
+        ) -> ::core::result::Result<
+            Self,
+            ::diesel_deferred::__private_0_1_0::Undecodable,
+        > {
+            let _ = &payload;
+            ::core::result::Result::Ok(archive {
+                __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
+                path: <PathBuf as ::diesel_deferred::__private_0_1_0::Storable>::read(
+                    payload,
+                    "path",
+                )?,
+                r#type: <Kind as ::diesel_deferred::__private_0_1_0::Storable>::read(
+                    payload,
+                    "type",
+                )?,
+                age: ::diesel_deferred::__private_0_1_0::Decoder::wrapped::<
+                    __Argument_age,
+                >(payload, "age")?
+                    .age,
+                __call_site: ::core::panic::Location::caller(),
+                __generics: ::core::marker::PhantomData,
+            })
+        }
+        fn start(
+            self,
+            _: &::diesel_deferred::__private_0_1_0::States,
+        ) -> ::core::option::Option<::diesel_deferred::__private_0_1_0::Running> {
+            let call = self;
+            ::core::option::Option::Some(
+                ::diesel_deferred::__private_0_1_0::Running::blocking::<
+                    Self,
+                    _,
+                >(move || <archive>::run(call)),
+            )
+        }
+    }
+    ::diesel_deferred::__private_0_1_0::inventory::submit! {
+        ::diesel_deferred::__private_0_1_0::Registered::new:: < archive >
+        (::core::file!(), ::core::line!())
+    }
+};

@@ -1,0 +1,214 @@
+///A captured call of [`send_receipt`](fn@send_receipt).
+#[allow(non_camel_case_types)]
+#[must_use = "a durable task is stored only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`; `.run(…).await` runs it here and now, and stores nothing"]
+pub struct send_receipt {
+    order_id: i64,
+    email: <str as ::std::borrow::ToOwned>::Owned,
+    __options: ::diesel_deferred::__private_0_1_0::CallOptions,
+    __call_site: &'static ::core::panic::Location<'static>,
+    __generics: ::core::marker::PhantomData<fn() -> ()>,
+}
+#[track_caller]
+pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
+    send_receipt {
+        __options: ::diesel_deferred::__private_0_1_0::CallOptions::keyed(
+            ::std::format!("receipt-{order_id}"),
+        ),
+        order_id,
+        email: <str as ::std::borrow::ToOwned>::to_owned(email),
+        __call_site: ::core::panic::Location::caller(),
+        __generics: ::core::marker::PhantomData,
+    }
+}
+impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
+    type Output = Result<(), MailError>;
+    const NAME: &'static str = ::core::concat!(
+        ::core::module_path!(), "::", "send_receipt"
+    );
+    const STATES: &'static [::diesel_deferred::__private_0_1_0::Required] = &[
+        ::diesel_deferred::__private_0_1_0::Required::shared::<Mailer>(),
+    ];
+    fn hand_over<__Receiver: ::diesel_deferred::__private_0_1_0::Receiver>(
+        self,
+        receiver: __Receiver,
+    ) -> __Receiver::Output {
+        ::diesel_deferred::__private_0_1_0::Receiver::receive_durable(receiver, self)
+    }
+    fn call_site(&self) -> &'static ::core::panic::Location<'static> {
+        self.__call_site
+    }
+    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+        use ::diesel_deferred::__private_0_1_0::Opaque as _;
+        let _ = &f;
+        ::core::fmt::Write::write_str(f, ::core::concat!("", "order_id", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.order_id).write(f)?;
+        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "email", ": "))?;
+        ::diesel_deferred::__private_0_1_0::Shown(&self.email).write(f)?;
+        ::core::result::Result::Ok(())
+    }
+}
+impl send_receipt {
+    ///The future of the task's body, to be awaited: runs nothing by itself, and stores nothing.
+    pub async fn run(self, mailer: &Mailer) -> Result<(), MailError> {
+        #[allow(clippy::missing_const_for_fn)]
+        async fn __deferred_body(
+            mailer: &Mailer,
+            order_id: i64,
+            email: &str,
+        ) -> Result<(), MailError> {
+            mailer.receipt(order_id, email).await
+        }
+        let Self { order_id, email, .. } = self;
+        __deferred_body(mailer, order_id, ::core::borrow::Borrow::<str>::borrow(&email))
+            .await
+    }
+    /// Has the call stored in what the transaction commits, for a worker to run; `Err(NotInTransaction)` outside of a transaction.
+    pub fn after_commit(
+        self,
+        conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<
+        ::diesel_deferred::__private_0_1_0::TaskId,
+    > {
+        ::diesel_deferred::__private_0_1_0::store(self, conn)
+    }
+    ///Not before this time has passed since the commit.
+    pub fn delay(mut self, delay: ::core::time::Duration) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::delay(
+            &mut self.__options,
+            delay,
+        );
+        self
+    }
+    ///Not before this time, by the clock of the database.
+    pub fn run_at(mut self, run_at: ::std::time::SystemTime) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::run_at(
+            &mut self.__options,
+            run_at,
+        );
+        self
+    }
+    ///What the call is about.
+    pub fn key(
+        mut self,
+        key: impl ::core::convert::Into<::std::string::String>,
+    ) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::key(&mut self.__options, key);
+        self
+    }
+    ///Into another queue than the task's.
+    pub fn queue(
+        mut self,
+        queue: impl ::core::convert::Into<
+            ::std::borrow::Cow<'static, ::core::primitive::str>,
+        >,
+    ) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::queue(
+            &mut self.__options,
+            queue,
+        );
+        self
+    }
+    ///With another priority than the task's: the lower one runs first.
+    pub fn priority(mut self, priority: ::core::primitive::i16) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::priority(
+            &mut self.__options,
+            priority,
+        );
+        self
+    }
+    ///Tried more or less often than others of the task, the first time included.
+    pub fn max_attempts(mut self, max_attempts: ::core::primitive::u16) -> Self {
+        ::diesel_deferred::__private_0_1_0::CallOptions::max_attempts(
+            &mut self.__options,
+            max_attempts,
+        );
+        self
+    }
+}
+impl ::core::fmt::Debug for send_receipt {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Formatter::write_str(
+            f,
+            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
+        )?;
+        ::core::fmt::Formatter::write_str(f, "(")?;
+        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
+        ::core::fmt::Formatter::write_str(f, ")")
+    }
+}
+const _: () = {
+    impl ::diesel_deferred::__private_0_1_0::Durable for send_receipt {
+        const DEFAULTS: ::diesel_deferred::__private_0_1_0::Defaults = ::diesel_deferred::__private_0_1_0::Defaults {
+            queue: "mail",
+            max_attempts: 5u16,
+            timeout: ::core::option::Option::Some(
+                ::core::time::Duration::from_millis(30000u64),
+            ),
+            unique: ::core::option::Option::Some(
+                ::diesel_deferred::__private_0_1_0::Unique::Keep,
+            ),
+            ..::diesel_deferred::__private_0_1_0::Defaults::STANDARD
+        };
+        fn encode(
+            self,
+            payload: &mut ::diesel_deferred::__private_0_1_0::Encoder,
+        ) -> ::diesel_deferred::__private_0_1_0::CallOptions {
+            let _ = &payload;
+            <i64 as ::diesel_deferred::__private_0_1_0::Storable>::write(
+                &self.order_id,
+                payload,
+                "order_id",
+            );
+            <<str as ::std::borrow::ToOwned>::Owned as ::diesel_deferred::__private_0_1_0::Storable>::write(
+                &self.email,
+                payload,
+                "email",
+            );
+            self.__options
+        }
+        fn decode(
+            payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>,
+        ) -> ::core::result::Result<
+            Self,
+            ::diesel_deferred::__private_0_1_0::Undecodable,
+        > {
+            let _ = &payload;
+            ::core::result::Result::Ok(send_receipt {
+                __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
+                order_id: <i64 as ::diesel_deferred::__private_0_1_0::Storable>::read(
+                    payload,
+                    "order_id",
+                )?,
+                email: <<str as ::std::borrow::ToOwned>::Owned as ::diesel_deferred::__private_0_1_0::Storable>::read(
+                    payload,
+                    "email",
+                )?,
+                __call_site: ::core::panic::Location::caller(),
+                __generics: ::core::marker::PhantomData,
+            })
+        }
+        fn start(
+            self,
+            states: &::diesel_deferred::__private_0_1_0::States,
+        ) -> ::core::option::Option<::diesel_deferred::__private_0_1_0::Running> {
+            let call = self;
+            let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
+                Mailer,
+            >(states)?;
+            ::core::option::Option::Some(
+                ::diesel_deferred::__private_0_1_0::Running::spawned::<
+                    Self,
+                    _,
+                >(
+                    ::diesel_deferred::__private_0_1_0::spawnable(async move {
+                        <send_receipt>::run(call, &*state_0).await
+                    }),
+                ),
+            )
+        }
+    }
+    ::diesel_deferred::__private_0_1_0::inventory::submit! {
+        ::diesel_deferred::__private_0_1_0::Registered::new:: < send_receipt >
+        (::core::file!(), ::core::line!())
+    }
+};
