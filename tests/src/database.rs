@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use diesel::connection::{Connection, SimpleConnection};
 use diesel::prelude::*;
 use diesel_deferred::{Deferrable, DeferredConnection};
+use diesel_migrations::MigrationHarness;
+
+use crate::TaskRow;
 
 diesel::table! {
     /// One row for each witness.
@@ -20,6 +23,12 @@ diesel::table! {
 extern "SQL" {
     /// The number of the connection on a MySQL server.
     fn connection_id() -> BigInt;
+}
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    number: i64,
 }
 
 /// A kind of database under test.
@@ -38,6 +47,15 @@ pub trait Database: Deferrable + 'static {
 
     /// The witnesses that this connection sees, sorted.
     fn witnesses(conn: &mut Self) -> Vec<i32>;
+
+    /// Makes the tables of durable tasks.
+    fn migrate(conn: &mut Self);
+
+    /// The rows of durable tasks, in the order of their ids.
+    fn tasks(conn: &mut Self) -> Vec<TaskRow>;
+
+    /// The number, named `number`, that a query returns.
+    fn number(conn: &mut Self, sql: &str) -> i64;
 
     /// Ends the server's side of a connection, from another one. SQLite has no such side.
     fn kill(conn: &mut DeferredConnection<Self>, by: &mut Self);
@@ -123,6 +141,21 @@ macro_rules! witness_queries {
 
         fn execute_raw(conn: &mut DeferredConnection<Self>, sql: &str) -> QueryResult<()> {
             diesel::sql_query(sql).execute(conn).map(drop)
+        }
+
+        fn migrate(conn: &mut Self) {
+            conn.run_pending_migrations(diesel_deferred::migrations()).expect("the migrations run");
+        }
+
+        fn tasks(conn: &mut Self) -> Vec<TaskRow> {
+            let columns = "task, queue, payload, priority, state, attempts, max_attempts, task_key, error";
+            let select = format!("SELECT {columns} FROM deferred_tasks ORDER BY id");
+            diesel::sql_query(select).load(conn).expect("the rows")
+        }
+
+        fn number(conn: &mut Self, sql: &str) -> i64 {
+            let row: Number = diesel::sql_query(sql).get_result(conn).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            row.number
         }
 
         fn witnesses(conn: &mut Self) -> Vec<i32> {

@@ -6,6 +6,7 @@ mod checks;
 mod database;
 #[cfg(feature = "mysql")]
 mod deadlock;
+mod durable;
 mod events;
 mod log;
 mod nonblocking;
@@ -18,6 +19,7 @@ pub use checks::{assert_clean, assert_clean_async, refusal, rolled_back};
 pub use database::{Database, Scratch, witness};
 #[cfg(feature = "mysql")]
 pub use deadlock::Opponent;
+pub use durable::{AtWork, Notes, TaskRow};
 pub use events::{events_with, traced};
 pub use log::{Log, NOTHING, note, note_failing, note_panicking, noting};
 pub use nonblocking::{AsyncDatabase, AsyncSqliteConnection};

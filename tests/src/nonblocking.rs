@@ -6,7 +6,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
-use diesel_deferred::{AsyncDeferrable, AsyncDeferredConnection};
+use diesel_deferred::{AsyncDeferrable, AsyncDeferredConnection, WorkerConnection};
 
 use crate::{Database, Scratch, witness};
 
@@ -14,7 +14,7 @@ use crate::{Database, Scratch, witness};
 pub type AsyncSqliteConnection = SyncConnectionWrapper<SqliteConnection>;
 
 /// A kind of asynchronous connection under test.
-pub trait AsyncDatabase: AsyncDeferrable + PoolableConnection + Sized + 'static {
+pub trait AsyncDatabase: AsyncDeferrable + PoolableConnection + WorkerConnection + Sized + 'static {
     /// The synchronous connection to the same database: tests look through it.
     type Blocking: Database;
 

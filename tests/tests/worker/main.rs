@@ -1,0 +1,3 @@
+//! Durable tasks: what a worker does with the rows.
+
+mod basics;
