@@ -73,7 +73,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
     };
     let states = states(task, &private);
-    let hand_over = if task.is_durable() { durable::hand_over(&private) } else { hand_over(task, &private) };
+    let hand_over = if task.is_durable() { durable::hand_over(task, &private) } else { hand_over(task, &private) };
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
     let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body), false, &private);

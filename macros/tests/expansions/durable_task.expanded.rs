@@ -149,62 +149,60 @@ const _: () = {
             ),
             ..::diesel_deferred::__private_0_1_0::Defaults::STANDARD
         };
-        fn encode(
-            self,
-            payload: &mut ::diesel_deferred::__private_0_1_0::Encoder,
-        ) -> ::diesel_deferred::__private_0_1_0::CallOptions {
-            let _ = &payload;
-            <i64 as ::diesel_deferred::__private_0_1_0::Storable>::write(
-                &self.order_id,
-                payload,
-                "order_id",
-            );
-            <<str as ::std::borrow::ToOwned>::Owned as ::diesel_deferred::__private_0_1_0::Storable>::write(
-                &self.email,
-                payload,
-                "email",
-            );
-            self.__options
-        }
-        fn decode(
-            payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>,
-        ) -> ::core::result::Result<
-            Self,
-            ::diesel_deferred::__private_0_1_0::Undecodable,
-        > {
-            let _ = &payload;
-            ::core::result::Result::Ok(send_receipt {
-                __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
-                order_id: <i64 as ::diesel_deferred::__private_0_1_0::Storable>::read(
-                    payload,
-                    "order_id",
-                )?,
-                email: <<str as ::std::borrow::ToOwned>::Owned as ::diesel_deferred::__private_0_1_0::Storable>::read(
-                    payload,
-                    "email",
-                )?,
-                __call_site: ::core::panic::Location::caller(),
-                __generics: ::core::marker::PhantomData,
-            })
-        }
-        fn start(
-            self,
-            states: &::diesel_deferred::__private_0_1_0::States,
-        ) -> ::core::option::Option<::diesel_deferred::__private_0_1_0::Running> {
-            let call = self;
-            let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
-                Mailer,
-            >(states)?;
-            ::core::option::Option::Some(
-                ::diesel_deferred::__private_0_1_0::Running::spawned::<
-                    Self,
-                    _,
-                >(
-                    ::diesel_deferred::__private_0_1_0::spawnable(async move {
-                        <send_receipt>::run(call, &*state_0).await
-                    }),
-                ),
-            )
+        fn stored<__Any>() -> ::diesel_deferred::__private_0_1_0::Stored<Self> {
+            ::diesel_deferred::__private_0_1_0::Stored {
+                encode: |
+                    call: send_receipt,
+                    payload: &mut ::diesel_deferred::__private_0_1_0::Encoder|
+                {
+                    let _ = &payload;
+                    ::diesel_deferred::__private_0_1_0::Encoder::argument(
+                        payload,
+                        "order_id",
+                        &call.order_id,
+                    );
+                    ::diesel_deferred::__private_0_1_0::Encoder::argument(
+                        payload,
+                        "email",
+                        &call.email,
+                    );
+                    call.__options
+                },
+                decode: |payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>| {
+                    let _ = &payload;
+                    ::core::result::Result::Ok(send_receipt {
+                        order_id: ::diesel_deferred::__private_0_1_0::Decoder::argument(
+                            payload,
+                            "order_id",
+                        )?,
+                        email: ::diesel_deferred::__private_0_1_0::Decoder::argument(
+                            payload,
+                            "email",
+                        )?,
+                        __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
+                        __call_site: ::core::panic::Location::caller(),
+                        __generics: ::core::marker::PhantomData,
+                    })
+                },
+                start: |
+                    call: send_receipt,
+                    states: &::diesel_deferred::__private_0_1_0::States|
+                {
+                    let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
+                        Mailer,
+                    >(states)?;
+                    ::core::option::Option::Some(
+                        ::diesel_deferred::__private_0_1_0::Running::spawned::<
+                            send_receipt,
+                            _,
+                        >(
+                            ::diesel_deferred::__private_0_1_0::spawnable(async move {
+                                <send_receipt>::run(call, &*state_0).await
+                            }),
+                        ),
+                    )
+                },
+            }
         }
     }
     ::diesel_deferred::__private_0_1_0::inventory::submit! {

@@ -17,7 +17,7 @@ mod wake;
 
 pub use self::call::NewTask;
 #[allow(unreachable_pub, reason = "named by the macros' expansions, and in hidden methods of public traits")]
-pub use self::call::{CallOptions, Defaults, Durable, Unique};
+pub use self::call::{CallOptions, Defaults, Durable, Stored, Unique};
 pub use self::id::{SqlTaskId, TaskId};
 pub use self::migrations::{Migrations, migrations};
 pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, TABLE, TaskTable, is_due, no_outbox};
