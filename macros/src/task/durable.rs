@@ -247,18 +247,10 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
         (
             "queue",
             "Into another queue than the task's.",
-            quote!(impl ::core::convert::Into<::std::borrow::Cow<'static, ::core::primitive::str>>),
+            quote!(impl ::core::convert::Into<::std::borrow::Cow<'static, str>>),
         ),
-        (
-            "priority",
-            "With another priority than the task's: the lower one runs first.",
-            quote!(::core::primitive::i16),
-        ),
-        (
-            "max_attempts",
-            "Tried more or less often than others of the task, the first time included.",
-            quote!(::core::primitive::u16),
-        ),
+        ("priority", "With another priority than the task's: the lower one runs first.", quote!(i16)),
+        ("max_attempts", "Tried more or less often than others of the task, the first time included.", quote!(u16)),
     ];
     // A result of a type that cannot be is one more mistake, in two places: as in `expand::field`.
     let at = this.span();

@@ -91,9 +91,7 @@ impl archive {
     ///Into another queue than the task's.
     fn queue(
         mut self,
-        queue: impl ::core::convert::Into<
-            ::std::borrow::Cow<'static, ::core::primitive::str>,
-        >,
+        queue: impl ::core::convert::Into<::std::borrow::Cow<'static, str>>,
     ) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::queue(
             &mut self.__options,
@@ -102,7 +100,7 @@ impl archive {
         self
     }
     ///With another priority than the task's: the lower one runs first.
-    fn priority(mut self, priority: ::core::primitive::i16) -> Self {
+    fn priority(mut self, priority: i16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::priority(
             &mut self.__options,
             priority,
@@ -110,7 +108,7 @@ impl archive {
         self
     }
     ///Tried more or less often than others of the task, the first time included.
-    fn max_attempts(mut self, max_attempts: ::core::primitive::u16) -> Self {
+    fn max_attempts(mut self, max_attempts: u16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::max_attempts(
             &mut self.__options,
             max_attempts,

@@ -98,9 +98,7 @@ impl send_receipt {
     ///Into another queue than the task's.
     pub fn queue(
         mut self,
-        queue: impl ::core::convert::Into<
-            ::std::borrow::Cow<'static, ::core::primitive::str>,
-        >,
+        queue: impl ::core::convert::Into<::std::borrow::Cow<'static, str>>,
     ) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::queue(
             &mut self.__options,
@@ -109,7 +107,7 @@ impl send_receipt {
         self
     }
     ///With another priority than the task's: the lower one runs first.
-    pub fn priority(mut self, priority: ::core::primitive::i16) -> Self {
+    pub fn priority(mut self, priority: i16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::priority(
             &mut self.__options,
             priority,
@@ -117,7 +115,7 @@ impl send_receipt {
         self
     }
     ///Tried more or less often than others of the task, the first time included.
-    pub fn max_attempts(mut self, max_attempts: ::core::primitive::u16) -> Self {
+    pub fn max_attempts(mut self, max_attempts: u16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::max_attempts(
             &mut self.__options,
             max_attempts,
