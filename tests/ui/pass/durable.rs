@@ -397,6 +397,16 @@ async fn it_runs_in_place_on_purpose() {
 }
 
 #[test]
+fn a_call_that_was_stored_is_of_where_the_task_stands() {
+    const LINE: u32 = line!() + 2;
+    #[deferred_task(durable)]
+    fn here() {}
+
+    let call = (here::stored::<()>().decode)(&Decoder::new("{}").expect("an object")).expect("decodes");
+    assert_eq!((call.call_site().line(), call.call_site().file()), (LINE, file!()));
+}
+
+#[test]
 fn a_state_that_is_missing_is_no_panic() {
     let stored = receipt::stored::<()>();
     let payload = Decoder::new(r#"{"order_id":1,"email":"a@b"}"#).expect("an object");
