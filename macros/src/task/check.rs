@@ -173,8 +173,19 @@ fn argument(arg: &Arg, task: &TaskDef, errors: &mut Errors) {
                 owned(elem)
             ),
         )),
+        Type::Reference(TypeReference { lifetime: Some(lifetime), elem, .. })
+            if task.is_durable() && is_static(lifetime) =>
+        {
+            errors.push(syn::Error::new_spanned(
+                &arg.ty,
+                format!(
+                    "what a worker reads from a call's row is not there for as long as `'static`; write `{name}: &{}`",
+                    rendered(elem)
+                ),
+            ));
+        }
         Type::Reference(TypeReference { elem, .. })
-            if matches!(unwrap_groups(elem), Type::TraitObject(_)) && task.is_durable() =>
+            if task.is_durable() && matches!(unwrap_groups(elem), Type::TraitObject(_)) =>
         {
             errors.push(syn::Error::new_spanned(
                 &arg.ty,

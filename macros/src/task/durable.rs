@@ -1,5 +1,5 @@
-//! What a durable task has besides: how a call becomes the arguments in a row and is run from them, what is said of one call before it
-//! is stored, and the task's entry in the list that workers read.
+//! What a durable task has besides: how a call becomes the arguments in a row and is run from them, what is said of one
+//! call before it is stored, and the task's entry in the list that workers read.
 //!
 //! Must not know: what all tasks have (`expand`), or the table.
 
@@ -28,11 +28,11 @@ pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// What is said of a call when it is captured. To be evaluated before an argument moves.
+/// The field with what is said of a call when it is captured. It stands before the arguments, which the key names and which move.
 pub(super) fn call_options(task: &TaskDef, private: &TokenStream) -> TokenStream {
     match &task.options.of_durable.key {
-        Some(key) => quote!(#private::CallOptions::keyed(::std::format!(#key))),
-        None => quote!(#private::CallOptions::new()),
+        Some(key) => quote!(__options: #private::CallOptions::keyed(::std::format!(#key)),),
+        None => quote!(__options: #private::CallOptions::new(),),
     }
 }
 
@@ -59,8 +59,8 @@ pub(super) fn expand(task: &TaskDef, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// `Durable::stored`: a proof that all arguments can be stored and given to a worker's thread, as in `hand_over`; and at its end, where
-/// that is known, how it is done.
+/// `Durable::stored`: a proof that all arguments can be stored and given to a worker's thread, as in `hand_over`; and at its
+/// end, where that is known, how it is done.
 fn stored(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let name = &task.function.sig.ident;
     // What is copied out of a reference is not taken for granted: it may not be possible, and a bound says nothing then.

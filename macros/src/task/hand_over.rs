@@ -113,8 +113,8 @@ fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
     quote!(#impossible #receive)
 }
 
-/// What cannot be copied has been said on the field; the compiler says the same once more, in the same place, and then no longer
-/// minds what follows from it.
+/// What cannot be copied has been said on the field; the compiler says the same once more, in the same place, and then no
+/// longer minds what follows from it.
 pub(super) fn impossible_copy(task: &TaskDef) -> TokenStream {
     match doubtful_copy(task).map(Arg::capture) {
         Some(Capture::Copied(ty)) => quote_spanned! {ty.span()=>
@@ -185,8 +185,8 @@ pub(super) fn doubtful_copy(task: &TaskDef) -> Option<&Arg> {
     task.args().find(|arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Copied(_)))
 }
 
-/// Most arguments, which can be stored, too: they need no proof, so that most tasks are expanded without one. Whoever gives these names to types of
-/// their own gets a message all the same, though not on the argument.
+/// Most arguments, all of which can be stored, too: they need no proof, so that most tasks are expanded without one. Whoever
+/// gives these names to types of their own gets a message all the same, though not on the argument.
 pub(super) fn is_known_to_be_send(arg: &Arg) -> bool {
     const KNOWN: [&str; 19] = [
         "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128",
