@@ -112,7 +112,8 @@ pub mod __private_0_1_0 {
     pub use crate::atomic::{caught, future, never_returned};
     #[cfg(feature = "durable")]
     pub use crate::durable::{
-        CallOptions, Decoder, Defaults, Durable, Encoder, Registered, Running, Storable, TaskId, Undecodable, Unique,
+        CallOptions, Decoder, Defaults, Durable, Encoder, Registered, Running, Storable, Stored, TaskId, Undecodable,
+        Unique,
     };
     pub use crate::task::expansion::*;
     #[cfg(feature = "durable")]

@@ -21,21 +21,7 @@ pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
     note = "its arguments are written to a row as JSON, and read by a worker: `#[derive(serde::Serialize, serde::Deserialize)]` on the \
             type, or a type that has both"
 )]
-pub trait Storable: Serialize + DeserializeOwned + Send + 'static {
-    /// Writes it. A method of this trait, as is [`read`](Self::read): of a type that has neither the compiler then says so in the same
-    /// words both times, that is once.
-    fn write(&self, payload: &mut Encoder, name: &'static str) {
-        payload.argument(name, self);
-    }
-
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Where it is missing, or of another type.
-    fn read(payload: &Decoder<'_>, name: &'static str) -> Result<Self, Undecodable> {
-        payload.argument(name)
-    }
-}
+pub trait Storable: Serialize + DeserializeOwned + Send + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Storable for T {}
@@ -119,7 +105,10 @@ struct Name<'p>(#[serde(borrow)] std::borrow::Cow<'p, str>);
 
 impl<'p> Decoder<'p> {
     /// Finds the fields.
-    pub(crate) fn new(payload: &'p str) -> Result<Self, Undecodable> {
+    ///
+    /// # Errors
+    /// Where it is not a JSON object.
+    pub fn new(payload: &'p str) -> Result<Self, Undecodable> {
         let fields = serde_json::from_str(payload)
             .map_err(|error| Undecodable(format!("the payload is not a JSON object: {error}")))?;
         Ok(Self { payload, fields })
