@@ -92,7 +92,7 @@ use proc_macro::TokenStream;
 /// | `priority = -1` | a number from -32768 to 32767 | 0 | of the calls that are due, the lowest number runs first |
 /// | `max_attempts = 5` | a number from 1 to 65535 | 20 | how often a call is tried, with the first time |
 /// | `backoff = "30s"` | a time | 10 seconds | how long the second attempt waits; each further one waits twice as long |
-/// | `timeout = "2m"` | a time | none | how long an attempt may take |
+/// | `timeout = "2m"` | a time | none | how long an attempt of an `async fn` may take |
 /// | `key = "order-{order_id}"` | a format string that can name arguments | no key | what the call is about: calls of one key run one after the other, in their order |
 /// | `unique`, `unique = "keep"` | | every call is a row | a new call is dropped while one of the same task and key waits to be started |
 /// | `unique = "replace"` | | | the new call takes the place of the one that waits |

@@ -122,7 +122,6 @@ pub async fn send_reminder(#[state] mailer: &Mailer, user_id: i32, email: &str, 
     queue = "files",
     max_attempts = 3,
     priority = -1,
-    timeout = "1m",
     backoff = "1s",
     unique = "replace",
     key = "files"

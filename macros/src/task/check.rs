@@ -53,7 +53,15 @@ fn options(task: &TaskDef, errors: &mut Errors) {
             "durable tasks need the feature `durable` of diesel-deferred; turn it on in Cargo.toml: \
              `diesel-deferred = { …, features = [\"durable\"] }`",
         )),
-        Some(_) => {}
+        Some(_) => {
+            let timeout = of_durable.keys.iter().find(|key| *key == "timeout");
+            if let (Some(key), None) = (timeout, &task.function.sig.asyncness) {
+                errors.push(syn::Error::new(
+                    key.span(),
+                    "a plain `fn` runs on a thread, which nobody can stop; write an `async fn`, or remove `timeout`",
+                ));
+            }
+        }
         None => {
             for key in &of_durable.keys {
                 let message =

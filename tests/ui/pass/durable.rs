@@ -122,7 +122,7 @@ async fn receipt(#[state] mailer: &String, order_id: i64, email: String, #[state
     Err(format!("{mailer} {order_id} {email} {number}"))
 }
 
-#[deferred_task(durable, unique, priority = 7, max_attempts = 1, timeout = "2h", backoff = "1d")]
+#[deferred_task(durable, unique, priority = 7, max_attempts = 1, backoff = "1d")]
 fn report(day: u32) {
     println!("{day}");
 }

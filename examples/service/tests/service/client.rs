@@ -7,6 +7,9 @@ use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::process::LONG;
 
 #[derive(Clone)]
 pub struct Client {
@@ -65,8 +68,12 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
-        let response = self.http.request(request).await?;
-        let status = response.status();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        let answer = async {
+            let response = self.http.request(request).await?;
+            let status = response.status();
+            Ok((status, response.into_body().collect().await?.to_bytes()))
+        };
+        // One that is never answered is not to keep a test from ending.
+        timeout(LONG, answer).await?
     }
 }

@@ -100,7 +100,8 @@ impl Service {
     /// Waits until it has ended.
     pub async fn ended(mut self) -> Ended {
         let status = timeout(LONG, self.child.wait()).await.expect("it ends in time").expect("its status");
-        Ended { status, printed: self.printed.await.expect("its output") }
+        let printed = timeout(LONG, self.printed).await.expect("its output ends with it").expect("its output");
+        Ended { status, printed }
     }
 
     /// What it complained of.
