@@ -358,7 +358,7 @@ fn defaults() {
     assert_eq!((said.timeout, said.backoff), (Some(Duration::from_secs(90)), Duration::from_millis(250)));
     let said = report::DEFAULTS;
     assert_eq!((said.queue, said.priority, said.max_attempts, said.unique), ("default", 7, 1, Some(Unique::Keep)));
-    assert_eq!((said.timeout, said.backoff), (Some(Duration::from_secs(7_200)), Duration::from_secs(86_400)));
+    assert_eq!((said.timeout, said.backoff), (None, Duration::from_secs(86_400)));
     let said = nothing::DEFAULTS;
     assert_eq!((said.queue, said.priority, said.max_attempts, said.unique), ("default", 0, 20, None));
     assert_eq!((said.timeout, said.backoff), (None, Duration::from_secs(10)));
