@@ -2,9 +2,12 @@
 
 mod basics;
 mod keys;
+mod leases;
+mod operations;
 mod order;
 mod panics;
 mod retries;
+mod stop;
 mod strange_rows;
 mod support;
 mod times;
