@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection;
 use diesel_deferred::deferred_task;
-use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, TaskRow, at_work, on_every_async_database};
+use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work, on_every_async_database};
 
-use crate::support::{committed, hold_blocking, lease_end, states, tell, with, words, worker, worker_of};
+use crate::support::{LEASE_END, committed, hold_blocking, lease_end, states, tell, with, words, worker, worker_of};
 
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -160,18 +161,26 @@ async fn a_worker_that_was_away_for_long_goes_on<A: AsyncDatabase>(_: &Scratch<A
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
     committed(db, |conn| hold_on("a").after_commit(conn));
-    let at_work = at_work!(worker::<A>(db, &notes).lease(SHORT).poll_interval(Duration::from_millis(333)));
+    let at_work = at_work!(worker::<A>(db, &notes).lease(SHORT).poll_interval(Duration::from_millis(100)));
     notes.wait_for(1).await;
-    let still_ours = |rows: &[TaskRow]| rows[0].state == "running" && rows[0].attempts == 1;
+    let (lock, unlock) = match A::Blocking::NAME {
+        "SQLite" => ("BEGIN IMMEDIATE", "ROLLBACK"),
+        "PostgreSQL" => ("BEGIN; LOCK TABLE deferred_tasks IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
+        _ => ("LOCK TABLES deferred_tasks WRITE", "UNLOCK TABLES"),
+    };
     for _ in 0..3 {
-        // Long ago, by the clock of the database: as after an outage. It renews and looks at about the same time.
-        db.run_sql("UPDATE deferred_tasks SET lease_until_ms = lease_until_ms - 100");
-        let until = lease_end(db);
-        while lease_end(db) <= until {
+        let mut conn = db.patient();
+        conn.batch_execute(lock).expect("locked");
+        let end = A::Blocking::number(conn.inner_mut(), LEASE_END);
+        while A::Blocking::now_ms(conn.inner_mut()) < end + 50 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(still_ours(&db.tasks()));
+        conn.batch_execute(unlock).expect("unlocked");
+        while lease_end(db) == end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
+    assert_eq!((states(db), db.tasks()[0].attempts), (vec!["running".to_owned()], 1));
     notes.add("go");
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     assert_eq!(notes.all(), ["begin a", "go", "end a"]);
