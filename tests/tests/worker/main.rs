@@ -1,3 +1,18 @@
 //! Durable tasks: what a worker does with the rows.
 
 mod basics;
+mod keys;
+mod layers;
+mod leases;
+mod operations;
+mod order;
+mod panics;
+mod retries;
+mod schema;
+mod states;
+mod stop;
+mod strange_rows;
+mod support;
+mod times;
+mod unique;
+mod wake;

@@ -33,8 +33,14 @@ pub(crate) trait Source: Send + 'static {
     /// Extends the leases of these tasks; says which of them are still ours, and which of those are to be cancelled.
     fn renew(&mut self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<Renewed>, SourceError>> + Send;
 
-    /// What is to be done now and then: scheduled tasks that are due, leases that have ended, what is kept no longer. Says what there is.
+    /// What is to be done now and then: scheduled tasks that are due, what is kept no longer. Says what there is.
     fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
+
+    /// Takes back the tasks whose lease has ended; says how many. Those that run here are to be renewed before.
+    fn rescue(&mut self) -> impl Future<Output = Result<usize, SourceError>> + Send;
+
+    /// Something was written: it may have to start before what was taken last.
+    fn called(&mut self) {}
 
     /// Waits for a hint that there may be something. One that has nothing to hint at waits for ever.
     fn hinted(&mut self) -> impl Future<Output = ()> + Send;
@@ -84,6 +90,16 @@ pub(crate) enum Outcome {
     Released,
 }
 
+impl Outcome {
+    /// In how long the task is to run again.
+    pub(crate) fn again(&self) -> Option<Duration> {
+        match self {
+            Self::Retry { after, .. } | Self::Snoozed(after) => Some(*after),
+            _ => None,
+        }
+    }
+}
+
 /// A task whose lease was extended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Renewed {
@@ -96,6 +112,8 @@ pub(crate) struct Renewed {
 pub(crate) struct Outlook {
     /// Whether there is something to take now.
     pub(crate) ready: bool,
+    /// Whether there are leases that have ended.
+    pub(crate) ended: bool,
     /// In how long something becomes due, as far as is known.
     pub(crate) next: Option<Duration>,
 }
