@@ -133,6 +133,7 @@ fn plays<A: AsyncDatabase>() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     match &*told(ROLE) {
         "enqueues and works" => enqueues_and_works::<A>(&url, &runtime),
+        "works on spans" => crate::spans::works::<A>(&url, &runtime),
         role => panic!("no such role: {role}"),
     }
 }

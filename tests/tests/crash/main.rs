@@ -7,5 +7,7 @@ mod child;
 mod enqueue;
 mod journal;
 mod rounds;
+mod spans;
 mod tasks;
 mod verdict;
+mod workers;

@@ -73,13 +73,12 @@ async fn d04_killed_at_any_moment<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     }
 }
 
-/// What the process that was killed has left of its own calls.
+/// What the process that was killed has left: of its own calls, and of those that it ran.
 fn look<C: Database>(db: &Scratch<C>, story: &mut Story, journal: &Path, its_own: Range<i32>) {
     story.read(&std::fs::read_to_string(journal).expect("the journal"), true);
-    let rows = db.tasks().into_iter().map(|row| (number_in(&row.payload), row));
-    let rows: Vec<_> = rows.filter(|(number, _)| its_own.contains(number)).collect();
-    let unclaimed = rows.iter().any(|(_, row)| row.attempts == 0);
-    let unacknowledged = rows.iter().any(|(number, row)| row.state == "running" && story.has_ended_well(*number));
+    let rows: Vec<_> = db.tasks().into_iter().map(|row| (number_in(&row.payload), row)).collect();
+    let unclaimed = rows.iter().any(|(number, row)| row.attempts == 0 && its_own.contains(number));
+    let unacknowledged = rows.iter().any(|(number, row)| row.state == "running" && story.has_just_ended(*number));
     story.tally.before_claim += usize::from(unclaimed);
     story.tally.before_ack += usize::from(unacknowledged);
 }

@@ -24,6 +24,8 @@ pub struct Story {
     starts: Vec<(usize, String, i32, String)>,
     /// How often each id ended well.
     well: HashMap<String, usize>,
+    /// Those that ended well in the journal that was read last.
+    just_ended: HashSet<String>,
     lines: usize,
     pub tally: Tally,
 }
@@ -114,6 +116,7 @@ impl Story {
                 _ => panic!("{line}"),
             }
         }
+        self.just_ended = over.into_iter().map(str::to_owned).collect();
         if killed {
             let tally = &mut self.tally;
             tally.kills += 1;
@@ -126,9 +129,9 @@ impl Story {
         }
     }
 
-    /// Whether a call has been run to its end so far.
-    pub fn has_ended_well(&self, number: i32) -> bool {
-        self.calls.get(&number).is_some_and(|call| self.well.contains_key(&call.id))
+    /// Whether a call has been run to its end by the process whose journal was read last.
+    pub fn has_just_ended(&self, number: i32) -> bool {
+        self.calls.get(&number).is_some_and(|call| self.just_ended.contains(&call.id))
     }
 
     /// D1, D3, D4: what is committed has run, and nothing else.

@@ -101,7 +101,7 @@ impl<Src, S> Engine<Src, S> {
         let Settings { poll, grace, batch, on_failure } = settings;
         let names: Vec<_> = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
         let shared = Shared {
-            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency))),
+            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency), lease)),
             queues: names.clone(),
             service: Mutex::new(service),
             registry,

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,10 @@ use crate::durable::id::TaskId;
 
 /// All that a worker has taken and not told the source of yet.
 #[derive(Debug)]
-pub(super) struct Lanes(Mutex<Inner>);
+pub(super) struct Lanes {
+    inner: Mutex<Inner>,
+    lease: Duration,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -53,18 +56,19 @@ pub(super) enum Stop {
 }
 
 impl Lanes {
-    pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>) -> Self {
+    pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>, lease: Duration) -> Self {
         let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency };
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             lanes: concurrencies.into_iter().map(lane).collect(),
             flights: HashMap::new(),
             settled: Vec::new(),
             stopping: false,
-        }))
+        };
+        Self { inner: Mutex::new(inner), lease }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over what was claimed; says how many runners each lane is to get more. A task that runs here already, because its lease had
@@ -97,22 +101,18 @@ impl Lanes {
     pub(super) fn next(&self, lane: usize) -> Option<(Claimed, CancellationToken)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let stopping = inner.stopping;
-        let lane = &mut inner.lanes[lane];
-        match lane.waiting.pop_front().filter(|_| !stopping) {
-            Some(task) => {
-                let flight = inner.flights.get_mut(&task.id);
-                let stop = flight.map_or_else(CancellationToken::new, |flight| {
-                    flight.started = true;
-                    flight.stop.clone()
-                });
-                Some((task, stop))
+        while let Some(task) = inner.lanes[lane].waiting.pop_front().filter(|_| !inner.stopping) {
+            let Some(flight) = inner.flights.get_mut(&task.id) else { continue };
+            if flight.leased.elapsed() < self.lease {
+                flight.started = true;
+                let stop = flight.stop.clone();
+                return Some((task, stop));
             }
-            None => {
-                lane.runners -= 1;
-                None
-            }
+            // Somebody else may have begun it by now: this process stood still, or cannot reach the database.
+            inner.settled.push(Settlement { id: task.id, outcome: Outcome::Released });
         }
+        inner.lanes[lane].runners -= 1;
+        None
     }
 
     /// An attempt ended; says whether nothing waits in its lane, and how many ends wait to be told.
