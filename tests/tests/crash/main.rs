@@ -6,6 +6,8 @@
 mod child;
 mod enqueue;
 mod journal;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod lost;
 mod rounds;
 mod spans;
 mod tasks;

@@ -115,7 +115,6 @@ impl Spans {
         self.directory.path().join("spans")
     }
 
-
     /// A process that works.
     pub fn work<A: AsyncDatabase>(
         &self,
