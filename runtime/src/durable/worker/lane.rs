@@ -23,6 +23,8 @@ struct Inner {
     lanes: Vec<Lane>,
     flights: HashMap<TaskId, Flight>,
     settled: Vec<Settlement>,
+    /// How many were given back.
+    released: usize,
     /// No task is started any more.
     stopping: bool,
 }
@@ -62,6 +64,7 @@ impl Lanes {
             lanes: concurrencies.into_iter().map(lane).collect(),
             flights: HashMap::new(),
             settled: Vec::new(),
+            released: 0,
             stopping: false,
         };
         Self { inner: Mutex::new(inner), lease }
@@ -79,6 +82,7 @@ impl Lanes {
         for task in claimed {
             if let Some(flight) = inner.flights.get_mut(&task.id) {
                 flight.leased = leased;
+                flight.why = flight.why.filter(|why| *why != Stop::LeaseLost);
                 continue;
             }
             let flight =
@@ -149,6 +153,7 @@ impl Lanes {
         let mut inner = self.lock();
         for settlement in settled {
             inner.flights.remove(&settlement.id);
+            inner.released += usize::from(settlement.outcome == Outcome::Released);
         }
     }
 
@@ -205,14 +210,12 @@ impl Lanes {
     }
 
     /// Starts nothing any more: what waits goes back.
-    pub(super) fn stop_starting(&self) -> usize {
+    pub(super) fn stop_starting(&self) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.stopping = true;
         let waiting: Vec<_> = inner.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
-        let released = waiting.len();
         inner.settled.extend(waiting.into_iter().map(|task| Settlement { id: task.id, outcome: Outcome::Released }));
-        released
     }
 
     /// Stops all that runs.
@@ -224,22 +227,17 @@ impl Lanes {
         }
     }
 
-    /// How many runners there are.
-    pub(super) fn runners(&self) -> usize {
-        self.lock().lanes.iter().map(|lane| lane.runners).sum()
+    /// How many tasks were given back.
+    pub(super) fn released(&self) -> usize {
+        self.lock().released
     }
 
-    /// The tasks that run, by name.
-    pub(super) fn running(&self) -> Vec<(TaskId, String)> {
+    /// The tasks that the source was not told of, by name.
+    pub(super) fn left(&self) -> Vec<(TaskId, String)> {
         let inner = self.lock();
-        let mut running: Vec<_> = inner
-            .flights
-            .iter()
-            .filter(|(_, flight)| flight.started)
-            .map(|(id, flight)| (*id, flight.task.clone()))
-            .collect();
-        running.sort_unstable();
-        running
+        let mut left: Vec<_> = inner.flights.iter().map(|(id, flight)| (*id, flight.task.clone())).collect();
+        left.sort_unstable();
+        left
     }
 }
 
