@@ -424,9 +424,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(1);
 /// How long a worker that stops tries to reach the database.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
-/// What takes so long has gone wrong, although nobody says so: a connection that hangs.
+/// What takes so long has gone wrong, although nobody says so: a connection that hangs. It is given up early enough for leases to be extended
+/// by another one: they are extended when a third is over, and that may be what hangs.
 async fn limited<T>(lease: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    match select(pin!(work), pin!(pause(lease.max(Duration::from_secs(5))))).await {
+    match select(pin!(work), pin!(pause((lease / 3).max(Duration::from_secs(5))))).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => Err(SourceError::Passing("the database did not answer".into())),
     }
