@@ -8,7 +8,11 @@ mod enqueue;
 mod journal;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod lost;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod restart;
 mod rounds;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod server;
 mod spans;
 mod tasks;
 mod verdict;
