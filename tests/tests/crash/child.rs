@@ -1,6 +1,6 @@
 //! Processes: this very binary, started anew.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -21,6 +21,9 @@ const URL: &str = "CRASH_URL";
 
 /// What it says when it has begun.
 const READY: &str = "@ready";
+
+/// What comes before an answer.
+const ANSWER: &str = "@answer";
 
 /// A process that ends when this value does.
 #[derive(Debug)]
@@ -63,6 +66,14 @@ impl Process {
         }
     }
 
+    /// Tells it something, and waits for its answer.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub fn ask<T: std::str::FromStr>(&mut self, question: &str) -> T {
+        writeln!(self.stdin.as_ref().expect("its input"), "{question}").expect("it listens");
+        let answer = self.wait_for(ANSWER);
+        answer.parse().unwrap_or_else(|_| panic!("{question}: {answer}"))
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -102,6 +113,11 @@ pub fn told_number<N: std::str::FromStr>(variable: &str) -> N {
 /// Tells the parent that everything works.
 pub fn ready() {
     println!("{READY}");
+}
+
+/// Answers the parent.
+pub fn answer(answer: impl std::fmt::Display) {
+    println!("{ANSWER} {answer}");
 }
 
 /// Waits until the parent wants it to end, or has ended.

@@ -13,6 +13,8 @@ mod restart;
 mod rounds;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod server;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod skew;
 mod spans;
 mod tasks;
 mod verdict;
