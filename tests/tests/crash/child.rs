@@ -74,6 +74,12 @@ impl Process {
         answer.parse().unwrap_or_else(|_| panic!("{question}: {answer}"))
     }
 
+    /// Waits until it has ended by itself.
+    pub fn ends(mut self) {
+        let status = self.child.wait().expect("it ended");
+        assert!(!status.success(), "it was to crash");
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -149,6 +155,7 @@ fn plays<A: AsyncDatabase>() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     match &*told(ROLE) {
         "enqueues and works" => enqueues_and_works::<A>(&url, &runtime),
+        "works on poison" => crate::poison::works::<A>(&url, &runtime),
         "works on spans" => crate::spans::works::<A>(&url, &runtime),
         role => panic!("no such role: {role}"),
     }

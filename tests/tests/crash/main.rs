@@ -8,6 +8,7 @@ mod enqueue;
 mod journal;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod lost;
+mod poison;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod restart;
 mod rounds;

@@ -28,6 +28,54 @@ async fn d04_mysql_is_restarted() {
     restarts::<diesel_async::AsyncMysqlConnection>(Server::mysql()).await;
 }
 
+/// D1, E11: the connection that enqueues is ended while its COMMIT waits: the witness and the task share one fate. In a server of the test's
+/// own, because the lock is on all that it has; and not on MySQL, which has no lock that keeps only COMMIT waiting.
+#[cfg(feature = "mysql")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d01_mariadb_ends_a_commit() {
+    use diesel::MysqlConnection;
+    use diesel::connection::SimpleConnection;
+    let mut server = Server::mysql();
+    server.start::<MysqlConnection>();
+    let db = &Scratch::<MysqlConnection>::at(server.url());
+    let observer = &mut db.observer();
+    MysqlConnection::migrate(observer);
+    if MysqlConnection::number(observer, "SELECT VERSION() LIKE '%MariaDB%' AS number") == 0 {
+        println!("not on MySQL: it has no lock that keeps only COMMIT waiting");
+        return;
+    }
+    let notes = Notes::default();
+    let worker = Worker::<diesel_async::AsyncMysqlConnection>::builder(server.url()).queue("restart", 4);
+    let worker = at_work!(worker.poll_interval(Duration::from_millis(50)).state(notes.clone()));
+    enqueue(&mut db.connect(), 1).expect("committed");
+    notes.wait_for(1).await;
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
+
+    let mut lock = db.observer();
+    lock.batch_execute("BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT").expect("locked");
+    let mut conn = db.connect();
+    let committing = tokio::task::spawn_blocking(move || enqueue(&mut conn, 2));
+    let mut waits = 0;
+    eventually("COMMIT waits", || {
+        let waiting = "SELECT CAST(COALESCE(MAX(id), 0) AS SIGNED) AS number FROM information_schema.processlist \
+             WHERE info LIKE 'COMMIT%' AND state LIKE 'Waiting for backup lock%'";
+        waits = MysqlConnection::number(observer, waiting);
+        waits != 0
+    })
+    .await;
+    observer.batch_execute(&format!("KILL CONNECTION {waits}")).expect("ended");
+    let ended = committing.await.expect("no panic");
+    assert!(ended.is_err(), "{ended:?}");
+    lock.batch_execute("BACKUP STAGE END").expect("unlocked");
+    enqueue(&mut db.connect(), 3).expect("committed");
+    notes.wait_until(|all| all.iter().any(|id| id == "3")).await;
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
+    worker.stop().await;
+    let committed: Vec<_> = db.committed().iter().map(i32::to_string).collect();
+    println!("COMMIT was ended while it waited: {ended:?}, and {committed:?} are there");
+    assert_eq!(notes.all(), committed);
+}
+
 /// How often a server is restarted, and how.
 const ENDS: [End; 4] = [End::Fast, End::Crash, End::Fast, End::Crash];
 

@@ -174,7 +174,9 @@ fn find(programs: &str) -> PathBuf {
     let mut places: Vec<_> =
         std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]).collect();
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    places.extend(versions.map(|version| version.path().join("bin")));
+    let mut versions: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
+    versions.sort();
+    places.extend(versions.into_iter().rev());
     let found = programs.split(' ').find_map(|program| {
         let program = places.iter().map(|place| place.join(program)).find(|path| path.is_file())?;
         // Beside the real one are its other programs.
