@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use diesel::connection::{Connection, SimpleConnection};
 use diesel::prelude::*;
-use diesel_deferred::{Deferrable, DeferredConnection};
+use diesel_deferred::{Deferrable, DeferredConnection, TaskStatement};
 use diesel_migrations::MigrationHarness;
 
 use crate::TaskRow;
@@ -53,6 +53,12 @@ pub trait Database: Deferrable + 'static {
 
     /// The rows of durable tasks, in the order of their ids.
     fn tasks(conn: &mut Self) -> Vec<TaskRow>;
+
+    /// The time in milliseconds, by the clock of the database.
+    fn now_ms(conn: &mut Self) -> i64;
+
+    /// Runs a statement about durable tasks.
+    fn tell(conn: &mut DeferredConnection<Self>, statement: TaskStatement) -> QueryResult<usize>;
 
     /// The number, named `number`, that a query returns.
     fn number(conn: &mut Self, sql: &str) -> i64;
@@ -134,7 +140,7 @@ impl<F: FnMut()> Drop for Cleanup<F> {
 }
 
 macro_rules! witness_queries {
-    () => {
+    ($now:literal) => {
         fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()> {
             diesel::insert_into(witness::table).values(witness::id.eq(id)).execute(conn).map(drop)
         }
@@ -148,9 +154,17 @@ macro_rules! witness_queries {
         }
 
         fn tasks(conn: &mut Self) -> Vec<TaskRow> {
-            let columns = "task, queue, payload, priority, state, attempts, max_attempts, task_key, error";
+            let columns = "task, queue, payload, priority, state, run_at_ms, attempts, max_attempts, task_key, error";
             let select = format!("SELECT {columns} FROM deferred_tasks ORDER BY id");
             diesel::sql_query(select).load(conn).expect("the rows")
+        }
+
+        fn tell(conn: &mut DeferredConnection<Self>, statement: TaskStatement) -> QueryResult<usize> {
+            statement.execute(conn)
+        }
+
+        fn now_ms(conn: &mut Self) -> i64 {
+            Self::number(conn, concat!("SELECT ", $now, " AS number"))
         }
 
         fn number(conn: &mut Self, sql: &str) -> i64 {
@@ -179,7 +193,7 @@ impl Database for SqliteConnection {
         panic!("SQLite has no server");
     }
 
-    witness_queries!();
+    witness_queries!("CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)");
 }
 
 /// A server's address: `./test` sets it.
@@ -216,7 +230,7 @@ impl Database for PgConnection {
         diesel::sql_query(format!("SELECT pg_terminate_backend({pid}, 5000)")).execute(by).expect("terminate");
     }
 
-    witness_queries!();
+    witness_queries!("(extract(epoch FROM clock_timestamp()) * 1000)::bigint");
 }
 
 #[cfg(feature = "mysql")]
@@ -246,5 +260,5 @@ impl Database for MysqlConnection {
         diesel::sql_query(format!("KILL CONNECTION {id}")).execute(by).expect("kill");
     }
 
-    witness_queries!();
+    witness_queries!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000");
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel::sql_types::{Integer, Nullable, SmallInt, Text};
-use diesel_deferred::{Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport};
+use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
+use diesel_deferred::{DeferredConnection, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
@@ -65,6 +65,8 @@ pub struct TaskRow {
     pub priority: i16,
     #[diesel(sql_type = Text)]
     pub state: String,
+    #[diesel(sql_type = BigInt)]
+    pub run_at_ms: i64,
     #[diesel(sql_type = Integer)]
     pub attempts: i32,
     #[diesel(sql_type = Integer)]
@@ -100,9 +102,18 @@ impl<C: Database> Scratch<C> {
         panic!("after 30 seconds the rows are {:#?}", self.tasks())
     }
 
+    /// A connection that waits for its turn, beside workers that write.
+    pub fn patient(&self) -> DeferredConnection<C> {
+        let mut conn = self.observer();
+        if C::NAME == "SQLite" {
+            conn.batch_execute("PRAGMA busy_timeout = 10000").expect("set the time");
+        }
+        DeferredConnection::new(conn)
+    }
+
     /// Changes rows by hand.
     pub fn run_sql(&self, sql: &str) {
-        self.observer().batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        self.patient().batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
     /// A worker, to be set up.

@@ -147,7 +147,8 @@ impl CallOptions {
 /// A thousand years and more: what is beyond is never.
 const FOREVER_MS: i64 = i64::MAX / 1_000;
 
-fn milliseconds(duration: Duration) -> i64 {
+/// As the columns have it.
+pub(crate) fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).map_or(FOREVER_MS, |ms| ms.min(FOREVER_MS))
 }
 

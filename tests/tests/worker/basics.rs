@@ -15,7 +15,7 @@ on_every_async_database!(a_committed_call_runs, a_call_that_was_rolled_back_does
 async fn a_committed_call_runs<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
-    let worker = at_work!(db.worker::<A>().state(notes.clone()));
+    let worker = at_work!(crate::support::worker_of::<A>(db, &notes, 1));
     let conn = &mut db.connect_async::<A>().await;
     let written: QueryResult<()> = atomic!(conn, async {
         for id in 1..=3 {

@@ -19,8 +19,8 @@ CREATE TABLE deferred_tasks (
     unique_key VARCHAR(255),
     -- Whether it takes the place of a row with its unique_key.
     replaces BOOLEAN NOT NULL DEFAULT FALSE,
-    -- Its task_key while it runs.
-    running_key VARCHAR(255),
+    -- Its task_key while it runs: no two rows have the same. There are no partial indexes here.
+    running_key VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN state = 'running' THEN task_key END) VIRTUAL,
     -- Who runs it, and until when nobody else does.
     worker BINARY(16),
     lease_until_ms BIGINT,
@@ -29,6 +29,8 @@ CREATE TABLE deferred_tasks (
     error TEXT,
     enqueued_at_ms BIGINT NOT NULL,
     ended_at_ms BIGINT,
+    -- Or it would run for ever.
+    CHECK (state <> 'running' OR lease_until_ms IS NOT NULL),
     INDEX deferred_tasks_ready (state, queue, priority, run_at_ms, id),
     INDEX deferred_tasks_due (state, run_at_ms),
     INDEX deferred_tasks_lease (state, lease_until_ms),

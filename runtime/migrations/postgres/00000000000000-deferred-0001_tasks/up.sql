@@ -19,8 +19,6 @@ CREATE TABLE deferred_tasks (
     unique_key text,
     -- Whether it takes the place of a row with its unique_key.
     replaces boolean NOT NULL DEFAULT false,
-    -- Its task_key while it runs.
-    running_key text,
     -- Who runs it, and until when nobody else does.
     worker uuid,
     lease_until_ms bigint,
@@ -28,7 +26,9 @@ CREATE TABLE deferred_tasks (
     -- Of the last attempt that failed.
     error text,
     enqueued_at_ms bigint NOT NULL,
-    ended_at_ms bigint
+    ended_at_ms bigint,
+    -- Or it would run for ever.
+    CHECK (state <> 'running' OR lease_until_ms IS NOT NULL)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 CREATE INDEX deferred_tasks_ready ON deferred_tasks (queue, priority, run_at_ms, id) WHERE state = 'ready';
@@ -37,7 +37,8 @@ CREATE INDEX deferred_tasks_running ON deferred_tasks (lease_until_ms) WHERE sta
 CREATE INDEX deferred_tasks_ended ON deferred_tasks (ended_at_ms) WHERE state IN ('dead', 'cancelled');
 CREATE INDEX deferred_tasks_key ON deferred_tasks (task_key, id) WHERE task_key IS NOT NULL;
 CREATE UNIQUE INDEX deferred_tasks_unique ON deferred_tasks (task, unique_key) WHERE unique_key IS NOT NULL;
-CREATE UNIQUE INDEX deferred_tasks_running_key ON deferred_tasks (running_key) WHERE running_key IS NOT NULL;
+-- Of one key only one runs.
+CREATE UNIQUE INDEX deferred_tasks_running_key ON deferred_tasks (task_key) WHERE state = 'running' AND task_key IS NOT NULL;
 
 -- What workers are told of queues. One without a row is not paused.
 CREATE TABLE deferred_queues (

@@ -19,8 +19,6 @@ CREATE TABLE deferred_tasks (
     unique_key TEXT,
     -- Whether it takes the place of a row with its unique_key.
     replaces BOOLEAN NOT NULL DEFAULT FALSE,
-    -- Its task_key while it runs.
-    running_key TEXT,
     -- Who runs it, and until when nobody else does.
     worker BLOB,
     lease_until_ms BIGINT,
@@ -28,7 +26,12 @@ CREATE TABLE deferred_tasks (
     -- Of the last attempt that failed.
     error TEXT,
     enqueued_at_ms BIGINT NOT NULL,
-    ended_at_ms BIGINT
+    ended_at_ms BIGINT,
+    -- Or it would run for ever.
+    CHECK (state <> 'running' OR lease_until_ms IS NOT NULL),
+    -- SQLite takes any value in any column otherwise.
+    CHECK (typeof(id) = 'blob' AND length(id) = 16 AND typeof(priority) = 'integer' AND typeof(run_at_ms) = 'integer'
+        AND typeof(attempts) = 'integer' AND typeof(max_attempts) = 'integer')
 ) WITHOUT ROWID;
 
 CREATE INDEX deferred_tasks_ready ON deferred_tasks (queue, priority, run_at_ms, id) WHERE state = 'ready';
@@ -37,7 +40,8 @@ CREATE INDEX deferred_tasks_running ON deferred_tasks (lease_until_ms) WHERE sta
 CREATE INDEX deferred_tasks_ended ON deferred_tasks (ended_at_ms) WHERE state IN ('dead', 'cancelled');
 CREATE INDEX deferred_tasks_key ON deferred_tasks (task_key, id) WHERE task_key IS NOT NULL;
 CREATE UNIQUE INDEX deferred_tasks_unique ON deferred_tasks (task, unique_key) WHERE unique_key IS NOT NULL;
-CREATE UNIQUE INDEX deferred_tasks_running_key ON deferred_tasks (running_key) WHERE running_key IS NOT NULL;
+-- Of one key only one runs.
+CREATE UNIQUE INDEX deferred_tasks_running_key ON deferred_tasks (task_key) WHERE state = 'running' AND task_key IS NOT NULL;
 
 -- What workers are told of queues. One without a row is not paused.
 CREATE TABLE deferred_queues (

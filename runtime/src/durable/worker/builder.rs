@@ -145,6 +145,9 @@ pub struct WorkerBuilder<C, L = Identity> {
     kept: Duration,
 }
 
+/// A hundred years: clocks cannot be asked for `Duration::MAX`.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// How many tasks of a queue run at a time, where nobody says so.
 const CONCURRENCY: usize = 10;
 
@@ -175,20 +178,20 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by default, 1 at least. Leases are extended three
     /// times in that time.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(Duration::from_secs(1));
+        self.lease = lease.clamp(Duration::from_secs(1), FOREVER);
         self
     }
 
     /// How often an idle worker looks: once a second by default. A commit in its own process wakes it at once, and on PostgreSQL one in any
     /// process does.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.settings.poll = interval.max(Duration::from_millis(1));
+        self.settings.poll = interval.clamp(Duration::from_millis(1), FOREVER);
         self
     }
 
     /// How long a worker that stops waits for what runs: 10 seconds by default. Then async tasks are stopped, and given back.
     pub fn grace_period(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace;
+        self.settings.grace = grace.min(FOREVER);
         self
     }
 

@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -23,6 +24,7 @@ use super::job::{self, Job};
 use super::lane::{Lanes, SharedLanes, Stop};
 use super::source::{Claim, Claimed, Outcome, Source, SourceError};
 use crate::dispatch::pause;
+use crate::durable::id::TaskId;
 use crate::durable::registry::Registry;
 use crate::durable::running::Attempt;
 use crate::durable::wake::Bell;
@@ -101,7 +103,7 @@ impl<Src, S> Engine<Src, S> {
         let Settings { poll, grace, batch, on_failure } = settings;
         let names: Vec<_> = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
         let shared = Shared {
-            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency))),
+            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency), lease)),
             queues: names.clone(),
             service: Mutex::new(service),
             registry,
@@ -135,6 +137,7 @@ where
     /// Works until `shutdown` is ready.
     pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
         let mut shutdown = pin!(shutdown.fuse());
+        let _stop = StopAll(Arc::clone(&self.shared.lanes));
         let now = Instant::now();
         let mut round = Round {
             hungry: vec![true; self.queues.len()],
@@ -145,20 +148,38 @@ where
             failures: 0,
         };
         let fatal = loop {
-            let wait = match self.round(&mut round).await {
+            let mut stopping = false;
+            let done = {
+                let doing = pin!(self.round(&mut round));
+                match select(doing, shutdown.as_mut()).await {
+                    Either::Left((done, _)) => done,
+                    Either::Right(((), doing)) => {
+                        stopping = true;
+                        // What was asked of the database should be heard, or it is lost until its lease ends.
+                        match select(doing, pin!(pause(TELL_WITHIN))).await {
+                            Either::Left((done, _)) => done,
+                            Either::Right(_) => break None,
+                        }
+                    }
+                }
+            };
+            let wait = match done {
                 Ok(()) => {
                     round.failures = 0;
                     self.until_something_is_due(&round)
                 }
                 Err(SourceError::Passing(error)) => {
                     round.failures += 1;
+                    // Whatever was called out meanwhile was not heard.
+                    round.hungry.fill(true);
+                    round.tend_at = Instant::now();
                     emit(|| tracing::warn!(%error, failures = round.failures, "a worker could not reach its database"));
                     Some(Instant::now() + outage_pause(round.failures))
                 }
                 Err(SourceError::NoTables(source)) => break Some(WorkerError::NoTables { source }),
                 Err(SourceError::Newer { found }) => break Some(WorkerError::newer(found)),
             };
-            if self.wait(&mut round, wait, shutdown.as_mut()).await {
+            if stopping || self.wait(&mut round, wait, shutdown.as_mut()).await {
                 break None;
             }
         };
@@ -172,16 +193,17 @@ where
     /// Does what is due.
     async fn round(&mut self, round: &mut Round) -> Result<(), SourceError> {
         let now = Instant::now();
+        // First of all: after an outage our own leases may have ended, and are still ours where nobody has noticed.
+        if now >= round.renew_at {
+            self.renew().await?;
+            round.renew_at = now + self.lease / 3;
+        }
         if now >= round.tend_at {
             let outlook = limited(self.lease, self.source.tend()).await?;
             if outlook.ready {
                 round.hungry.fill(true);
             }
             round.tend_at = now + outlook.next.map_or(self.settings.poll, |next| next.min(self.settings.poll));
-        }
-        if now >= round.renew_at {
-            self.renew().await?;
-            round.renew_at = now + self.lease / 3;
         }
         self.exchange(round).await
     }
@@ -235,6 +257,10 @@ where
         match limited(self.lease, self.source.exchange(&settled, &claims)).await {
             Ok(claimed) => {
                 self.shared.lanes.told(&settled);
+                // What is to run again is not looked for later than that.
+                let again =
+                    settled.iter().filter_map(|settlement| begin.checked_add(settlement.outcome.again()?)).min();
+                round.tend_at = again.map_or(round.tend_at, |again| again.min(round.tend_at));
                 for claim in &claims {
                     let taken = claimed.iter().filter(|task| task.lane == claim.lane).count();
                     round.hungry[claim.lane] = taken >= claim.limit as usize;
@@ -287,37 +313,41 @@ where
         };
         let outage = round.failures > 0;
         let left = until.saturating_duration_since(Instant::now());
-        let mut timer = pin!(pause(left));
-        let mut heard = pin!(self.bell.heard());
-        let mut hinted = pin!(self.source.hinted());
-        let mut ended = pin!(self.shared.ended.notified());
-        poll_fn(|context| {
-            use std::task::Poll;
-            if shutdown.as_mut().poll(context).is_ready() {
-                return Poll::Ready(true);
-            }
-            if timer.as_mut().poll(context).is_ready() {
-                return Poll::Ready(false);
-            }
-            // While the database is away there is no use in being called.
-            if !outage {
+        let woken = {
+            let mut timer = pin!(pause(left));
+            let mut heard = pin!(self.bell.heard());
+            let mut hinted = pin!(self.source.hinted());
+            let mut ended = pin!(self.shared.ended.notified());
+            poll_fn(|context| {
+                if shutdown.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Woken::Over);
+                }
+                if timer.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Woken::Due);
+                }
+                // While the database is away there is no use in being called.
+                if outage {
+                    return Poll::Pending;
+                }
                 if heard.as_mut().poll(context).is_ready() || hinted.as_mut().poll(context).is_ready() {
-                    round.hungry.fill(true);
-                    return Poll::Ready(false);
+                    return Poll::Ready(Woken::Called);
                 }
-                if ended.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(false);
-                }
-            }
-            Poll::Pending
-        })
-        .await
+                ended.as_mut().poll(context).map(|()| Woken::Due)
+            })
+            .await
+        };
+        if woken == Woken::Called {
+            round.hungry.fill(true);
+            self.source.called();
+        }
+        woken == Woken::Over
     }
 
     /// Takes nothing more, waits for what runs, and gives the rest back.
     async fn stop(mut self, graceful: bool) -> WorkerReport {
-        let lanes = Arc::clone(&self.shared.lanes);
-        let mut released = lanes.stop_starting();
+        let shared = Arc::clone(&self.shared);
+        let lanes = &shared.lanes;
+        lanes.stop_starting();
         self.tracker.close();
         let end = Instant::now() + if graceful { self.settings.grace } else { Duration::ZERO };
         while !self.tracker.is_empty() && Instant::now() < end {
@@ -325,19 +355,18 @@ where
             let _ = self.renew().await;
             let _ = self.tell().await;
             let left = end.saturating_duration_since(Instant::now()).min(self.lease / 3);
-            select(pin!(self.tracker.wait()), pin!(pause(left))).await;
+            let mut all_ended = pin!(self.tracker.wait());
+            let mut one_ended = pin!(shared.ended.notified());
+            select(select(all_ended.as_mut(), one_ended.as_mut()), pin!(pause(left))).await;
         }
-        let stopped = lanes.running().len();
         lanes.stop_all();
         // What waits somewhere stops at once; what is in the middle of something has a moment to get there.
         select(pin!(self.tracker.wait()), pin!(pause(STOP_WITHIN))).await;
-        let running_on = lanes.runners();
-        released += stopped.saturating_sub(running_on);
         let end = Instant::now() + TELL_WITHIN;
         while lanes.to_tell().0 > 0 && self.tell().await.is_err() && Instant::now() < end {
             pause(Duration::from_millis(100)).await;
         }
-        WorkerReport { ran: self.shared.ran.load(Ordering::Relaxed), released, abandoned: lanes.running() }
+        WorkerReport { ran: shared.ran.load(Ordering::Relaxed), released: lanes.released(), abandoned: lanes.left() }
     }
 
     /// Tells of ends, and takes nothing.
@@ -359,15 +388,46 @@ where
     }
 }
 
+/// A worker that is dropped while it runs takes its tasks along: nobody would extend their leases.
+struct StopAll(SharedLanes);
+
+impl Drop for StopAll {
+    fn drop(&mut self) {
+        self.0.stop_starting();
+        self.0.stop_all();
+    }
+}
+
+/// What a worker was waiting for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    /// Something is to be done.
+    Due,
+    /// Somebody says that there is something to take.
+    Called,
+    /// It is to stop.
+    Over,
+}
+
+/// How an attempt ended.
+enum Ended {
+    With(Outcome),
+    /// The task is another worker's now: nobody is to be told.
+    Elsewhere,
+    /// It goes on, on a thread that nobody waits for.
+    NotYet,
+}
+
 /// How long a task that was told to stop may take to do so.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a worker that stops tries to reach the database.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
-/// What takes so long has gone wrong, although nobody says so: a connection that hangs.
+/// What takes so long has gone wrong, although nobody says so: a connection that hangs. It is given up early enough for leases to be extended
+/// by another one: they are extended when a third is over, and that may be what hangs.
 async fn limited<T>(lease: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    match select(pin!(work), pin!(pause(lease.max(Duration::from_secs(5))))).await {
+    match select(pin!(work), pin!(pause((lease / 3).max(Duration::from_secs(5))))).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => Err(SourceError::Passing("the database did not answer".into())),
     }
@@ -389,25 +449,30 @@ where
     async fn work_on(&self, lane: usize) {
         while let Some((claimed, stop)) = self.lanes.next(lane) {
             let id = claimed.id;
-            let outcome = self.attempt(claimed, stop).await;
-            self.ran.fetch_add(1, Ordering::Relaxed);
-            match outcome {
-                Some(outcome) => {
+            match self.attempt(claimed, stop).await {
+                Ended::With(outcome) => {
+                    if outcome != Outcome::Released {
+                        self.ran.fetch_add(1, Ordering::Relaxed);
+                    }
                     let (empty, count) = self.lanes.ended(lane, id, outcome);
                     if empty || count == 1 || count == ENOUGH {
                         self.ended.notify_one();
                     }
                 }
-                None => self.lanes.forget(id),
+                Ended::Elsewhere => self.lanes.forget(id),
+                Ended::NotYet => {}
             }
         }
         self.ended.notify_one();
     }
 
-    /// Runs one attempt; `None` where nobody is to be told of its end.
-    async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Option<Outcome> {
+    /// Runs one attempt.
+    async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Ended {
         let Claimed { lane, id, task: name, payload, attempt, max_attempts } = claimed;
-        let number = u32::try_from(attempt).unwrap_or(1);
+        if stop.is_cancelled() {
+            return self.stopped(id, false);
+        }
+        let number = u32::try_from(attempt).unwrap_or(1).max(1);
         let failed = |is_dead, error: &str| FailedAttempt {
             id,
             task: name.clone(),
@@ -419,35 +484,47 @@ where
             Ok(task) => task,
             Err(reason) => {
                 self.tell_failure(&failed(true, &reason));
-                return Some(Outcome::Dead(reason));
+                return Ended::With(Outcome::Dead(reason));
             }
         };
         let max = u32::try_from(max_attempts).unwrap_or(1);
         let attempt = Attempt { id, number, max, queue: Arc::clone(&self.queues[lane]) };
         let job = Job::new(attempt, task, payload.into());
-        let mut running = Box::pin(job::run(&job, self.call(job.clone())));
-        let ended = match select(running.as_mut(), pin!(stop.cancelled())).await {
-            Either::Left((outcome, _)) => outcome,
-            // A thread cannot be stopped.
-            Either::Right(_) if job.is_blocking() && self.lanes.why(id) != Some(Stop::Shutdown) => {
-                running.as_mut().await
-            }
-            Either::Right(_) => {
-                // Its captured values are a user's, and so is what their `Drop` does.
-                let _ = contain(|| drop(running));
-                return match self.lanes.why(id) {
-                    Some(Stop::Cancelled) => Some(Outcome::Cancelled),
-                    Some(Stop::Shutdown) if !job.is_blocking() => Some(Outcome::Released),
-                    _ => None,
-                };
+        let mut call = Box::pin(self.call(job.clone()));
+        let outcome = {
+            let mut running = pin!(job::run(&job, call.as_mut()));
+            match select(running.as_mut(), pin!(stop.cancelled())).await {
+                Either::Left((outcome, _)) => Some(outcome),
+                // A thread cannot be stopped.
+                Either::Right(_) if job.is_blocking() && self.lanes.why(id) != Some(Stop::Shutdown) => {
+                    Some(running.as_mut().await)
+                }
+                Either::Right(_) => None,
             }
         };
-        match &ended {
+        // What it holds is a user's, and so is what its `Drop` does.
+        let _ = contain(|| drop(call));
+        let Some(outcome) = outcome else { return self.stopped(id, job.is_blocking()) };
+        if self.lanes.why(id) == Some(Stop::LeaseLost) {
+            return Ended::Elsewhere;
+        }
+        match &outcome {
             Outcome::Retry { error, .. } => self.tell_failure(&failed(false, error)),
             Outcome::Dead(error) => self.tell_failure(&failed(true, error)),
             _ => {}
         }
-        if self.lanes.why(id) == Some(Stop::LeaseLost) { None } else { Some(ended) }
+        Ended::With(outcome)
+    }
+
+    /// How an attempt ended that was stopped.
+    fn stopped(&self, id: TaskId, blocks: bool) -> Ended {
+        match self.lanes.why(id) {
+            Some(Stop::Cancelled) => Ended::With(Outcome::Cancelled),
+            Some(Stop::LeaseLost) => Ended::Elsewhere,
+            Some(Stop::Shutdown) if blocks => Ended::NotYet,
+            // Or its lease was lost, and is ours again.
+            Some(Stop::Shutdown) | None => Ended::With(Outcome::Released),
+        }
     }
 
     /// Asks the service, when it is ready.

@@ -145,15 +145,15 @@ async fn within(
 /// Finds the task of a row, and what is said where there is none.
 pub(super) fn find(registry: &Registry, name: &str) -> Result<&'static Registered, String> {
     registry.get(name).ok_or_else(|| {
-        format!(
+        stored(format!(
             "this program has no durable task of the name `{name}`: it was removed or renamed while the row waited, or its crate is not \
              linked into the worker; bring it back (`name = \"{name}\"` on the function), and replay the row"
-        )
+        ))
     })
 }
 
-/// Runs one attempt, and says how it ended.
-pub(super) async fn run<F>(job: &Job, call: F) -> Outcome
+/// Runs one attempt, and says how it ended. What is left of `call` is to be dropped with care.
+pub(super) async fn run<F>(job: &Job, call: Pin<&mut F>) -> Outcome
 where
     F: Future<Output = Result<(), BoxError>>,
 {
@@ -172,7 +172,8 @@ where
 fn outcome_of(job: &Job, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Outcome {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut text = String::new();
-    while let Some(error) = source {
+    for _ in 0..LONGEST_CHAIN {
+        let Some(error) = source else { break };
         if let Some(Snooze(after)) = error.downcast_ref() {
             return Outcome::Snoozed(*after);
         }
@@ -188,7 +189,11 @@ fn outcome_of(job: &Job, error: &(dyn std::error::Error + Send + Sync + 'static)
             text.push_str(if text.is_empty() { "" } else { ": " });
             text.push_str(&part);
         }
-        source = error.source();
+        source = match error.downcast_ref().and_then(std::io::Error::get_ref) {
+            // It says what its content says, and hands out that one's source as its own.
+            Some(content) => Some(content),
+            None => error.source(),
+        };
     }
     failed(job, text)
 }
@@ -211,6 +216,9 @@ fn backoff(first: Duration, attempt: u32) -> Duration {
     let doubled = first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
     doubled.min(LONGEST_BACKOFF).mul_f64(0.75 + fastrand::f64() / 2.0)
 }
+
+/// How many sources of an error are looked at: one that is its own source has no end.
+const LONGEST_CHAIN: usize = 100;
 
 /// How many characters of an error are kept.
 const LONGEST_ERROR: usize = 2_000;

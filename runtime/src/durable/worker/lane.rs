@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,13 +13,18 @@ use crate::durable::id::TaskId;
 
 /// All that a worker has taken and not told the source of yet.
 #[derive(Debug)]
-pub(super) struct Lanes(Mutex<Inner>);
+pub(super) struct Lanes {
+    inner: Mutex<Inner>,
+    lease: Duration,
+}
 
 #[derive(Debug)]
 struct Inner {
     lanes: Vec<Lane>,
     flights: HashMap<TaskId, Flight>,
     settled: Vec<Settlement>,
+    /// How many were given back.
+    released: usize,
     /// No task is started any more.
     stopping: bool,
 }
@@ -53,18 +58,20 @@ pub(super) enum Stop {
 }
 
 impl Lanes {
-    pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>) -> Self {
+    pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>, lease: Duration) -> Self {
         let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency };
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             lanes: concurrencies.into_iter().map(lane).collect(),
             flights: HashMap::new(),
             settled: Vec::new(),
+            released: 0,
             stopping: false,
-        }))
+        };
+        Self { inner: Mutex::new(inner), lease }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over what was claimed; says how many runners each lane is to get more. A task that runs here already, because its lease had
@@ -75,6 +82,7 @@ impl Lanes {
         for task in claimed {
             if let Some(flight) = inner.flights.get_mut(&task.id) {
                 flight.leased = leased;
+                flight.why = flight.why.filter(|why| *why != Stop::LeaseLost);
                 continue;
             }
             let flight =
@@ -97,22 +105,18 @@ impl Lanes {
     pub(super) fn next(&self, lane: usize) -> Option<(Claimed, CancellationToken)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let stopping = inner.stopping;
-        let lane = &mut inner.lanes[lane];
-        match lane.waiting.pop_front().filter(|_| !stopping) {
-            Some(task) => {
-                let flight = inner.flights.get_mut(&task.id);
-                let stop = flight.map_or_else(CancellationToken::new, |flight| {
-                    flight.started = true;
-                    flight.stop.clone()
-                });
-                Some((task, stop))
+        while let Some(task) = inner.lanes[lane].waiting.pop_front().filter(|_| !inner.stopping) {
+            let Some(flight) = inner.flights.get_mut(&task.id) else { continue };
+            if flight.leased.elapsed() < self.lease {
+                flight.started = true;
+                let stop = flight.stop.clone();
+                return Some((task, stop));
             }
-            None => {
-                lane.runners -= 1;
-                None
-            }
+            // Somebody else may have begun it by now: this process stood still, or cannot reach the database.
+            inner.settled.push(Settlement { id: task.id, outcome: Outcome::Released });
         }
+        inner.lanes[lane].runners -= 1;
+        None
     }
 
     /// An attempt ended; says whether nothing waits in its lane, and how many ends wait to be told.
@@ -149,6 +153,7 @@ impl Lanes {
         let mut inner = self.lock();
         for settlement in settled {
             inner.flights.remove(&settlement.id);
+            inner.released += usize::from(settlement.outcome == Outcome::Released);
         }
     }
 
@@ -205,14 +210,12 @@ impl Lanes {
     }
 
     /// Starts nothing any more: what waits goes back.
-    pub(super) fn stop_starting(&self) -> usize {
+    pub(super) fn stop_starting(&self) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.stopping = true;
         let waiting: Vec<_> = inner.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
-        let released = waiting.len();
         inner.settled.extend(waiting.into_iter().map(|task| Settlement { id: task.id, outcome: Outcome::Released }));
-        released
     }
 
     /// Stops all that runs.
@@ -224,22 +227,17 @@ impl Lanes {
         }
     }
 
-    /// How many runners there are.
-    pub(super) fn runners(&self) -> usize {
-        self.lock().lanes.iter().map(|lane| lane.runners).sum()
+    /// How many tasks were given back.
+    pub(super) fn released(&self) -> usize {
+        self.lock().released
     }
 
-    /// The tasks that run, by name.
-    pub(super) fn running(&self) -> Vec<(TaskId, String)> {
+    /// The tasks that the source was not told of, by name.
+    pub(super) fn left(&self) -> Vec<(TaskId, String)> {
         let inner = self.lock();
-        let mut running: Vec<_> = inner
-            .flights
-            .iter()
-            .filter(|(_, flight)| flight.started)
-            .map(|(id, flight)| (*id, flight.task.clone()))
-            .collect();
-        running.sort_unstable();
-        running
+        let mut left: Vec<_> = inner.flights.iter().map(|(id, flight)| (*id, flight.task.clone())).collect();
+        left.sort_unstable();
+        left
     }
 }
 

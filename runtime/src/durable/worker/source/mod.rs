@@ -36,6 +36,9 @@ pub(crate) trait Source: Send + 'static {
     /// What is to be done now and then: scheduled tasks that are due, leases that have ended, what is kept no longer. Says what there is.
     fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
 
+    /// Something was written: it may have to start before what was taken last.
+    fn called(&mut self) {}
+
     /// Waits for a hint that there may be something. One that has nothing to hint at waits for ever.
     fn hinted(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -82,6 +85,16 @@ pub(crate) enum Outcome {
     Cancelled,
     /// It did not run, or was stopped with the worker: anybody may take it, and it was no attempt.
     Released,
+}
+
+impl Outcome {
+    /// In how long the task is to run again.
+    pub(crate) fn again(&self) -> Option<Duration> {
+        match self {
+            Self::Retry { after, .. } | Self::Snoozed(after) => Some(*after),
+            _ => None,
+        }
+    }
 }
 
 /// A task whose lease was extended.

@@ -8,11 +8,12 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
-    TAKE,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, MAY_TRY_MORE, RESCUE_ERROR, RESCUE_STATE,
+    RenewedSql, TAKE,
 };
 use super::table::{Floor, Lease, WorkerConnection};
 use super::{Claim, Settlement};
+use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -93,7 +94,7 @@ impl WorkerConnection for AsyncMysqlConnection {
     }
 
     async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
-        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 1_000);
+        let kept = milliseconds(kept);
         let over = format!("state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept}");
         change(self, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await
     }
@@ -139,7 +140,7 @@ async fn settle(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settl
             .bind(left.delay_ms.unwrap_or(0))
             .sql(", attempts = attempts - ")
             .bind(left.refund)
-            .sql(", max_attempts = max_attempts + ")
+            .sql(format!(", {MAY_TRY_MORE}"))
             .bind(left.more)
             .sql(", error = COALESCE(")
             .bind(left.error)
@@ -177,7 +178,7 @@ async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> 
         .sql(")");
     take.execute(conn).await?;
     for row in &mut rows {
-        row.3 += 1;
+        row.3 = row.3.saturating_add(1);
     }
     Ok(rows)
 }

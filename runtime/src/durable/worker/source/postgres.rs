@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
 use super::statements::{
@@ -16,6 +16,7 @@ use super::statements::{
 };
 use super::table::{Floor, Lease, WorkerConnection};
 use super::{Claim, Settlement};
+use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::TaskId;
 use crate::durable::sql::Sql;
@@ -67,7 +68,7 @@ impl WorkerConnection for AsyncPgConnection {
         settle(self, lease, settled).await?;
         let mut rows = Vec::with_capacity(claims.len());
         for (claim, floor) in claims {
-            let taken = match take(self, lease, claim, *floor).await {
+            let taken = match take_all(self, lease, claim, *floor).await {
                 // Two workers took two tasks of one key at the same moment, which the database does not allow. One of them has it now.
                 Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {
                     take(self, lease, claim, None).await
@@ -135,17 +136,23 @@ impl WorkerConnection for AsyncPgConnection {
             "DELETE FROM deferred_tasks WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
              WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - "
         ))
-        .bind(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 1_000))
+        .bind(milliseconds(kept))
         .sql(format!(" LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
         prune.execute(self).await
     }
 
     async fn hinted(&mut self) {
-        let hint = std::pin::pin!(self.notifications_stream()).next().await;
-        if hint.is_none_or(|hint| hint.is_err()) {
-            // The connection is lost, which the next statement finds out.
-            std::future::pending::<()>().await;
+        let mut hints = std::pin::pin!(self.notifications_stream());
+        let mut hint = hints.next().await;
+        // They all say the same. Behind its end the stream must not be asked.
+        while let Some(Ok(_)) = hint {
+            match hints.next().now_or_never() {
+                Some(another) => hint = another,
+                None => return,
+            }
         }
+        // The connection is lost, which the next statement finds out.
+        std::future::pending().await
     }
 }
 
@@ -179,7 +186,7 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
         "UPDATE deferred_tasks AS t SET \
          state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready') THEN 'cancelled' ELSE l.state END, \
          run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
-         max_attempts = t.max_attempts + l.more, error = COALESCE(l.error, t.error), \
+         max_attempts = t.max_attempts + CASE WHEN t.max_attempts < 2147483647 THEN l.more ELSE 0 END, error = COALESCE(l.error, t.error), \
          ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
          cancel_requested = false, {LET_GO} FROM json_to_recordset("
     ))
@@ -191,6 +198,26 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
     .bind(lease.worker);
     update.execute(conn).await?;
     Ok(())
+}
+
+/// Takes what lies behind the floor, and where that is not enough, what lies before it: the next task of a key that was busy then.
+async fn take_all(
+    conn: &mut AsyncPgConnection,
+    lease: &Lease,
+    claim: &Claim,
+    floor: Option<Floor>,
+) -> QueryResult<Vec<ClaimedRow>> {
+    let mut rows = take(conn, lease, claim, floor).await?;
+    let limit = claim.limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+    if floor.is_some() && limit > 0 {
+        match take(conn, lease, &Claim { limit, ..claim.clone() }, None).await {
+            Ok(more) => rows.extend(more),
+            // What was taken must not get lost.
+            Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rows)
 }
 
 async fn take(

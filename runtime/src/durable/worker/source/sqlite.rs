@@ -11,11 +11,12 @@ use diesel_async::AsyncConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
-    TAKE,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, MAY_TRY_MORE, RESCUE_ERROR, RESCUE_STATE,
+    RenewedSql, TAKE,
 };
 use super::table::{Floor, Lease, WorkerConnection};
 use super::{Claim, Settlement};
+use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
 use crate::durable::id::TaskId;
 use crate::durable::sql::Sql;
@@ -105,7 +106,7 @@ impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
     }
 
     async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
-        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX / 1_000);
+        let kept = milliseconds(kept);
         self.spawn_blocking(move |conn| {
             let prune = Sql::<()>::new(format!(
                 "DELETE FROM deferred_tasks WHERE id IN (SELECT id FROM deferred_tasks \
@@ -142,7 +143,7 @@ fn settle(conn: &mut SqliteConnection, lease: &Lease, settled: &[Settlement]) ->
             .bind(left.delay_ms.unwrap_or(0))
             .sql(", attempts = attempts - ")
             .bind(left.refund)
-            .sql(", max_attempts = max_attempts + ")
+            .sql(format!(", {MAY_TRY_MORE}"))
             .bind(left.more)
             .sql(", error = COALESCE(")
             .bind(left.error)

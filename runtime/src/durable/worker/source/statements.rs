@@ -3,6 +3,7 @@
 //! Must not know: how a database takes them.
 
 use super::{Outcome, Settlement};
+use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
@@ -39,12 +40,16 @@ pub(super) const ITS_TURN: &str = "(c.task_key IS NULL OR NOT EXISTS (SELECT 1 F
      WHERE e.task_key = c.task_key AND e.id <> c.id AND (e.state = 'running' OR (e.id < c.id \
      AND (e.state = 'ready' OR (e.state = 'scheduled' AND e.attempts > 0))))))";
 
-/// What a claim does with a row.
-pub(super) const TAKE: &str =
-    "state = 'running', attempts = attempts + 1, unique_key = NULL, running_key = task_key, worker = ";
+/// What a claim does with a row. A number that somebody wrote by hand must not end the statement, which is that of other rows too.
+pub(super) const TAKE: &str = "state = 'running', unique_key = NULL, \
+     attempts = CASE WHEN attempts < 2147483647 THEN attempts + 1 ELSE attempts END, worker = ";
 
 /// What is left of a row that nobody runs any more.
-pub(super) const LET_GO: &str = "worker = NULL, lease_until_ms = NULL, running_key = NULL";
+pub(super) const LET_GO: &str = "worker = NULL, lease_until_ms = NULL";
+
+/// More attempts are allowed by a number that follows: as many as there can be.
+pub(super) const MAY_TRY_MORE: &str =
+    "max_attempts = max_attempts + CASE WHEN max_attempts < 2147483647 THEN 1 ELSE 0 END * ";
 
 /// The row of a task whose lease has ended goes back, or is given up.
 pub(super) const RESCUE_STATE: &str = "CASE WHEN cancel_requested THEN 'cancelled' WHEN attempts >= max_attempts THEN 'dead' \
@@ -72,7 +77,7 @@ impl Settlement {
     /// The row that is left; `None` where it is deleted.
     pub(super) fn left(&self) -> Option<Left<'_>> {
         let left = |state| Left { state, delay_ms: None, error: None, refund: 0, more: 0 };
-        let ms = |after: &std::time::Duration| Some(i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 1_000));
+        let ms = |after: &std::time::Duration| Some(milliseconds(*after));
         Some(match &self.outcome {
             Outcome::Done => return None,
             Outcome::Retry { after, error } => Left { delay_ms: ms(after), error: Some(error), ..left("scheduled") },

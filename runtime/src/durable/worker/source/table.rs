@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 
 use super::statements::{BATCH, ClaimedRow, Look};
 use super::{Claim, Claimed, Outlook, Renewed, Settlement, Source, SourceError};
+use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
 
@@ -84,7 +85,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(super) fn ms(&self) -> i64 {
-        i64::try_from(self.duration.as_millis()).unwrap_or(i64::MAX / 1_000)
+        milliseconds(self.duration)
     }
 }
 
@@ -123,28 +124,26 @@ impl<C: WorkerConnection> TableSource<C> {
         Self { connect, conn: None, lease, queues, floors, kept, pruned: None }
     }
 
-    /// The connection: a new one where there is none.
-    async fn connected(&mut self) -> Result<&mut C, SourceError> {
-        let conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => {
-                let mut conn = (self.connect)().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
-                conn.prepare().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
-                conn
-            }
-        };
-        Ok(self.conn.insert(conn))
+    /// Takes the connection out: a new one where there is none. Who is stopped before it is [kept](Self::keep) drops it in the middle of
+    /// whatever it was doing, and begins with a new one.
+    async fn connected(&mut self) -> Result<C, SourceError> {
+        if let Some(conn) = self.conn.take() {
+            return Ok(conn);
+        }
+        let mut conn = (self.connect)().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
+        conn.prepare().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
+        Ok(conn)
     }
 
-    /// What an error of a statement means.
-    fn failed(&mut self, error: Error) -> SourceError {
-        if !is_about_others(&error) {
-            self.conn = None;
+    /// Puts it back where it works, and says what an error means.
+    fn keep<T>(&mut self, conn: C, result: QueryResult<T>) -> Result<T, SourceError> {
+        if result.as_ref().err().is_none_or(is_about_others) {
+            self.conn = Some(conn);
         }
-        match &error {
+        result.map_err(|error| match &error {
             Error::DatabaseError(_, about) if says_missing(about.message()) => SourceError::NoTables(error),
             _ => SourceError::Passing(Box::new(error)),
-        }
+        })
     }
 }
 
@@ -173,13 +172,13 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             })
             .collect();
         let lease = self.lease;
-        let conn = self.connected().await?;
+        let mut conn = self.connected().await?;
         let mut rows = conn.exchange(&lease, settled, &claims).await;
         if rows.as_ref().is_err_and(is_about_others) {
             // As on PostgreSQL, where all of it is one transaction.
             rows = conn.exchange(&lease, settled, &claims).await;
         }
-        let rows = rows.map_err(|error| self.failed(error))?;
+        let rows = self.keep(conn, rows)?;
         let mut claimed = Vec::with_capacity(rows.iter().map(Vec::len).sum());
         for ((Claim { lane, limit, .. }, floor), mut rows) in claims.into_iter().zip(rows) {
             // Databases return them in any order.
@@ -207,52 +206,62 @@ impl<C: WorkerConnection> Source for TableSource<C> {
 
     async fn renew(&mut self, tasks: &[TaskId]) -> Result<Vec<Renewed>, SourceError> {
         let lease = self.lease;
-        let rows = self.connected().await?.renew(&lease, tasks).await;
-        let rows = rows.map_err(|error| self.failed(error))?;
+        let mut conn = self.connected().await?;
+        let rows = conn.renew(&lease, tasks).await;
+        let rows = self.keep(conn, rows)?;
         Ok(rows.into_iter().map(|(id, cancel)| Renewed { id, cancel }).collect())
     }
 
     async fn tend(&mut self) -> Result<Outlook, SourceError> {
-        let queues = self.queues.clone();
-        let looked = self.connected().await?.look(&queues).await;
-        let look = looked.map_err(|error| self.failed(error))?;
+        let mut conn = self.connected().await?;
+        let looked = conn.look(&self.queues).await;
+        let look = self.keep(conn, looked)?;
         match look.version {
             Some(found) if found > SCHEMA_VERSION => return Err(SourceError::Newer { found }),
             Some(_) => {}
             None => return Err(SourceError::NoTables(Error::NotFound)),
         }
-        let due = |time: Option<i64>| time.is_some_and(|time| time <= look.now_ms);
+        let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
+        let has_ended = look.next_lease_end_ms.is_some_and(|time| time < look.now_ms);
         let mut outlook = Outlook { ready: look.ready, next: None };
         let mut more = false;
-        if due(look.next_scheduled_ms) {
-            let promoted = self.connected().await?.promote().await;
-            let promoted = promoted.map_err(|error| self.failed(error))?;
+        if is_due {
+            let mut conn = self.connected().await?;
+            let promoted = conn.promote().await;
+            let promoted = self.keep(conn, promoted)?;
             outlook.ready |= promoted > 0;
-            more |= promoted >= BATCH as usize;
+            // What is due next stands behind those, and was not seen.
+            more |= promoted > 0;
         }
-        if due(look.next_lease_end_ms) {
-            let rescued = self.connected().await?.rescue().await;
-            let rescued = rescued.map_err(|error| self.failed(error))?;
+        if has_ended {
+            let mut conn = self.connected().await?;
+            let rescued = conn.rescue().await;
+            let rescued = self.keep(conn, rescued)?;
             outlook.ready |= rescued > 0;
-            more |= rescued >= BATCH as usize;
+            more |= rescued > 0;
         }
         if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
-            let kept = self.kept;
-            let pruned = self.connected().await?.prune(kept).await;
+            let mut conn = self.connected().await?;
+            let pruned = conn.prune(self.kept).await;
             // Where that was a full batch there is more to do.
-            let full = pruned.map_err(|error| self.failed(error))? >= BATCH as usize;
+            let full = self.keep(conn, pruned)? >= BATCH as usize;
             self.pruned = if full { None } else { Some(Instant::now()) };
             more |= full;
         }
-        let next = [look.next_scheduled_ms, look.next_lease_end_ms].into_iter().flatten().min();
+        // What is due, and was left, others have in their hands.
+        let scheduled = look.next_scheduled_ms.filter(|_| !is_due);
+        let lease_end = look.next_lease_end_ms.filter(|_| !has_ended);
+        let next = scheduled.into_iter().chain(lease_end).min();
         outlook.next = if more {
             Some(Duration::ZERO)
         } else {
-            next.and_then(|time| u64::try_from(time - look.now_ms).ok())
-                .map(Duration::from_millis)
-                .filter(|next| !next.is_zero())
+            next.and_then(|time| u64::try_from(time.saturating_sub(look.now_ms)).ok()).map(Duration::from_millis)
         };
         Ok(outlook)
+    }
+
+    fn called(&mut self) {
+        self.floors.fill(None);
     }
 
     async fn hinted(&mut self) {
