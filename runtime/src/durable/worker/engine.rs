@@ -193,7 +193,6 @@ where
     /// Does what is due.
     async fn round(&mut self, round: &mut Round) -> Result<(), SourceError> {
         let now = Instant::now();
-        // First of all: after an outage our own leases may have ended, and are still ours where nobody has noticed.
         if now >= round.renew_at {
             self.renew().await?;
             round.renew_at = now + self.lease / 3;
@@ -204,6 +203,14 @@ where
                 round.hungry.fill(true);
             }
             round.tend_at = now + outlook.next.map_or(self.settings.poll, |next| next.min(self.settings.poll));
+            if outlook.ended {
+                // After an outage it may be our own leases that have ended. They are still ours where nobody has noticed.
+                self.renew().await?;
+                if limited(self.lease, self.source.rescue()).await? > 0 {
+                    round.hungry.fill(true);
+                    round.tend_at = now;
+                }
+            }
         }
         self.exchange(round).await
     }
