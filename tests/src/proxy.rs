@@ -1,7 +1,9 @@
-//! A connection that is cut when COMMIT has been executed, before its answer arrives.
+//! Connections that are cut when COMMIT has been executed, before its answer arrives; and such that hang.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// Listens on a port of its own and forwards one connection to `server`, until a message holds COMMIT: the server gets it
@@ -41,4 +43,70 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mut forward: impl FnMut(&[u8]) -
         }
     }
     let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Listens on a port of its own, and forwards connections to a server.
+#[derive(Debug)]
+pub struct Proxy {
+    address: String,
+    open: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+}
+
+impl Proxy {
+    /// In front of `server`.
+    pub fn new(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address").to_string();
+        let (open, server) = (Arc::new(Mutex::new(Vec::new())), server.to_owned());
+        let all = Arc::clone(&open);
+        thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                let server = TcpStream::connect(&server).expect("the server");
+                let hangs = Arc::new(AtomicBool::new(false));
+                all.lock().expect("unpoisoned").push(Arc::clone(&hangs));
+                let (back_from, back_to) = (server.try_clone().expect("clone"), client.try_clone().expect("clone"));
+                let hangs_back = Arc::clone(&hangs);
+                thread::spawn(move || pump(back_from, back_to, |_| !parked(&hangs_back)));
+                thread::spawn(move || pump(client, server, |_| !parked(&hangs)));
+            }
+        });
+        Self { address, open }
+    }
+
+    /// The URL of a database behind it.
+    pub fn in_front_of(&self, url: &str) -> String {
+        in_front_of(&self.address, url)
+    }
+
+    /// The connections that there are stay open, and carry nothing any more. New ones work.
+    pub fn hang(&self) {
+        for hangs in self.open.lock().expect("unpoisoned").drain(..) {
+            hangs.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The URL of a database, by way of another address.
+pub fn in_front_of(address: &str, url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").expect("a URL");
+    let (server, path) = rest.split_once('/').expect("a database");
+    let user = server.rsplit_once('@').map_or(String::new(), |(user, _)| format!("{user}@"));
+    // What goes by TLS or by a local socket, the proxy does not see.
+    let options = if scheme.starts_with("postgres") { "&sslmode=disable" } else { "?prefer_socket=false" };
+    format!("{scheme}://{user}{address}/{path}{options}")
+}
+
+/// The address of a database's server.
+pub fn server_of(url: &str) -> &str {
+    let (_, rest) = url.split_once("://").expect("a URL");
+    let (server, _) = rest.split_once('/').expect("a database");
+    server.rsplit_once('@').map_or(server, |(_, server)| server)
+}
+
+/// Where the connection hangs, its thread does too: neither side gets to see an end.
+fn parked(hangs: &AtomicBool) -> bool {
+    while hangs.load(Ordering::SeqCst) {
+        thread::park();
+    }
+    false
 }

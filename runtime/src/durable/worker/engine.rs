@@ -103,7 +103,7 @@ impl<Src, S> Engine<Src, S> {
         let Settings { poll, grace, batch, on_failure } = settings;
         let names: Vec<_> = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
         let shared = Shared {
-            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency))),
+            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency), lease)),
             queues: names.clone(),
             service: Mutex::new(service),
             registry,
@@ -198,7 +198,7 @@ where
             round.renew_at = now + self.lease / 3;
         }
         if now >= round.tend_at {
-            let outlook = limited(self.lease, self.source.tend()).await?;
+            let outlook = limited(patience(self.lease), self.source.tend()).await?;
             if outlook.ready {
                 round.hungry.fill(true);
             }
@@ -223,7 +223,7 @@ where
         if asked.is_empty() {
             return Ok(());
         }
-        let renewed = limited(self.lease, self.source.renew(&asked)).await?;
+        let renewed = limited(patience(self.lease), self.source.renew(&asked)).await?;
         let ours: HashMap<_, _> = renewed.into_iter().map(|task| (task.id, task.cancel)).collect();
         self.shared.lanes.renewed(&asked, &ours, begin);
         Ok(())
@@ -245,7 +245,7 @@ where
         if !tells && !takes {
             return Ok(());
         }
-        let settled = self.shared.lanes.take_settled();
+        let mut settled = self.shared.lanes.take_settled();
         round.lingering = None;
         round.ahead = settled.len().min(self.settings.batch);
         let free = self.shared.lanes.free(round.ahead);
@@ -261,25 +261,17 @@ where
             })
             .collect();
         let begin = Instant::now();
-        match limited(self.lease, self.source.exchange(&settled, &claims)).await {
-            Ok(claimed) => {
-                self.shared.lanes.told(&settled);
-                // What is to run again is not looked for later than that.
-                let again =
-                    settled.iter().filter_map(|settlement| begin.checked_add(settlement.outcome.again()?)).min();
-                round.tend_at = again.map_or(round.tend_at, |again| again.min(round.tend_at));
-                for claim in &claims {
-                    let taken = claimed.iter().filter(|task| task.lane == claim.lane).count();
-                    round.hungry[claim.lane] = taken >= claim.limit as usize;
-                }
-                self.start(claimed, begin);
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.lanes.put_back(settled);
-                Err(error)
-            }
+        let claimed = limited(patience(self.lease), self.source.exchange(&settled, &claims)).await?;
+        // What is to run again is not looked for later than that.
+        let again = settled.iter().filter_map(|settlement| begin.checked_add(settlement.outcome.again()?)).min();
+        round.tend_at = again.map_or(round.tend_at, |again| again.min(round.tend_at));
+        settled.told();
+        for claim in &claims {
+            let taken = claimed.iter().filter(|task| task.lane == claim.lane).count();
+            round.hungry[claim.lane] = taken >= claim.limit as usize;
         }
+        self.start(claimed, begin);
+        Ok(())
     }
 
     /// Has tasks run.
@@ -360,7 +352,7 @@ where
         while !self.tracker.is_empty() && Instant::now() < end {
             // Ends are told meanwhile, and leases extended.
             let _ = self.renew().await;
-            let _ = self.tell().await;
+            let _ = self.tell(patience(self.lease)).await;
             let left = end.saturating_duration_since(Instant::now()).min(self.lease / 3);
             let mut all_ended = pin!(self.tracker.wait());
             let mut one_ended = pin!(shared.ended.notified());
@@ -370,28 +362,20 @@ where
         // What waits somewhere stops at once; what is in the middle of something has a moment to get there.
         select(pin!(self.tracker.wait()), pin!(pause(STOP_WITHIN))).await;
         let end = Instant::now() + TELL_WITHIN;
-        while lanes.to_tell().0 > 0 && self.tell().await.is_err() && Instant::now() < end {
+        while lanes.to_tell().0 > 0 && self.tell(TELL_WITHIN / 2).await.is_err() && Instant::now() < end {
             pause(Duration::from_millis(100)).await;
         }
         WorkerReport { ran: shared.ran.load(Ordering::Relaxed), released: lanes.released(), abandoned: lanes.left() }
     }
 
     /// Tells of ends, and takes nothing.
-    async fn tell(&mut self) -> Result<(), SourceError> {
-        let settled = self.shared.lanes.take_settled();
-        if settled.is_empty() {
-            return Ok(());
+    async fn tell(&mut self, limit: Duration) -> Result<(), SourceError> {
+        let mut settled = self.shared.lanes.take_settled();
+        if !settled.is_empty() {
+            limited(limit, self.source.exchange(&settled, &[])).await?;
+            settled.told();
         }
-        match limited(self.lease, self.source.exchange(&settled, &[])).await {
-            Ok(_) => {
-                self.shared.lanes.told(&settled);
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.lanes.put_back(settled);
-                Err(error)
-            }
-        }
+        Ok(())
     }
 }
 
@@ -428,12 +412,18 @@ enum Ended {
 /// How long a task that was told to stop may take to do so.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a worker that stops tries to reach the database.
+/// How long a worker that stops tries to reach the database: twice, as its connection may be one that hangs.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
-/// What takes so long has gone wrong, although nobody says so: a connection that hangs.
-async fn limited<T>(lease: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    match select(pin!(work), pin!(pause(lease.max(Duration::from_secs(5))))).await {
+/// How long a statement may take. What takes longer has gone wrong, although nobody says so: a connection that hangs. It is given up early
+/// enough for leases to be extended by another one: they are extended when a third is over, and that may be what hangs.
+fn patience(lease: Duration) -> Duration {
+    (lease / 3).max(Duration::from_secs(5))
+}
+
+/// Waits for the database, and not for ever.
+async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    match select(pin!(work), pin!(pause(limit))).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => Err(SourceError::Passing("the database did not answer".into())),
     }

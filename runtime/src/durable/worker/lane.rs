@@ -3,8 +3,9 @@
 //! Must not know: where tasks come from, or how they are run.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,10 @@ use crate::durable::id::TaskId;
 
 /// All that a worker has taken and not told the source of yet.
 #[derive(Debug)]
-pub(super) struct Lanes(Mutex<Inner>);
+pub(super) struct Lanes {
+    inner: Mutex<Inner>,
+    lease: Duration,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -55,19 +59,20 @@ pub(super) enum Stop {
 }
 
 impl Lanes {
-    pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>) -> Self {
+    pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>, lease: Duration) -> Self {
         let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency };
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             lanes: concurrencies.into_iter().map(lane).collect(),
             flights: HashMap::new(),
             settled: Vec::new(),
             released: 0,
             stopping: false,
-        }))
+        };
+        Self { inner: Mutex::new(inner), lease }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over what was claimed; says how many runners each lane is to get more. A task that runs here already, because its lease had
@@ -101,22 +106,18 @@ impl Lanes {
     pub(super) fn next(&self, lane: usize) -> Option<(Claimed, CancellationToken)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let stopping = inner.stopping;
-        let lane = &mut inner.lanes[lane];
-        match lane.waiting.pop_front().filter(|_| !stopping) {
-            Some(task) => {
-                let flight = inner.flights.get_mut(&task.id);
-                let stop = flight.map_or_else(CancellationToken::new, |flight| {
-                    flight.started = true;
-                    flight.stop.clone()
-                });
-                Some((task, stop))
+        while let Some(task) = inner.lanes[lane].waiting.pop_front().filter(|_| !inner.stopping) {
+            let Some(flight) = inner.flights.get_mut(&task.id) else { continue };
+            if flight.leased.elapsed() < self.lease {
+                flight.started = true;
+                let stop = flight.stop.clone();
+                return Some((task, stop));
             }
-            None => {
-                lane.runners -= 1;
-                None
-            }
+            // Somebody else may have begun it by now: this process stood still, or cannot reach the database.
+            inner.settled.push(Settlement { id: task.id, outcome: Outcome::Released });
         }
+        inner.lanes[lane].runners -= 1;
+        None
     }
 
     /// An attempt ended; says whether nothing waits in its lane, and how many ends wait to be told.
@@ -137,24 +138,8 @@ impl Lanes {
     }
 
     /// Takes the ends that are to be told. They are forgotten only when that has been done.
-    pub(super) fn take_settled(&self) -> Vec<Settlement> {
-        std::mem::take(&mut self.lock().settled)
-    }
-
-    /// They could not be told.
-    pub(super) fn put_back(&self, mut settled: Vec<Settlement>) {
-        let mut inner = self.lock();
-        settled.append(&mut inner.settled);
-        inner.settled = settled;
-    }
-
-    /// They were told.
-    pub(super) fn told(&self, settled: &[Settlement]) {
-        let mut inner = self.lock();
-        for settlement in settled {
-            inner.flights.remove(&settlement.id);
-            inner.released += usize::from(settlement.outcome == Outcome::Released);
-        }
+    pub(super) fn take_settled(self: &Arc<Self>) -> Telling {
+        Telling { settled: std::mem::take(&mut self.lock().settled), lanes: Arc::clone(self) }
     }
 
     /// How many ends wait to be told, and whether some lane has nothing left to start.
@@ -238,6 +223,39 @@ impl Lanes {
         let mut left: Vec<_> = inner.flights.iter().map(|(id, flight)| (*id, flight.task.clone())).collect();
         left.sort_unstable();
         left
+    }
+}
+
+/// Ends that are being told. Where that fails, or nobody waits for it any more, they are to be told again.
+pub(super) struct Telling {
+    lanes: SharedLanes,
+    settled: Vec<Settlement>,
+}
+
+impl Telling {
+    /// They were told.
+    pub(super) fn told(&mut self) {
+        let mut inner = self.lanes.lock();
+        for settlement in self.settled.drain(..) {
+            inner.flights.remove(&settlement.id);
+            inner.released += usize::from(settlement.outcome == Outcome::Released);
+        }
+    }
+}
+
+impl Deref for Telling {
+    type Target = [Settlement];
+
+    fn deref(&self) -> &[Settlement] {
+        &self.settled
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let mut inner = self.lanes.lock();
+        self.settled.append(&mut inner.settled);
+        inner.settled = std::mem::take(&mut self.settled);
     }
 }
 

@@ -144,17 +144,15 @@ impl WorkerConnection for AsyncPgConnection {
     async fn hinted(&mut self) {
         let mut hints = std::pin::pin!(self.notifications_stream());
         let mut hint = hints.next().await;
-        // They all say the same.
-        while let Some(another) = hints.next().now_or_never() {
-            hint = another;
-            if hint.is_none() {
-                break;
+        // They all say the same. Behind its end the stream must not be asked.
+        while let Some(Ok(_)) = hint {
+            match hints.next().now_or_never() {
+                Some(another) => hint = another,
+                None => return,
             }
         }
-        if hint.is_none_or(|hint| hint.is_err()) {
-            // The connection is lost, which the next statement finds out.
-            std::future::pending::<()>().await;
-        }
+        // The connection is lost, which the next statement finds out.
+        std::future::pending().await
     }
 }
 
