@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use diesel::connection::{Connection, SimpleConnection};
 use diesel::prelude::*;
-use diesel_deferred::{Deferrable, DeferredConnection};
+use diesel_deferred::{Deferrable, DeferredConnection, SqlTaskId, TaskId};
 use diesel_migrations::MigrationHarness;
 
 use crate::TaskRow;
@@ -31,6 +31,12 @@ struct Number {
     number: i64,
 }
 
+#[derive(QueryableByName)]
+struct Identity {
+    #[diesel(sql_type = SqlTaskId)]
+    id: TaskId,
+}
+
 /// A kind of database under test.
 pub trait Database: Deferrable + 'static {
     /// As in the names of the tests.
@@ -48,11 +54,17 @@ pub trait Database: Deferrable + 'static {
     /// The witnesses that this connection sees, sorted.
     fn witnesses(conn: &mut Self) -> Vec<i32>;
 
+    /// The same by a query of the wrapper's.
+    fn load_witnesses(conn: &mut DeferredConnection<Self>) -> QueryResult<Vec<i32>>;
+
     /// Makes the tables of durable tasks.
     fn migrate(conn: &mut Self);
 
     /// The rows of durable tasks, in the order of their ids.
     fn tasks(conn: &mut Self) -> Vec<TaskRow>;
+
+    /// The identities of these rows, in order.
+    fn task_ids(conn: &mut Self) -> Vec<TaskId>;
 
     /// The number, named `number`, that a query returns.
     fn number(conn: &mut Self, sql: &str) -> i64;
@@ -143,6 +155,10 @@ macro_rules! witness_queries {
             diesel::sql_query(sql).execute(conn).map(drop)
         }
 
+        fn load_witnesses(conn: &mut DeferredConnection<Self>) -> QueryResult<Vec<i32>> {
+            witness::table.select(witness::id).order(witness::id).load(conn)
+        }
+
         fn migrate(conn: &mut Self) {
             conn.run_pending_migrations(diesel_deferred::migrations()).expect("the migrations run");
         }
@@ -151,6 +167,12 @@ macro_rules! witness_queries {
             let columns = "task, queue, payload, priority, state, attempts, max_attempts, task_key, error";
             let select = format!("SELECT {columns} FROM deferred_tasks ORDER BY id");
             diesel::sql_query(select).load(conn).expect("the rows")
+        }
+
+        fn task_ids(conn: &mut Self) -> Vec<TaskId> {
+            let rows: Vec<Identity> =
+                diesel::sql_query("SELECT id FROM deferred_tasks ORDER BY id").load(conn).expect("the rows");
+            rows.into_iter().map(|row| row.id).collect()
         }
 
         fn number(conn: &mut Self, sql: &str) -> i64 {

@@ -119,7 +119,10 @@ struct Name<'p>(#[serde(borrow)] std::borrow::Cow<'p, str>);
 
 impl<'p> Decoder<'p> {
     /// Finds the fields.
-    pub(crate) fn new(payload: &'p str) -> Result<Self, Undecodable> {
+    ///
+    /// # Errors
+    /// Where it is not a JSON object.
+    pub fn new(payload: &'p str) -> Result<Self, Undecodable> {
         let fields = serde_json::from_str(payload)
             .map_err(|error| Undecodable(format!("the payload is not a JSON object: {error}")))?;
         Ok(Self { payload, fields })
