@@ -7,7 +7,7 @@ use diesel::result::Error;
 use diesel_deferred::{AfterCommit, CommitError, DeferredConnection, HookKind, TaskId, atomic, deferred_task};
 use diesel_deferred_tests::{Database, Log, Scratch, TaskRow, note, on_every_database, record, rolled_back};
 
-use crate::tasks::{count, first, firsts, keep, ready, second, stored, third};
+use crate::tasks::{assert_not_in_transaction, count, first, firsts, keep, ready, second, stored, third};
 
 on_every_database! {
     c10_arguments_and_options_are_those_of_the_call,
@@ -56,9 +56,9 @@ fn c10_arguments_and_options_are_those_of_the_call<C: Database>(db: &Scratch<C>)
 fn c12_outside_of_a_transaction_nothing_is_stored<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
     let statements = record(conn);
-    assert_eq!(first(1).after_commit(conn), Err(Error::NotInTransaction));
-    assert_eq!(first(1).key("").after_commit(conn), Err(Error::NotInTransaction));
-    assert_eq!(conn.defer_task(first(1)), Err(Error::NotInTransaction));
+    assert_not_in_transaction(first(1).after_commit(conn));
+    assert_not_in_transaction(first(1).key("").after_commit(conn));
+    assert_not_in_transaction(conn.defer_task(first(1)));
     let error = conn.defer_task_or_run_it(first(1)).unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(Error::NotInTransaction)), "{error}");
     assert_eq!(statements.take(), [""; 0], "C13");
@@ -120,7 +120,8 @@ fn c18_every_way_to_call_defers<C: Database>(db: &Scratch<C>) {
             conn.defer_task(first(4))?;
             Some(first(5));
             None::<first>;
-            vec![first(6), first(7)];
+            let both = vec![first(6), first(7)];
+            both;
             if commits { first(8) } else { first(9) }
             match commits {
                 true => first(10),
@@ -231,7 +232,7 @@ fn c18_a_hook_calls_in_a_block_of_its_own<C: Database>(db: &Scratch<C>) {
         first(1);
         conn.after_commit(move |conn| -> QueryResult<()> {
             assert_eq!(C::number(&mut *conn, "SELECT COUNT(*) AS number FROM deferred_tasks"), 1);
-            assert_eq!(first(2).after_commit(conn), Err(Error::NotInTransaction));
+            assert_not_in_transaction(first(2).after_commit(conn));
             atomic!(conn, outermost, -> QueryResult<()>, {
                 first(3);
                 note(&inner, 3);

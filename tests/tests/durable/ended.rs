@@ -101,11 +101,8 @@ fn e09_raw_sql_that_ends_the_transaction_stores_nothing<C: Database>(db: &Scratc
                     run(conn, sql)?;
                     Ok(())
                 };
-                let result = if plain {
-                    conn.transaction(block)
-                } else {
-                    atomic!(conn, -> QueryResult<()>, { block(conn) })
-                };
+                let result =
+                    if plain { conn.transaction(block) } else { atomic!(conn, -> QueryResult<()>, { block(conn) }) };
                 assert_eq!(refusal(&result), "EndedEarly", "{context}");
                 assert_eq!(db.committed().contains(&id), sql == "COMMIT", "{context}");
                 assert_eq!(count(db), 0, "{context}");
@@ -139,7 +136,10 @@ fn e09_in_a_nested_block<C: Database>(db: &Scratch<C>) {
                 Ok(())
             });
             assert_eq!(refusal(&result), "EndedEarly");
-            assert_eq!(count(db), 0);
+            // Diesel's PostgreSQL connection knows of the COMMIT, so that the nested block is one of its own.
+            let own = C::NAME == "PostgreSQL" && before && end.is_ok();
+            assert_eq!(stored(db), if own { firsts([2, 3]) } else { vec![] });
+            db.run_sql("DELETE FROM deferred_tasks");
             assert!(lost(conn).contains(&firsts([1])[0]), "{}", conn.last_report());
             assert!(lost(conn).contains(&firsts([4])[0]), "{}", conn.last_report());
             assert_usable(db, conn);
@@ -254,7 +254,10 @@ fn e13_rows_of_failed_attempts_are_not_there<C: Database>(db: &Scratch<C>) {
             );
             ("INSERT INTO conflict VALUES (1)", "SELECT RAISE(ABORT, 'database is locked')")
         }
-        _ => ("SIGNAL SQLSTATE '40001' SET MESSAGE_TEXT = 'Deadlock found'", "SIGNAL SQLSTATE '40001' SET MESSAGE_TEXT = 'Deadlock found'"),
+        _ => (
+            "SIGNAL SQLSTATE '40001' SET MESSAGE_TEXT = 'Deadlock found'",
+            "SIGNAL SQLSTATE '40001' SET MESSAGE_TEXT = 'Deadlock found'",
+        ),
     };
     let mut attempts = 0;
     atomic!(conn, retries = 3, -> QueryResult<()>, {
@@ -277,9 +280,9 @@ fn e13_rows_of_failed_attempts_are_not_there<C: Database>(db: &Scratch<C>) {
              CREATE TRIGGER conflict BEFORE INSERT ON deferred_tasks FOR EACH ROW WHEN (new.priority > 0) \
              EXECUTE FUNCTION conflict()"
         ),
-        "SQLite" => format!(
-            "CREATE TRIGGER conflict2 BEFORE INSERT ON deferred_tasks WHEN new.priority > 0 BEGIN {raise}; END"
-        ),
+        "SQLite" => {
+            format!("CREATE TRIGGER conflict2 BEFORE INSERT ON deferred_tasks WHEN new.priority > 0 BEGIN {raise}; END")
+        }
         _ => format!(
             "CREATE TRIGGER conflict BEFORE INSERT ON deferred_tasks FOR EACH ROW IF new.priority > 0 THEN {raise}; END IF"
         ),

@@ -48,6 +48,11 @@ pub fn stored<C: Database>(db: &Scratch<C>) -> Vec<String> {
     db.tasks().into_iter().map(|row| format!("{} {}", row.task, row.payload)).collect()
 }
 
+/// C12
+pub fn assert_not_in_transaction<T: std::fmt::Debug>(result: QueryResult<T>) {
+    assert!(matches!(result, Err(diesel::result::Error::NotInTransaction)), "{result:?}");
+}
+
 /// How many rows there are.
 pub fn count<C: Database>(db: &Scratch<C>) -> i64 {
     C::number(&mut db.observer(), "SELECT COUNT(*) AS number FROM deferred_tasks")

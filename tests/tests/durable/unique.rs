@@ -246,10 +246,11 @@ mod on_postgres {
         let db = &Scratch::<PgConnection>::new();
         let conn = &mut ready(db);
         for commits in [true, false] {
+            db.run_sql("DELETE FROM deferred_tasks");
             let mut other = db.observer();
             other
                 .batch_execute(
-                    "DELETE FROM deferred_tasks; BEGIN; INSERT INTO deferred_tasks (id, task, queue, payload, \
+                    "BEGIN; INSERT INTO deferred_tasks (id, task, queue, payload, \
                      run_at_ms, max_attempts, unique_key, enqueued_at_ms) \
                      VALUES (gen_random_uuid(), 'keep', 'default', '{}', 0, 1, '1', 0)",
                 )
@@ -365,7 +366,8 @@ fn d06_rows_with_keys_are_written_in_the_order_of_their_keys() {
     let written: Vec<Written> =
         diesel::sql_query("SELECT what FROM written ORDER BY position").load(&mut db.observer()).unwrap();
     let written: Vec<_> = written.into_iter().map(|row| row.what).collect();
-    let expected = ["first -", "first -", "first -", "keep 1", "replace 1", "keep 2", "replace 2", "keep 3", "replace 3"];
+    let expected =
+        ["first -", "first -", "first -", "keep 1", "replace 1", "keep 2", "replace 2", "keep 3", "replace 3"];
     assert_eq!(written, expected);
     assert_eq!(stored(db)[2], "first {\"id\":3}", "their ids are in the order of the calls");
 }
