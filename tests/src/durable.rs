@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
-use diesel_deferred::{DeferredConnection, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport};
+use diesel_deferred::{DeferredConnection, TaskId, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
@@ -88,6 +88,11 @@ impl<C: Database> Scratch<C> {
     /// The rows that another connection sees, in the order of their ids.
     pub fn tasks(&self) -> Vec<TaskRow> {
         C::tasks(&mut self.observer())
+    }
+
+    /// Their identities, in the same order.
+    pub fn task_ids(&self) -> Vec<TaskId> {
+        C::task_ids(&mut self.observer())
     }
 
     /// Waits until the rows are as they should be.

@@ -194,9 +194,11 @@ impl NewTask {
             check_name(what, name).map_err(refuse)?;
         }
         let unique_key = defaults.unique.map(|_| match &options.key {
+            // MySQL does not compare blanks at the end.
+            Some(key) if key.ends_with(' ') => digest(key),
             Some(key) => key.clone(),
             // Of a call without a key it is the arguments that make it the same.
-            None => Uuid::new_v5(&Uuid::NAMESPACE_OID, payload.as_bytes()).to_string(),
+            None => digest(&payload),
         });
         Ok(Self {
             id: TaskId::new(),
@@ -222,6 +224,10 @@ impl NewTask {
             kind: HookKind::Durable,
         }
     }
+}
+
+fn digest(text: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).to_string()
 }
 
 /// What all three databases can store and index. PostgreSQL knows no NUL.

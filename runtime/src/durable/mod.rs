@@ -6,6 +6,7 @@
 
 mod call;
 mod clock;
+mod finite;
 mod id;
 mod migrations;
 mod operations;

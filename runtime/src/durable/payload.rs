@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::finite::all_floats_are_finite;
+
 /// How many bytes the arguments of one call may take as JSON: 1 MiB. A row of a queue is read and written several times; what is
 /// larger belongs into a table of its own, and its key into the call.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
@@ -42,8 +44,10 @@ impl Encoder {
             self.json.extend_from_slice(b"\"");
             self.json.extend_from_slice(name.as_bytes());
             self.json.extend_from_slice(b"\":");
-            if let Err(error) = serde_json::to_writer(&mut self.json, value) {
-                self.fail(name, &error);
+            let start = self.json.len();
+            match serde_json::to_writer(&mut self.json, value) {
+                Ok(()) => self.look_for_lost_floats(name, start, value),
+                Err(error) => self.fail(name, &error),
             }
         }
     }
@@ -55,7 +59,9 @@ impl Encoder {
                 // Not `{}`, which is what is left of a field that is skipped.
                 Ok(object) if object.len() > 2 => {
                     self.open_field();
+                    let start = self.json.len();
                     self.json.extend_from_slice(&object.as_bytes()[1..object.len() - 1]);
+                    self.look_for_lost_floats(name, start, wrapper);
                 }
                 Ok(_) => {}
                 Err(error) => self.fail(name, &error),
@@ -67,8 +73,16 @@ impl Encoder {
         self.json.push(if self.json.is_empty() { b'{' } else { b',' });
     }
 
+    /// NaN and the infinities were written as `null`. A second look at the value is worth it only where there is one.
+    fn look_for_lost_floats<T: Serialize + ?Sized>(&mut self, name: &'static str, start: usize, value: &T) {
+        let has_null = self.json[start..].windows(4).any(|word| word == b"null");
+        if has_null && let Err(not_finite) = all_floats_are_finite(value) {
+            self.fail(name, &not_finite);
+        }
+    }
+
     #[cold]
-    fn fail(&mut self, name: &'static str, error: &serde_json::Error) {
+    fn fail(&mut self, name: &'static str, error: &dyn Error) {
         self.failed = Some(format!("its argument `{name}` could not be written as JSON: {error}"));
     }
 
