@@ -261,10 +261,11 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
             true => (quote!(), quote!(_), quote!()),
             false => (quote!(mut), quote!(#name), quote!(#private::CallOptions::#name(&mut #this.__options, #name);)),
         };
-        let body = quote_spanned!(at=> { #set #this });
+        let body = quote_spanned!(at=> #set #this);
+        // The braces are ours: with one end in the user's code the compiler minds a method that nobody calls.
         quote! {
             #[doc = #doc]
-            #vis fn #name(#mutable #this, #value: #ty) -> #returned #body
+            #vis fn #name(#mutable #this, #value: #ty) -> #returned { #body }
         }
     });
     quote! {
