@@ -151,7 +151,7 @@ async fn d04_ended_again_and_again<A: Server>(db: &Scratch<A::Blocking>) {
         }
     }
     let runs = notes.all().iter().filter(|note| note.ends_with("ends")).count();
-    println!("{}: the worker's connection was ended {ended} times; 200 tasks ran {runs} times", A::Blocking::NAME);
+    crate::say!("{}: the worker's connection was ended {ended} times; 200 tasks ran {runs} times", A::Blocking::NAME);
     for id in 0..200 {
         assert!(notes.all().contains(&format!("{id} ends")), "{id} did not run");
     }

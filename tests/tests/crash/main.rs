@@ -3,6 +3,14 @@
 //!
 //! `CRASH_ROUNDS` is how often a process is killed on each database (70 otherwise), `CRASH_SEED` repeats the kills of a run that printed it.
 
+/// Prints something, also where the test does well and what it prints is captured.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{}\n", format_args!($($argument)*)).as_bytes());
+    }};
+}
+use say;
+
 mod child;
 mod enqueue;
 mod journal;

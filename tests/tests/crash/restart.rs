@@ -41,7 +41,7 @@ async fn d01_mariadb_ends_a_commit() {
     let observer = &mut db.observer();
     MysqlConnection::migrate(observer);
     if MysqlConnection::number(observer, "SELECT VERSION() LIKE '%MariaDB%' AS number") == 0 {
-        println!("not on MySQL: it has no lock that keeps only COMMIT waiting");
+        crate::say!("not on MySQL: it has no lock that keeps only COMMIT waiting");
         return;
     }
     let notes = Notes::default();
@@ -72,7 +72,7 @@ async fn d01_mariadb_ends_a_commit() {
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     worker.stop().await;
     let committed: Vec<_> = db.committed().iter().map(i32::to_string).collect();
-    println!("COMMIT was ended while it waited: {ended:?}, and {committed:?} are there");
+    crate::say!("COMMIT was ended while it waited: {ended:?}, and {committed:?} are there");
     assert_eq!(notes.all(), committed);
 }
 
@@ -126,7 +126,7 @@ async fn restarts<A: AsyncDatabase>(mut server: Server) {
     let runs = ran.len();
     ran.sort_unstable();
     ran.dedup();
-    println!(
+    crate::say!(
         "{}: {} blocks committed and {failed} failed over {} restarts; {runs} runs, {} of them again",
         A::Blocking::NAME,
         committed.len(),
