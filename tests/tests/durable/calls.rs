@@ -135,7 +135,7 @@ fn c18_every_way_to_call_defers<C: Database>(db: &Scratch<C>) {
             let called: QueryResult<Vec<TaskId>> = (14..16).map(|id| first(id).after_commit(conn)).collect();
             assert_eq!(called?.len(), 2);
             diesel::Connection::transaction(conn, |conn| helper(conn, 16))?;
-            conn.defer_task_or_run_it(first(17)).map_err(|error| Error::QueryBuilderError(error))?;
+            conn.defer_task_or_run_it(first(17)).map_err(Error::QueryBuilderError)?;
             conn.before_commit(|conn| helper(conn, 18).map(drop))?;
             assert_eq!(C::number(&mut *conn, "SELECT COUNT(*) AS number FROM deferred_tasks"), 0, "not yet");
             if commits { Ok(()) } else { rolled_back() }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use diesel::connection::{SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, DeferredTransactionManager, HookKind, atomic};
-use diesel_deferred_tests::{Database, Log, NOTHING, Scratch, noting, on_every_database, refusal, rolled_back};
+use diesel_deferred_tests::{Database, Scratch, on_every_database, refusal, rolled_back};
 
 use crate::tasks::{assert_usable, count, first, firsts, ready, stored};
 
@@ -19,14 +19,13 @@ on_every_database! {
     e12_a_replaced_connection_takes_its_calls_along,
     e05_a_panic_stores_nothing,
     c02_an_error_stores_nothing,
-    e13_rows_of_failed_attempts_are_not_there,
     c20_a_transaction_by_hand,
 }
 
 type Conn<C> = DeferredConnection<C>;
 
 /// The calls that are reported as not stored.
-fn lost<C>(conn: &Conn<C>) -> Vec<String> {
+pub fn lost<C>(conn: &Conn<C>) -> Vec<String> {
     let calls = conn.last_report().not_run().iter().filter(|hook| hook.kind == HookKind::Durable);
     calls.map(|hook| format!("{} {}", hook.task, hook.arguments)).collect()
 }
@@ -241,65 +240,6 @@ fn c02_an_error_stores_nothing<C: Database>(db: &Scratch<C>) {
     assert_eq!(count(db), 0);
 }
 
-/// E13: neither where a statement failed nor where the INSERT or the COMMIT did.
-fn e13_rows_of_failed_attempts_are_not_there<C: Database>(db: &Scratch<C>) {
-    let conn = &mut ready(db);
-    // What a concurrent transaction would cause, at will.
-    let (statement, raise) = match C::NAME {
-        "PostgreSQL" => ("DO $$ BEGIN RAISE serialization_failure; END $$", "RAISE serialization_failure"),
-        "SQLite" => {
-            db.run_sql(
-                "CREATE TABLE conflict (id INTEGER); \
-                 CREATE TRIGGER conflict BEFORE INSERT ON conflict BEGIN SELECT RAISE(ABORT, 'database is locked'); END",
-            );
-            ("INSERT INTO conflict VALUES (1)", "SELECT RAISE(ABORT, 'database is locked')")
-        }
-        _ => (
-            "SIGNAL SQLSTATE '40001' SET MESSAGE_TEXT = 'Deadlock found'",
-            "SIGNAL SQLSTATE '40001' SET MESSAGE_TEXT = 'Deadlock found'",
-        ),
-    };
-    let mut attempts = 0;
-    atomic!(conn, retries = 3, -> QueryResult<()>, {
-        attempts += 1;
-        first(attempts);
-        C::insert(conn, attempts)?;
-        if attempts < 3 {
-            conn.batch_execute(statement)?;
-        }
-        first(attempts * 10);
-        Ok(())
-    })
-    .unwrap();
-    assert_eq!((attempts, stored(db), db.committed()), (3, firsts([3, 30]), vec![3]));
-
-    // The INSERT of the rows: two attempts of it.
-    let refuses = match C::NAME {
-        "PostgreSQL" => format!(
-            "CREATE FUNCTION conflict() RETURNS trigger AS $$ BEGIN {raise}; END $$ LANGUAGE plpgsql; \
-             CREATE TRIGGER conflict BEFORE INSERT ON deferred_tasks FOR EACH ROW WHEN (new.priority > 0) \
-             EXECUTE FUNCTION conflict()"
-        ),
-        "SQLite" => {
-            format!("CREATE TRIGGER conflict2 BEFORE INSERT ON deferred_tasks WHEN new.priority > 0 BEGIN {raise}; END")
-        }
-        _ => format!(
-            "CREATE TRIGGER conflict BEFORE INSERT ON deferred_tasks FOR EACH ROW IF new.priority > 0 THEN {raise}; END IF"
-        ),
-    };
-    db.run_sql(&refuses);
-    db.run_sql("DELETE FROM deferred_tasks");
-    let mut attempts = 0;
-    atomic!(conn, retries = 3, -> QueryResult<()>, {
-        attempts += 1;
-        first(attempts).priority(3 - attempts as i16);
-        Ok(())
-    })
-    .unwrap();
-    assert_eq!((attempts, stored(db)), (3, firsts([3])));
-    assert_usable(db, conn);
-}
-
 /// C20, E12: as a pool does it, with Diesel's own functions.
 fn c20_a_transaction_by_hand<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
@@ -319,32 +259,8 @@ fn c20_a_transaction_by_hand<C: Database>(db: &Scratch<C>) {
     assert_eq!(stored(db), firsts([1, 3]));
 }
 
-/// E6: the rows were written, and go with the COMMIT that fails.
-fn e06_a_deferred_constraint<C: Database>(db: &Scratch<C>, setup: &str) {
-    let conn = &mut ready(db);
-    db.run_sql(
-        "CREATE TABLE child (id INTEGER PRIMARY KEY, \
-         parent INTEGER NOT NULL REFERENCES witness (id) DEFERRABLE INITIALLY DEFERRED)",
-    );
-    conn.batch_execute(setup).unwrap();
-    let log = Log::new();
-    let result = atomic!(conn, -> QueryResult<()>, {
-        first(1);
-        conn.after_rollback(noting(&log, 1))?;
-        conn.batch_execute("INSERT INTO child VALUES (1, 77)")
-    });
-    assert!(matches!(result, Err(diesel::result::Error::DatabaseError(..))), "{result:?}");
-    assert_eq!((log.ran(), count(db), lost(conn).len()), (vec![1], 0, 0));
-    assert_usable(db, conn);
-}
-
 mod on_sqlite {
     use super::*;
-
-    #[test]
-    fn e06_a_deferred_constraint() {
-        super::e06_a_deferred_constraint(&Scratch::<SqliteConnection>::new(), "PRAGMA foreign_keys = ON");
-    }
 
     /// E9: SQLite rolls back on its own.
     #[test]
@@ -365,51 +281,7 @@ mod on_sqlite {
 
 #[cfg(feature = "postgres")]
 mod on_postgres {
-    use diesel::result::{DatabaseErrorKind, Error};
-
     use super::*;
-
-    #[test]
-    fn e06_a_deferred_constraint() {
-        super::e06_a_deferred_constraint(&Scratch::<PgConnection>::new(), "SELECT 1");
-    }
-
-    /// E6
-    #[test]
-    fn e06_a_serialization_failure_at_commit() {
-        let db = &Scratch::<PgConnection>::new();
-        let conn = &mut ready(db);
-        let mut attempts = 0;
-        let mut run = |conn: &mut Conn<PgConnection>, retries: bool| {
-            let mut block = |conn: &mut Conn<PgConnection>| {
-                attempts += 1;
-                first(attempts).after_commit(conn)?;
-                PgConnection::witnesses(conn.inner_mut());
-                PgConnection::insert(conn, attempts)?;
-                if attempts == 1 || !retries {
-                    db.run_sql(
-                        "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM witness; \
-                         INSERT INTO witness SELECT max(id) + 50 FROM (SELECT id FROM witness UNION SELECT 50) w; COMMIT",
-                    );
-                }
-                QueryResult::Ok(())
-            };
-            let result = if retries {
-                atomic!(conn, isolation = Serializable, retries = 3, { block(conn) })
-            } else {
-                atomic!(conn, isolation = Serializable, { block(conn) })
-            };
-            (result, std::mem::take(&mut attempts))
-        };
-        let (result, attempts) = run(conn, false);
-        let failed = matches!(result, Err(Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)));
-        assert!(failed && attempts == 1, "{result:?}");
-        assert_eq!(count(db), 0);
-        // E13
-        let (result, attempts) = run(conn, true);
-        assert_eq!((result, attempts), (Ok(()), 2));
-        assert_eq!(stored(db), firsts([2]));
-    }
 
     /// E7: an error that Diesel does not keep.
     #[test]
@@ -482,93 +354,5 @@ mod on_mysql {
                 assert_usable(db, conn);
             }
         }
-    }
-}
-
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-mod lost_connections {
-    use std::time::{Duration, Instant};
-
-    use diesel_deferred_tests::cut_behind_commit;
-
-    use super::*;
-
-    macro_rules! on_every_server {
-        ($($name:ident),* $(,)?) => {
-            #[cfg(feature = "postgres")]
-            mod postgres {
-                $(#[test] fn $name() { super::$name(&super::Scratch::<diesel::PgConnection>::new()) })*
-            }
-            #[cfg(feature = "mysql")]
-            mod mysql {
-                $(#[test] fn $name() { super::$name(&super::Scratch::<diesel::MysqlConnection>::new()) })*
-            }
-        };
-    }
-
-    on_every_server!(
-        e11_lost_before_the_rows_were_written,
-        e11_lost_when_commit_was_executed,
-        e11_lost_in_the_block_and_swallowed
-    );
-
-    /// E11: COMMIT was never sent, and nothing is unknown.
-    fn e11_lost_before_the_rows_were_written<C: Database>(db: &Scratch<C>) {
-        let conn = &mut ready(db);
-        let mut attempts = 0;
-        let result = atomic!(conn, retries = 3, -> QueryResult<()>, {
-            attempts += 1;
-            first(1);
-            C::insert(conn, 1)?;
-            C::kill(conn, &mut db.observer());
-            Ok(())
-        });
-        let error = result.unwrap_err();
-        assert!(diesel_deferred::CommitError::of(&error).is_none(), "what the database says: {error}");
-        assert_eq!((attempts, count(db), db.committed()), (1, 0, NOTHING.to_vec()));
-        assert_eq!(conn.pending(), []);
-        *conn.inner_mut() = db.observer();
-        assert_usable(db, conn);
-    }
-
-    /// E11: the rows decide for themselves: here they are committed, although nobody can know; and nothing is reported as lost.
-    fn e11_lost_when_commit_was_executed<C: Database>(db: &Scratch<C>) {
-        C::migrate(&mut db.observer());
-        let (scheme, rest) = db.url().split_once("://").unwrap();
-        let (user, rest) = rest.split_once('@').map_or(("", rest), |(user, rest)| (user, rest));
-        let (server, path) = rest.split_once('/').unwrap();
-        let address = cut_behind_commit(server);
-        let plaintext = if C::NAME == "PostgreSQL" { "&sslmode=disable" } else { "" };
-        let url = format!("{scheme}://{user}@{address}/{path}{plaintext}");
-        let conn = &mut Conn::<C>::establish(&url).unwrap();
-        let mut attempts = 0;
-        let result = atomic!(conn, retries = 3, -> QueryResult<()>, {
-            attempts += 1;
-            first(1);
-            C::insert(conn, 1)
-        });
-        assert_eq!((refusal(&result), attempts), ("Unknown", 1));
-        assert_eq!(lost(conn), [""; 0]);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while db.committed().is_empty() {
-            assert!(Instant::now() < deadline, "the server did not get the COMMIT");
-        }
-        assert_eq!(stored(db), firsts([1]));
-    }
-
-    /// E11: what follows on the dead connection is no call of anything.
-    fn e11_lost_in_the_block_and_swallowed<C: Database>(db: &Scratch<C>) {
-        let conn = &mut ready(db);
-        let result = atomic!(conn, -> QueryResult<()>, {
-            first(1);
-            C::kill(conn, &mut db.observer());
-            assert!(C::insert(conn, 1).is_err());
-            first(2);
-            Ok(())
-        });
-        assert!(result.is_err());
-        assert_eq!((count(db), conn.pending()), (0, vec![]));
-        *conn.inner_mut() = db.observer();
-        assert_usable(db, conn);
     }
 }

@@ -2,9 +2,12 @@
 
 mod calls;
 mod cancelled;
+mod commit_failures;
 mod ended;
 mod failing;
+mod lost;
 mod migrations;
+mod mistakes;
 mod nonblocking;
 mod payload;
 mod pools;

@@ -78,14 +78,14 @@ macro_rules! async_pools {
         mod $pool {
             use super::*;
 
-            async_pools!(@ sqlite diesel_deferred_tests::AsyncSqliteConnection, SqliteConnection, $get);
+            async_pools!(@ sqlite diesel_deferred_tests::AsyncSqliteConnection, SqliteConnection, $get, "PRAGMA busy_timeout = 20000");
             #[cfg(feature = "postgres")]
-            async_pools!(@ postgres diesel_async::AsyncPgConnection, PgConnection, $get);
+            async_pools!(@ postgres diesel_async::AsyncPgConnection, PgConnection, $get, "SELECT 1");
             #[cfg(feature = "mysql")]
-            async_pools!(@ mysql diesel_async::AsyncMysqlConnection, MysqlConnection, $get);
+            async_pools!(@ mysql diesel_async::AsyncMysqlConnection, MysqlConnection, $get, "SELECT 1");
         }
     )*};
-    (@ $name:ident $conn:ty, $blocking:ty, $get:expr) => {
+    (@ $name:ident $conn:ty, $blocking:ty, $get:expr, $patience:literal) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
             let db = &Scratch::<$blocking>::new();
@@ -93,6 +93,8 @@ macro_rules! async_pools {
             let manager = AsyncDieselConnectionManager::<AsyncDeferredConnection<$conn>>::new(db.url());
             let pool = $get(manager).await;
             let mut conn = pool.get().await.unwrap();
+            // SQLite locks the database while a pool closes its last connection to it.
+            diesel_async::SimpleAsyncConnection::batch_execute(&mut *conn, $patience).await.unwrap();
             atomic!(conn, -> QueryResult<()>, async {
                 first(1);
                 call(&mut *conn, 2)
@@ -110,6 +112,7 @@ macro_rules! async_pools {
 
             let pool = $get(AsyncDieselConnectionManager::<$conn>::new(db.url())).await;
             let conn = &mut AsyncDeferredConnection::new(pool.get().await.unwrap());
+            diesel_async::SimpleAsyncConnection::batch_execute(conn, $patience).await.unwrap();
             atomic!(conn, -> QueryResult<()>, async {
                 first(5);
                 Ok(())

@@ -123,7 +123,7 @@ fn d03_a_rolled_back_savepoint_writes_nothing<C: Database>(db: &Scratch<C>) {
                 rolled_back()
             });
             assert_eq!(inner, rolled_back());
-            outer.clone_it()
+            if outer.is_ok() { Ok(()) } else { rolled_back() }
         });
         assert_eq!(result, outer);
     };
@@ -131,16 +131,6 @@ fn d03_a_rolled_back_savepoint_writes_nothing<C: Database>(db: &Scratch<C>) {
     both(rolled_back());
     assert!(!statements.take().iter().any(|sql| sql.contains("deferred_tasks")));
     assert_eq!(count(db), 0);
-}
-
-trait CloneIt {
-    fn clone_it(&self) -> Self;
-}
-
-impl CloneIt for QueryResult<()> {
-    fn clone_it(&self) -> Self {
-        if self.is_ok() { Ok(()) } else { rolled_back() }
-    }
 }
 
 /// C21: nothing, also in front of and behind a block with durable calls; and where there is no table.
@@ -196,4 +186,80 @@ fn t01_in_a_test_transaction_the_outermost_block_stores<C: Database>(db: &Scratc
     assert_eq!(failed, rolled_back());
     let rows = C::number(conn.inner_mut(), "SELECT COUNT(*) AS number FROM deferred_tasks");
     assert_eq!((rows, count(db)), (2, 0), "seen inside, and nowhere else");
+}
+
+#[cfg(feature = "postgres")]
+mod on_postgres {
+    use std::time::{Duration, SystemTime};
+
+    use diesel::connection::SimpleConnection;
+
+    use super::*;
+
+    /// D7: one for a transaction that has stored what is due, however many statements that took; none for another.
+    #[test]
+    fn d07_at_most_one_notification_for_a_transaction() {
+        let db = &Scratch::<PgConnection>::new();
+        let conn = &mut ready(db);
+        let mut listener = db.observer();
+        // Notifications are the database's, not the schema's, so that those of other tests are heard too.
+        listener.batch_execute("LISTEN deferred_tasks").unwrap();
+        let pid: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("pg_backend_pid()"))
+            .get_result(conn)
+            .unwrap();
+        let mut heard = || {
+            listener.batch_execute("SELECT 1").unwrap();
+            let notifications: Vec<_> = listener.notifications_iter().map(Result::unwrap).collect();
+            notifications.into_iter().filter(|notification| notification.process_id == pid).count()
+        };
+        let later = Duration::from_secs(60);
+        for (due, block) in [
+            (1, (|_| first(1)) as fn(i32) -> first),
+            (0, |_| first(1).delay(Duration::from_secs(60))),
+            (0, |_| first(1).run_at(SystemTime::now() + Duration::from_secs(60))),
+            (1, |_| first(1).run_at(SystemTime::UNIX_EPOCH)),
+            (1, |_| first(1).delay(Duration::ZERO)),
+            (1, |id| first(1).delay(Duration::from_secs(if id == 7 { 0 } else { 60 }))),
+        ] {
+            for commits in [true, false] {
+                let result = atomic!(conn, -> QueryResult<()>, {
+                    for id in 0..10 {
+                        block(id);
+                    }
+                    if commits { Ok(()) } else { rolled_back() }
+                });
+                assert_eq!(result.is_ok(), commits);
+                assert_eq!(heard(), if commits { due } else { 0 });
+            }
+        }
+        atomic!(conn, -> QueryResult<()>, {
+            for _ in 0..3 {
+                // Each of them is stored by a statement of its own.
+                let inner = atomic!(conn, -> QueryResult<()>, {
+                    for id in 0..10_000 {
+                        first(id);
+                    }
+                    Ok(())
+                });
+                inner?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(heard(), 1);
+        atomic!(conn, -> QueryResult<()>, {
+            let inner = atomic!(conn, -> QueryResult<()>, {
+                for id in 0..10_000 {
+                    first(id);
+                }
+                atomic!(conn, -> QueryResult<()>, { Ok(()) })?;
+                rolled_back()
+            });
+            assert_eq!(inner, rolled_back());
+            first(1).delay(later);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(heard(), 0, "what was stored was rolled back");
+    }
 }
