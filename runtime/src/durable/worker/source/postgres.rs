@@ -86,7 +86,7 @@ impl WorkerConnection for AsyncPgConnection {
     }
 
     async fn renew(&mut self, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
-        let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+        let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = (SELECT {NOW}) + "))
             .bind(lease.ms())
             .sql(" WHERE state = 'running' AND worker = ")
             .bind(lease.worker)
@@ -229,7 +229,8 @@ async fn take(
     let queue = &*claim.queue;
     let mut take = Sql::<ClaimedSql>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
         .bind(lease.worker)
-        .sql(format!(", lease_until_ms = {NOW} + "))
+        // A subquery, which is run once. By itself the time would be asked for and calculated with for each row: a sixth of a claim.
+        .sql(format!(", lease_until_ms = (SELECT {NOW}) + "))
         .bind(lease.ms())
         // An array, which is made once: a subquery could be run again by the plan, and take more than the limit.
         .sql(
