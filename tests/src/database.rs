@@ -85,7 +85,16 @@ impl<C: Database> Scratch<C> {
     pub fn new() -> Self {
         crate::events::install();
         let (url, cleanup) = C::create();
-        let scratch = Self { url, _cleanup: cleanup, _kind: PhantomData };
+        Self::with_witness(Self { url, _cleanup: cleanup, _kind: PhantomData })
+    }
+
+    /// One at this address, which is left as it is in the end.
+    pub fn at(url: &str) -> Self {
+        crate::events::install();
+        Self::with_witness(Self { url: url.to_owned(), _cleanup: Box::new(()), _kind: PhantomData })
+    }
+
+    fn with_witness(scratch: Self) -> Self {
         scratch.observer().batch_execute("CREATE TABLE witness (id INTEGER PRIMARY KEY)").expect("create the table");
         scratch
     }

@@ -1,6 +1,6 @@
 //! Processes: this very binary, started anew.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -21,6 +21,9 @@ const URL: &str = "CRASH_URL";
 
 /// What it says when it has begun.
 const READY: &str = "@ready";
+
+/// What comes before an answer.
+const ANSWER: &str = "@answer";
 
 /// A process that ends when this value does.
 #[derive(Debug)]
@@ -61,6 +64,20 @@ impl Process {
                 return rest.trim().to_owned();
             }
         }
+    }
+
+    /// Tells it something, and waits for its answer.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    pub fn ask<T: std::str::FromStr>(&mut self, question: &str) -> T {
+        writeln!(self.stdin.as_ref().expect("its input"), "{question}").expect("it listens");
+        let answer = self.wait_for(ANSWER);
+        answer.parse().unwrap_or_else(|_| panic!("{question}: {answer}"))
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ends(mut self) {
+        let status = self.child.wait().expect("it ended");
+        assert!(!status.success(), "it was to crash");
     }
 
     pub fn pid(&self) -> u32 {
@@ -104,6 +121,11 @@ pub fn ready() {
     println!("{READY}");
 }
 
+/// Answers the parent.
+pub fn answer(answer: impl std::fmt::Display) {
+    println!("{ANSWER} {answer}");
+}
+
 /// Waits until the parent wants it to end, or has ended.
 pub fn until_told_to_stop() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -133,6 +155,7 @@ fn plays<A: AsyncDatabase>() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     match &*told(ROLE) {
         "enqueues and works" => enqueues_and_works::<A>(&url, &runtime),
+        "works on poison" => crate::poison::works::<A>(&url, &runtime),
         "works on spans" => crate::spans::works::<A>(&url, &runtime),
         role => panic!("no such role: {role}"),
     }

@@ -151,7 +151,7 @@ async fn d04_ended_again_and_again<A: Server>(db: &Scratch<A::Blocking>) {
         }
     }
     let runs = notes.all().iter().filter(|note| note.ends_with("ends")).count();
-    println!("{}: the worker's connection was ended {ended} times; 200 tasks ran {runs} times", A::Blocking::NAME);
+    crate::say!("{}: the worker's connection was ended {ended} times; 200 tasks ran {runs} times", A::Blocking::NAME);
     for id in 0..200 {
         assert!(notes.all().contains(&format!("{id} ends")), "{id} did not run");
     }
@@ -200,9 +200,52 @@ async fn d04_a_connection_that_hangs<A: Server>(db: &Scratch<A::Blocking>) {
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     assert!(begin.elapsed() < lease, "{:?}: a lease had ended", begin.elapsed());
     assert_eq!(notes.all(), ["1 begins", "1 ends", "2 begins", "2 ends"]);
-    // It stops in time, whatever the database does.
+    // Q9: it stops in time, whatever the database does, and tells what ended meanwhile.
+    enqueue(&mut db.connect(), [3], 300).expect("committed");
+    notes.wait_for(5).await;
     proxy.hang();
     let begin = Instant::now();
+    let report = worker.stop().await;
+    assert!(begin.elapsed() < lease, "{:?}: it did not stop", begin.elapsed());
+    assert_eq!((report.ran, report.abandoned, db.tasks()), (3, vec![], vec![]));
+}
+
+/// D1, D4: whoever enqueues is ended while its COMMIT waits: the witness and the task share one fate.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d01_ended_within_commit() {
+    use diesel::PgConnection;
+    let db = &Scratch::<PgConnection>::with_tasks();
+    let observer = &mut db.observer();
+    let key = std::process::id();
+    observer
+        .batch_execute(&format!(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM pg_advisory_xact_lock_shared({key}); RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON witness DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION wait(); SELECT pg_advisory_lock({key})"
+        ))
+        .expect("a COMMIT that waits");
+    let notes = Notes::default();
+    let worker = at_work!(db.worker::<diesel_async::AsyncPgConnection>().queue("lost", 2).state(notes.clone()));
+    let mut conn = db.connect();
+    let committing = tokio::task::spawn_blocking(move || enqueue(&mut conn, [1], 0));
+    let mut waits = 0;
+    eventually("COMMIT waits", || {
+        let waiting = "SELECT COALESCE(max(pid), 0)::bigint AS number FROM pg_locks WHERE locktype = 'advisory' \
+             AND NOT granted AND objid = ";
+        waits = PgConnection::number(observer, &format!("{waiting}{key}"));
+        waits != 0
+    })
+    .await;
+    assert_eq!((db.tasks().len(), notes.all().len()), (0, 0), "it is not committed yet");
+    observer.batch_execute(&format!("SELECT pg_terminate_backend({waits})")).expect("ended");
+    assert_eq!(refusal(&committing.await.expect("no panic")), "Unknown");
+    observer.batch_execute(&format!("SELECT pg_advisory_unlock({key})")).expect("unlocked");
+    enqueue(&mut db.connect(), [2], 0).expect("committed");
+    notes.wait_for(2).await;
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
     worker.stop().await;
-    println!("{}: stopped after {:.1?} on a connection that hangs", A::Blocking::NAME, begin.elapsed());
+    assert_eq!(db.committed(), [2]);
+    assert_eq!(notes.all(), ["2 begins", "2 ends"]);
 }

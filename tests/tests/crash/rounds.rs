@@ -29,7 +29,7 @@ async fn d04_killed_at_any_moment<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let rounds = std::env::var("CRASH_ROUNDS").map_or(70, |rounds| rounds.parse().expect("CRASH_ROUNDS is a number"));
     let seed = std::env::var("CRASH_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("{}: CRASH_SEED={seed}", A::Blocking::NAME);
+    crate::say!("{}: CRASH_SEED={seed}", A::Blocking::NAME);
     let directory = tempfile::tempdir().expect("a directory");
     let begin = Instant::now();
     let mut story = Story::default();
@@ -60,7 +60,7 @@ async fn d04_killed_at_any_moment<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     story.read(&std::fs::read_to_string(&path).expect("the journal"), false);
     story.judge(&db.committed());
     let tally = &story.tally;
-    println!("{}: {tally}; {killed_for:.1?}, then {:.1?}", A::Blocking::NAME, begin.elapsed() - killed_for);
+    crate::say!("{}: {tally}; {killed_for:.1?}, then {:.1?}", A::Blocking::NAME, begin.elapsed() - killed_for);
     if rounds >= ENOUGH {
         for (phase, hit) in [
             ("before COMMIT", tally.before_commit),

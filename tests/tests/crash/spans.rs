@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -13,7 +13,7 @@ use diesel_deferred_tests::{AsyncDatabase, Database, Scratch};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::child::{Process, ready, told, told_number, until_told_to_stop};
+use crate::child::{Process, answer, ready, told, told_number};
 use crate::journal::Journal;
 
 /// The queue of these tasks.
@@ -188,7 +188,27 @@ where
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let worker = runtime.spawn(worker.run(async { drop(stopped.await) }));
     ready();
-    until_told_to_stop();
+    for line in std::io::stdin().lines() {
+        let line = line.expect("what it is told");
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["time"] => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+                answer(now.as_secs());
+            }
+            ["enqueue", number, "after", ms] => {
+                let conn = &mut DeferredConnection::<A::Blocking>::establish(url).expect("connected");
+                let number: u32 = number.parse().expect("a number");
+                let delay = Duration::from_millis(ms.parse().expect("a number"));
+                atomic!(conn, -> QueryResult<()>, {
+                    span(number, 0, "").delay(delay).after_commit(conn)?;
+                    Ok(())
+                })
+                .expect("committed");
+                answer(number);
+            }
+            _ => panic!("{line}"),
+        }
+    }
     drop(stop);
     runtime.block_on(worker).expect("no panic").expect("a worker that could work");
 }

@@ -51,7 +51,7 @@ async fn d11_q12_two_processes<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     }
     let mut by_worker = BTreeMap::<_, usize>::new();
     spans.iter().for_each(|span| *by_worker.entry(span.worker).or_default() += 1);
-    println!("{}: tasks by worker: {by_worker:?}", A::Blocking::NAME);
+    crate::say!("{}: tasks by worker: {by_worker:?}", A::Blocking::NAME);
     assert_eq!(by_worker.len(), 2, "one of the two did nothing");
 }
 

@@ -2,9 +2,14 @@
 
 mod basics;
 mod keys;
+mod layers;
+mod leases;
+mod operations;
 mod order;
 mod panics;
 mod retries;
+mod states;
+mod stop;
 mod strange_rows;
 mod support;
 mod times;

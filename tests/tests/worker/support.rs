@@ -82,3 +82,11 @@ pub(crate) fn states<C: Database>(db: &Scratch<C>) -> Vec<String> {
 pub(crate) fn with<'n>(all: &'n [String], prefix: &str) -> Vec<&'n str> {
     all.iter().filter_map(|note| note.strip_prefix(prefix)).collect()
 }
+
+/// [`lease_end`] as SQL.
+pub(crate) const LEASE_END: &str = "SELECT MIN(lease_until_ms) AS number FROM deferred_tasks WHERE state = 'running'";
+
+/// When the first of the leases ends, by the clock of the database.
+pub(crate) fn lease_end<C: Database>(db: &Scratch<C>) -> i64 {
+    C::number(&mut db.observer(), LEASE_END)
+}

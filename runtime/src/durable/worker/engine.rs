@@ -198,17 +198,24 @@ where
     /// Does what is due.
     async fn round(&mut self, round: &mut Round) -> Result<(), SourceError> {
         let now = Instant::now();
-        // First of all: after an outage our own leases may have ended, and are still ours where nobody has noticed.
         if now >= round.renew_at {
             self.renew().await?;
             round.renew_at = now + self.lease / 3;
         }
         if now >= round.tend_at {
-            let outlook = limited(self.lease, self.source.tend()).await?;
+            let outlook = limited(patience(self.lease), self.source.tend()).await?;
             if outlook.ready {
                 round.hungry.fill(true);
             }
             round.tend_at = now + outlook.next.map_or(self.settings.poll, |next| next.min(self.settings.poll));
+            if outlook.ended {
+                // After an outage it may be our own leases that have ended. They are still ours where nobody has noticed.
+                self.renew().await?;
+                if limited(self.lease, self.source.rescue()).await? > 0 {
+                    round.hungry.fill(true);
+                    round.tend_at = now;
+                }
+            }
         }
         self.exchange(round).await
     }
@@ -221,7 +228,7 @@ where
         if asked.is_empty() {
             return Ok(());
         }
-        let renewed = limited(self.lease, self.source.renew(&asked)).await?;
+        let renewed = limited(patience(self.lease), self.source.renew(&asked)).await?;
         let ours: HashMap<_, _> = renewed.into_iter().map(|task| (task.id, task.cancel)).collect();
         self.shared.lanes.renewed(&asked, &ours, begin);
         Ok(())
@@ -243,7 +250,7 @@ where
         if !tells && !takes {
             return Ok(());
         }
-        let settled = self.shared.lanes.take_settled();
+        let mut settled = self.shared.lanes.take_settled();
         round.lingering = None;
         // Short tasks get to a full batch in a few rounds; of long ones no more are taken than run in the same time.
         let growth = if now.duration_since(round.exchanged_at) < SOON { 2 } else { 1 };
@@ -262,25 +269,17 @@ where
             })
             .collect();
         let begin = Instant::now();
-        match limited(self.lease, self.source.exchange(&settled, &claims)).await {
-            Ok(claimed) => {
-                self.shared.lanes.told(&settled);
-                // What is to run again is not looked for later than that.
-                let again =
-                    settled.iter().filter_map(|settlement| begin.checked_add(settlement.outcome.again()?)).min();
-                round.tend_at = again.map_or(round.tend_at, |again| again.min(round.tend_at));
-                for claim in &claims {
-                    let taken = claimed.iter().filter(|task| task.lane == claim.lane).count();
-                    round.hungry[claim.lane] = taken >= claim.limit as usize;
-                }
-                self.start(claimed, begin);
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.lanes.put_back(settled);
-                Err(error)
-            }
+        let claimed = limited(patience(self.lease), self.source.exchange(&settled, &claims)).await?;
+        // What is to run again is not looked for later than that.
+        let again = settled.iter().filter_map(|settlement| begin.checked_add(settlement.outcome.again()?)).min();
+        round.tend_at = again.map_or(round.tend_at, |again| again.min(round.tend_at));
+        settled.told();
+        for claim in &claims {
+            let taken = claimed.iter().filter(|task| task.lane == claim.lane).count();
+            round.hungry[claim.lane] = taken >= claim.limit as usize;
         }
+        self.start(claimed, begin);
+        Ok(())
     }
 
     /// Has tasks run.
@@ -361,7 +360,7 @@ where
         while !self.tracker.is_empty() && Instant::now() < end {
             // Ends are told meanwhile, and leases extended.
             let _ = self.renew().await;
-            let _ = self.tell().await;
+            let _ = self.tell(patience(self.lease)).await;
             let left = end.saturating_duration_since(Instant::now()).min(self.lease / 3);
             let mut all_ended = pin!(self.tracker.wait());
             let mut one_ended = pin!(shared.ended.notified());
@@ -371,28 +370,20 @@ where
         // What waits somewhere stops at once; what is in the middle of something has a moment to get there.
         select(pin!(self.tracker.wait()), pin!(pause(STOP_WITHIN))).await;
         let end = Instant::now() + TELL_WITHIN;
-        while lanes.to_tell().0 > 0 && self.tell().await.is_err() && Instant::now() < end {
+        while lanes.to_tell().0 > 0 && self.tell(TELL_WITHIN / 2).await.is_err() && Instant::now() < end {
             pause(Duration::from_millis(100)).await;
         }
         WorkerReport { ran: shared.ran.load(Ordering::Relaxed), released: lanes.released(), abandoned: lanes.left() }
     }
 
     /// Tells of ends, and takes nothing.
-    async fn tell(&mut self) -> Result<(), SourceError> {
-        let settled = self.shared.lanes.take_settled();
-        if settled.is_empty() {
-            return Ok(());
+    async fn tell(&mut self, limit: Duration) -> Result<(), SourceError> {
+        let mut settled = self.shared.lanes.take_settled();
+        if !settled.is_empty() {
+            limited(limit, self.source.exchange(&settled, &[])).await?;
+            settled.told();
         }
-        match limited(self.lease, self.source.exchange(&settled, &[])).await {
-            Ok(_) => {
-                self.shared.lanes.told(&settled);
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.lanes.put_back(settled);
-                Err(error)
-            }
-        }
+        Ok(())
     }
 }
 
@@ -429,13 +420,18 @@ enum Ended {
 /// How long a task that was told to stop may take to do so.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a worker that stops tries to reach the database.
+/// How long a worker that stops tries to reach the database: twice, as its connection may be one that hangs.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
-/// What takes so long has gone wrong, although nobody says so: a connection that hangs. It is given up early enough for leases to be extended
-/// by another one: they are extended when a third is over, and that may be what hangs.
-async fn limited<T>(lease: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-    match select(pin!(work), pin!(pause((lease / 3).max(Duration::from_secs(5))))).await {
+/// How long a statement may take. What takes longer has gone wrong, although nobody says so: a connection that hangs. It is given up early
+/// enough for leases to be extended by another one: they are extended when a third is over, and that may be what hangs.
+fn patience(lease: Duration) -> Duration {
+    (lease / 3).max(Duration::from_secs(5))
+}
+
+/// Waits for the database, and not for ever.
+async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    match select(pin!(work), pin!(pause(limit))).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => Err(SourceError::Passing("the database did not answer".into())),
     }

@@ -3,6 +3,7 @@
 //! Must not know: where tasks come from, or how they are run.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -137,24 +138,8 @@ impl Lanes {
     }
 
     /// Takes the ends that are to be told. They are forgotten only when that has been done.
-    pub(super) fn take_settled(&self) -> Vec<Settlement> {
-        std::mem::take(&mut self.lock().settled)
-    }
-
-    /// They could not be told.
-    pub(super) fn put_back(&self, mut settled: Vec<Settlement>) {
-        let mut inner = self.lock();
-        settled.append(&mut inner.settled);
-        inner.settled = settled;
-    }
-
-    /// They were told.
-    pub(super) fn told(&self, settled: &[Settlement]) {
-        let mut inner = self.lock();
-        for settlement in settled {
-            inner.flights.remove(&settlement.id);
-            inner.released += usize::from(settlement.outcome == Outcome::Released);
-        }
+    pub(super) fn take_settled(self: &Arc<Self>) -> Telling {
+        Telling { settled: std::mem::take(&mut self.lock().settled), lanes: Arc::clone(self) }
     }
 
     /// How many ends wait to be told, and whether some lane has nothing left to start.
@@ -238,6 +223,39 @@ impl Lanes {
         let mut left: Vec<_> = inner.flights.iter().map(|(id, flight)| (*id, flight.task.clone())).collect();
         left.sort_unstable();
         left
+    }
+}
+
+/// Ends that are being told. Where that fails, or nobody waits for it any more, they are to be told again.
+pub(super) struct Telling {
+    lanes: SharedLanes,
+    settled: Vec<Settlement>,
+}
+
+impl Telling {
+    /// They were told.
+    pub(super) fn told(&mut self) {
+        let mut inner = self.lanes.lock();
+        for settlement in self.settled.drain(..) {
+            inner.flights.remove(&settlement.id);
+            inner.released += usize::from(settlement.outcome == Outcome::Released);
+        }
+    }
+}
+
+impl Deref for Telling {
+    type Target = [Settlement];
+
+    fn deref(&self) -> &[Settlement] {
+        &self.settled
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let mut inner = self.lanes.lock();
+        self.settled.append(&mut inner.settled);
+        inner.settled = std::mem::take(&mut self.settled);
     }
 }
 

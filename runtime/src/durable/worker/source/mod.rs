@@ -33,8 +33,11 @@ pub(crate) trait Source: Send + 'static {
     /// Extends the leases of these tasks; says which of them are still ours, and which of those are to be cancelled.
     fn renew(&mut self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<Renewed>, SourceError>> + Send;
 
-    /// What is to be done now and then: scheduled tasks that are due, leases that have ended, what is kept no longer. Says what there is.
+    /// What is to be done now and then: scheduled tasks that are due, what is kept no longer. Says what there is.
     fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
+
+    /// Takes back the tasks whose lease has ended; says how many. Those that run here are to be renewed before.
+    fn rescue(&mut self) -> impl Future<Output = Result<usize, SourceError>> + Send;
 
     /// Something was written: it may have to start before what was taken last.
     fn called(&mut self) {}
@@ -109,6 +112,8 @@ pub(crate) struct Renewed {
 pub(crate) struct Outlook {
     /// Whether there is something to take now.
     pub(crate) ready: bool,
+    /// Whether there are leases that have ended.
+    pub(crate) ended: bool,
     /// In how long something becomes due, as far as is known.
     pub(crate) next: Option<Duration>,
 }

@@ -223,7 +223,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         }
         let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
         let has_ended = look.next_lease_end_ms.is_some_and(|time| time < look.now_ms);
-        let mut outlook = Outlook { ready: look.ready, next: None };
+        let mut outlook = Outlook { ready: look.ready, ended: has_ended, next: None };
         let mut more = false;
         if is_due {
             let mut conn = self.connected().await?;
@@ -232,13 +232,6 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             outlook.ready |= promoted > 0;
             // What is due next stands behind those, and was not seen.
             more |= promoted > 0;
-        }
-        if has_ended {
-            let mut conn = self.connected().await?;
-            let rescued = conn.rescue().await;
-            let rescued = self.keep(conn, rescued)?;
-            outlook.ready |= rescued > 0;
-            more |= rescued > 0;
         }
         if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
             let mut conn = self.connected().await?;
@@ -258,6 +251,12 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             next.and_then(|time| u64::try_from(time.saturating_sub(look.now_ms)).ok()).map(Duration::from_millis)
         };
         Ok(outlook)
+    }
+
+    async fn rescue(&mut self) -> Result<usize, SourceError> {
+        let mut conn = self.connected().await?;
+        let rescued = conn.rescue().await;
+        self.keep(conn, rescued)
     }
 
     fn called(&mut self) {
