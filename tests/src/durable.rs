@@ -126,6 +126,7 @@ impl<C: Database> Scratch<C> {
 #[derive(Debug)]
 pub struct AtWork {
     stop: oneshot::Sender<()>,
+    stopping: Arc<Notify>,
     worker: JoinHandle<Result<WorkerReport, WorkerError>>,
 }
 
@@ -147,8 +148,20 @@ impl AtWork {
         S::Future: Send,
     {
         let (stop, stopped) = oneshot::channel();
-        let worker = tokio::spawn(worker.run(async move { drop(stopped.await) }));
-        Self { stop, worker }
+        let stopping = Arc::new(Notify::new());
+        let heard = Arc::clone(&stopping);
+        let worker = tokio::spawn(worker.run(async move {
+            drop(stopped.await);
+            heard.notify_one();
+        }));
+        Self { stop, stopping, worker }
+    }
+
+    /// Tells it to stop, and waits until it has heard that; it says what it said in the end.
+    pub async fn begin_to_stop(self) -> JoinHandle<WorkerReport> {
+        let _ = self.stop.send(());
+        self.stopping.notified().await;
+        tokio::spawn(async move { Self::ended(self.worker).await.expect("a worker that could work") })
     }
 
     /// Stops it, and says what it said.
