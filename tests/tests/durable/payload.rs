@@ -33,7 +33,7 @@ fn take_payload<C: Database>(db: &Scratch<C>) -> String {
 /// The call that a payload is of.
 fn read<T: Durable>(payload: &str) -> Result<T, String> {
     let decoder = Decoder::new(payload).map_err(|error| error.to_string())?;
-    T::decode(&decoder).map_err(|error| error.to_string())
+    (T::stored::<()>().decode)(&decoder).map_err(|error| error.to_string())
 }
 
 #[deferred_task(durable)]
