@@ -29,6 +29,7 @@ use proc_macro::TokenStream;
 /// | `#[deferred_task] fn` | on the thread that commits, before `atomic!` returns, in the order of the calls |
 /// | `#[deferred_task] async fn` | spawned on tokio by the dispatcher right after the COMMIT, started in the order of the calls |
 /// | `#[deferred_task(blocking)] fn` | on tokio's pool for blocking work, started in the order of the calls |
+/// | `#[deferred_task(durable)] fn` or `async fn` | in a worker, in this process or in another one: see [below](#durable-tasks) |
 ///
 /// The future of an `async fn` must be `Send`. `.run()` never spawns: it runs where it is called.
 ///
@@ -61,8 +62,63 @@ use proc_macro::TokenStream;
 ///
 /// # Options
 /// * `blocking`: see above; not on an `async fn`.
-/// * `name = "…"`: the name in reports; module path and function name otherwise.
+/// * `durable`, and the options that only a durable task has: see below.
+/// * `name = "…"`: the name in reports, and in the rows of a durable task; module path and function name otherwise.
 /// * `crate = "…"`: the path of `diesel_deferred`, where it is re-exported by another crate.
+///
+/// # Durable tasks
+/// With the feature `durable`. A call becomes a row of the table `deferred_tasks`, which is written in the transaction of the call and
+/// committed or rolled back with it. A worker takes the row and runs the task: after a crash, too, and on another machine.
+///
+/// ```text
+/// #[deferred_task(durable, queue = "mail", max_attempts = 5, key = "order-{order_id}")]
+/// async fn send_receipt(#[state] mailer: &Mailer, order_id: i64) -> Result<(), MailError> { … }
+///
+/// send_receipt(order.id);                                          // as a statement of `atomic!`
+/// send_receipt(order.id).delay(Duration::from_secs(60));           // the same, a minute later
+/// let id: TaskId = send_receipt(order.id).after_commit(conn)?;     // the row's id, known before the row is written
+/// ```
+///
+/// It runs *at least* once: a worker that dies after the task's last line, and before it could say so, has the task run again. So
+/// what the task does elsewhere should be keyed by the call: `#[state] attempt: Attempt` has its `id()`. An error, a panic and a timeout
+/// are failed attempts, which are repeated; the errors `Snooze` and `Discard` ask for another end.
+///
+/// An `async fn` runs on the worker's runtime, any other on its pool for blocking work. `.run()` runs the body in place and stores
+/// nothing. A row lives and dies with its transaction, so that there is no `after_rollback` and no `after_commit_or_now`.
+///
+/// | option | takes | without it | meaning |
+/// |---|---|---|---|
+/// | `queue = "mail"` | a name | `"default"` | where workers look for it |
+/// | `priority = -1` | a number from -32768 to 32767 | 0 | of the calls that are due, the lowest number runs first |
+/// | `max_attempts = 5` | a number from 1 to 65535 | 20 | how often a call is tried, with the first time |
+/// | `backoff = "30s"` | a time | 10 seconds | how long the second attempt waits; each further one waits twice as long |
+/// | `timeout = "2m"` | a time | none | how long an attempt of an `async fn` may take |
+/// | `key = "order-{order_id}"` | a format string that can name arguments | no key | what the call is about: calls of one key run one after the other, in their order |
+/// | `unique`, `unique = "keep"` | | every call is a row | a new call is dropped while one of the same task and key waits to be started |
+/// | `unique = "replace"` | | | the new call takes the place of the one that waits |
+///
+/// A time is a string of a whole number and a unit: `ms`, `s`, `m`, `h` or `d`. Without a key, `unique` compares all arguments.
+///
+/// A single call may say otherwise: `.delay(Duration)` or `.run_at(SystemTime)`, `.key(…)`, `.queue(…)`, `.priority(…)`, `.max_attempts(…)`.
+/// They go between the call and its registration. Other tasks don't have them.
+///
+/// ## Arguments in rows
+/// The arguments are stored as JSON, each under its name. Their types must be `Serialize + DeserializeOwned`, besides `Send + 'static`;
+/// what a reference refers to is stored in its place. A durable task cannot be generic. `#[serde(…)]` on an argument does what it does on
+/// a field, such as `#[serde(with = "…")]` for a type that has neither.
+///
+/// A row may be read by a later version of the program than the one that wrote it, or by an earlier one:
+/// * an argument that is not in the row is `None` where it is an `Option`; any other needs a `#[serde(default)]`. So a new argument should
+///   have one of the two;
+/// * what is in the row and no argument is left alone: an argument may be removed;
+/// * one that is renamed needs `#[serde(alias = "the old name")]`;
+/// * a row names its task by module path and function, so that a task that is moved or renamed needs `name = "…"` with what it was called.
+///
+/// A row that cannot be read is kept as a dead letter, with the reason.
+///
+/// ## Where tasks are found
+/// A worker knows all durable tasks that are linked into its program. A crate of which a program uses nothing is not linked: write
+/// `use my_tasks as _;` there.
 ///
 /// # Attributes
 /// Doc comments and `#[deprecated]` go to the function that captures, `#[cfg]` to all that is generated, everything else

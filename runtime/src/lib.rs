@@ -37,6 +37,7 @@
 //! | a transaction whose task calls wait for the commit | [`atomic!`] |
 //! | the connection that keeps them | [`DeferredConnection`], and over diesel-async's `AsyncDeferredConnection` |
 //! | where `async` and `blocking` tasks run, and get their states | `Dispatcher` |
+//! | tasks that survive a crash | [`#[deferred_task(durable)]`](deferred_task#durable-tasks), `migrations`, `Worker` |
 //! | closures instead of tasks | [`DeferredConnection::after_commit`], [`after_rollback`](DeferredConnection::after_rollback), [`before_commit`](DeferredConnection::before_commit) |
 //! | what waits, what failed | [`DeferredConnection::pending`], [`DeferredConnection::last_report`] |
 //! | a COMMIT that did not commit | [`CommitError`] |
@@ -50,8 +51,10 @@
 //! * A hook that fails or panics changes nothing that was committed and does not stop the next one: it is reported in
 //!   [`DeferredConnection::last_report`] or to the dispatcher's failure handler, and as a `tracing` event with the task's name and
 //!   call site.
-//! * A task that could not run (no runtime, a dispatcher that was shut down, a missing `#[state]`) fails its transaction.
-//! * In-process hooks are at most once: a process that dies between COMMIT and hook loses the hook.
+//! * A task that could not run (no runtime, a dispatcher that was shut down, a missing `#[state]`), or could not be stored, fails its
+//!   transaction.
+//! * In-process hooks are at most once: a process that dies between COMMIT and hook loses the hook. Durable tasks are rows of the
+//!   transaction, which a worker runs at least once.
 //!
 //! What raw SQL can do to the first two is on [`DeferredConnection`].
 //!
@@ -64,6 +67,8 @@
 //! | `tokio` | `async` and `blocking` tasks, `#[state]`, `Dispatcher` |
 //! | `async-sqlite`, `async-postgres`, `async-mysql` | `AsyncDeferredConnection` over diesel-async's connections, with `tokio` |
 //! | `bb8`, `deadpool`, `mobc` | diesel-async's pools, passed on |
+//! | `durable` | `#[deferred_task(durable)]`, `migrations` and what goes with them, on any connection |
+//! | `worker` | `Worker`, with `async` and `durable` |
 
 mod atomic;
 mod connection;
@@ -112,7 +117,8 @@ pub mod __private_0_1_0 {
     pub use crate::atomic::{caught, future, never_returned};
     #[cfg(feature = "durable")]
     pub use crate::durable::{
-        CallOptions, Decoder, Defaults, Durable, Encoder, Registered, Running, Storable, TaskId, Undecodable, Unique,
+        CallOptions, Decoder, Defaults, Durable, Encoder, Registered, Running, Storable, Stored, TaskId, Undecodable,
+        Unique,
     };
     pub use crate::task::expansion::*;
     #[cfg(feature = "durable")]

@@ -22,6 +22,8 @@ pub fn refusal<T: Debug>(result: &QueryResult<T>) -> &'static str {
         Err(Some(CommitError::LeftOpen)) => "LeftOpen",
         Err(Some(CommitError::Cancelled)) => "Cancelled",
         Err(Some(CommitError::Unknown { .. })) => "Unknown",
+        Err(Some(CommitError::NoTaskTable { .. })) => "NoTaskTable",
+        Err(Some(CommitError::TaskCannotBeStored(_))) => "TaskCannotBeStored",
         _ => panic!("expected a refused commit, not {result:?}"),
     }
 }

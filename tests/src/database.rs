@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use diesel::connection::{Connection, SimpleConnection};
 use diesel::prelude::*;
-use diesel_deferred::{Deferrable, DeferredConnection, TaskStatement};
+use diesel_deferred::{Deferrable, DeferredConnection, SqlTaskId, TaskId, TaskStatement};
 use diesel_migrations::MigrationHarness;
 
 use crate::TaskRow;
@@ -31,6 +31,12 @@ struct Number {
     number: i64,
 }
 
+#[derive(QueryableByName)]
+struct Identity {
+    #[diesel(sql_type = SqlTaskId)]
+    id: TaskId,
+}
+
 /// A kind of database under test.
 pub trait Database: Deferrable + 'static {
     /// As in the names of the tests.
@@ -48,6 +54,9 @@ pub trait Database: Deferrable + 'static {
     /// The witnesses that this connection sees, sorted.
     fn witnesses(conn: &mut Self) -> Vec<i32>;
 
+    /// The same by a query of the wrapper's.
+    fn load_witnesses(conn: &mut DeferredConnection<Self>) -> QueryResult<Vec<i32>>;
+
     /// Makes the tables of durable tasks.
     fn migrate(conn: &mut Self);
 
@@ -59,6 +68,9 @@ pub trait Database: Deferrable + 'static {
 
     /// Runs a statement about durable tasks.
     fn tell(conn: &mut DeferredConnection<Self>, statement: TaskStatement) -> QueryResult<usize>;
+
+    /// The identities of these rows, in order.
+    fn task_ids(conn: &mut Self) -> Vec<TaskId>;
 
     /// The number, named `number`, that a query returns.
     fn number(conn: &mut Self, sql: &str) -> i64;
@@ -158,6 +170,10 @@ macro_rules! witness_queries {
             diesel::sql_query(sql).execute(conn).map(drop)
         }
 
+        fn load_witnesses(conn: &mut DeferredConnection<Self>) -> QueryResult<Vec<i32>> {
+            witness::table.select(witness::id).order(witness::id).load(conn)
+        }
+
         fn migrate(conn: &mut Self) {
             conn.run_pending_migrations(diesel_deferred::migrations()).expect("the migrations run");
         }
@@ -174,6 +190,12 @@ macro_rules! witness_queries {
 
         fn now_ms(conn: &mut Self) -> i64 {
             Self::number(conn, concat!("SELECT ", $now, " AS number"))
+        }
+
+        fn task_ids(conn: &mut Self) -> Vec<TaskId> {
+            let rows: Vec<Identity> =
+                diesel::sql_query("SELECT id FROM deferred_tasks ORDER BY id").load(conn).expect("the rows");
+            rows.into_iter().map(|row| row.id).collect()
         }
 
         fn number(conn: &mut Self, sql: &str) -> i64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
-use diesel_deferred::{DeferredConnection, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport};
+use diesel_deferred::{DeferredConnection, TaskId, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
@@ -90,6 +90,11 @@ impl<C: Database> Scratch<C> {
         C::tasks(&mut self.observer())
     }
 
+    /// Their identities, in the same order.
+    pub fn task_ids(&self) -> Vec<TaskId> {
+        C::task_ids(&mut self.observer())
+    }
+
     /// Waits until the rows are as they should be.
     pub async fn wait_for_tasks(&self, are_right: impl Fn(&[TaskRow]) -> bool) -> Vec<TaskRow> {
         for _ in 0..3_000 {
@@ -126,6 +131,7 @@ impl<C: Database> Scratch<C> {
 #[derive(Debug)]
 pub struct AtWork {
     stop: oneshot::Sender<()>,
+    stopping: Arc<Notify>,
     worker: JoinHandle<Result<WorkerReport, WorkerError>>,
 }
 
@@ -147,8 +153,20 @@ impl AtWork {
         S::Future: Send,
     {
         let (stop, stopped) = oneshot::channel();
-        let worker = tokio::spawn(worker.run(async move { drop(stopped.await) }));
-        Self { stop, worker }
+        let stopping = Arc::new(Notify::new());
+        let heard = Arc::clone(&stopping);
+        let worker = tokio::spawn(worker.run(async move {
+            drop(stopped.await);
+            heard.notify_one();
+        }));
+        Self { stop, stopping, worker }
+    }
+
+    /// Tells it to stop, and waits until it has heard that; it says what it said in the end.
+    pub async fn begin_to_stop(self) -> JoinHandle<WorkerReport> {
+        let _ = self.stop.send(());
+        self.stopping.notified().await;
+        tokio::spawn(async move { Self::ended(self.worker).await.expect("a worker that could work") })
     }
 
     /// Stops it, and says what it said.

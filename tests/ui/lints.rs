@@ -5,7 +5,9 @@
 #![deny(warnings, nonstandard_style, rust_2018_idioms, unused)]
 #![deny(missing_docs, missing_debug_implementations, missing_copy_implementations, unreachable_pub)]
 #![deny(clippy::all, clippy::pedantic, clippy::nursery)]
-#![forbid(unsafe_code, unused_must_use, unused_imports, unused_qualifications, unused_lifetimes, unused_results)]
+// Not forbidden: serde's derives, which an argument with `#[serde(…)]` gets, allow it on what they write.
+#![deny(unused_qualifications)]
+#![forbid(unsafe_code, unused_must_use, unused_imports, unused_lifetimes, unused_results)]
 
 use std::path::Path;
 
@@ -104,6 +106,34 @@ pub fn archive(path: &Path, #[state] mailer: Mailer) {
     println!("{} {from}", path.display());
 }
 
+/// Is stored.
+#[deferred_task(durable, queue = "mail", unique, key = "reminder-{user_id}")]
+pub async fn send_reminder(#[state] mailer: &Mailer, user_id: i32, email: &str, #[serde(default)] late: Option<bool>) {
+    std::future::ready(()).await;
+    println!("{user_id} {email} {late:?} {}", mailer.from);
+}
+
+/// Is stored, and blocks.
+///
+/// # Errors
+/// Where there is nothing to delete.
+#[deferred_task(
+    durable,
+    queue = "files",
+    max_attempts = 3,
+    priority = -1,
+    backoff = "1s",
+    unique = "replace",
+    key = "files"
+)]
+pub fn delete(path: &Path, sizes: &[u32], names: &[String]) -> Result<(), std::fmt::Error> {
+    println!("{} {sizes:?} {names:?}", path.display());
+    Err(std::fmt::Error)
+}
+
+#[deferred_task(durable)]
+fn never_called_with_options() {}
+
 #[deferred_task]
 async fn print_later<T: std::fmt::Debug + Clone + Send + Sync + 'static>(value: &T) {
     std::future::ready(()).await;
@@ -123,8 +153,11 @@ pub async fn order(conn: &mut AsyncConn, orders: &[(i64, String)], attempts: u32
             } else {
                 std::future::ready(()).await;
             }
+            send_reminder(1, to, None).delay(std::time::Duration::from_secs(5)).priority(2);
+            never_called_with_options();
             match id {
                 1 => crate_wide(),
+                3 => delete(Path::new("order.pdf"), &[1], &[]),
                 2 => archive(Path::new("order.pdf")),
                 _ => {}
             }

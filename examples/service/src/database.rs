@@ -9,8 +9,9 @@ use std::future::Future;
 use diesel::prelude::*;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, PoolError};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use diesel_deferred::{AsyncDeferrable, AsyncDeferredConnection};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_deferred::{AsyncDeferrable, AsyncDeferredConnection, WorkerConnection};
+use diesel_migrations::MigrationHarness;
 use serde::Serialize;
 
 /// SQLite, each statement on a thread for blocking work.
@@ -23,6 +24,7 @@ pub type Conn<D> = AsyncDeferredConnection<D>;
 pub type Pool<D> = bb8::Pool<<D as Database>::Manager>;
 
 diesel::table! { users { id -> Integer, email -> Text, } }
+diesel::table! { orders { id -> Integer, email -> Text, cents -> BigInt, } }
 diesel::table! { referrals (user_id) { user_id -> Integer, referrer -> Text, } }
 
 #[derive(Queryable, Selectable, Serialize, Debug, Clone)]
@@ -31,11 +33,21 @@ pub struct User {
     pub email: String,
 }
 
-pub trait Database: AsyncDeferrable + 'static {
+#[derive(Queryable, Selectable, Serialize, Debug, Clone)]
+pub struct Order {
+    pub id: i32,
+    pub email: String,
+    pub cents: i64,
+}
+
+pub trait Database: AsyncDeferrable + WorkerConnection {
     type Manager: bb8::ManageConnection<Connection = Conn<Self>, Error = PoolError>;
 
-    /// A pool of deferring connections, to a database with the tables in it.
-    fn open(url: &str) -> impl Future<Output = Result<Pool<Self>, Box<dyn Error>>> + Send;
+    /// Makes the tables, those of durable tasks too.
+    fn migrate(url: &str) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send;
+
+    /// A pool of deferring connections.
+    fn pool(url: &str) -> impl Future<Output = Result<Pool<Self>, Box<dyn Error + Send + Sync>>> + Send;
 
     fn insert_user(conn: &mut Conn<Self>, email: &str) -> impl Future<Output = QueryResult<User>> + Send;
 
@@ -46,6 +58,10 @@ pub trait Database: AsyncDeferrable + 'static {
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     fn count_users(conn: &mut Conn<Self>) -> impl Future<Output = QueryResult<i64>> + Send;
+
+    fn insert_order(conn: &mut Conn<Self>, email: &str, cents: i64) -> impl Future<Output = QueryResult<Order>> + Send;
+
+    fn count_orders(conn: &mut Conn<Self>) -> impl Future<Output = QueryResult<i64>> + Send;
 }
 
 macro_rules! database {
@@ -53,7 +69,14 @@ macro_rules! database {
         impl Database for $conn {
             type Manager = AsyncDieselConnectionManager<Conn<Self>>;
 
-            async fn open(url: &str) -> Result<Pool<Self>, Box<dyn Error>> {
+            async fn migrate(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
+                let mut conn = <Self as diesel_async::AsyncConnection>::establish(url).await?;
+                conn.batch_execute(concat!($settings, $tables)).await?;
+                AsyncMigrationHarness::new(conn).run_pending_migrations(diesel_deferred::migrations())?;
+                Ok(())
+            }
+
+            async fn pool(url: &str) -> Result<Pool<Self>, Box<dyn Error + Send + Sync>> {
                 let mut config = ManagerConfig::default();
                 config.custom_setup = Box::new(|url| {
                     let url = url.to_owned();
@@ -64,9 +87,7 @@ macro_rules! database {
                     })
                 });
                 let manager = AsyncDieselConnectionManager::new_with_config(url, config);
-                let pool = bb8::Pool::builder().max_size(8).build(manager).await?;
-                pool.get().await?.batch_execute($tables).await?;
-                Ok(pool)
+                Ok(bb8::Pool::builder().max_size(8).build(manager).await?)
             }
 
             async fn insert_user(conn: &mut Conn<Self>, email: &str) -> QueryResult<User> {
@@ -82,6 +103,16 @@ macro_rules! database {
 
             async fn count_users(conn: &mut Conn<Self>) -> QueryResult<i64> {
                 users::table.count().get_result(conn).await
+            }
+
+            async fn insert_order(conn: &mut Conn<Self>, email: &str, cents: i64) -> QueryResult<Order> {
+                let order =
+                    diesel::insert_into(orders::table).values((orders::email.eq(email), orders::cents.eq(cents)));
+                order.returning(Order::as_returning()).get_result(conn).await
+            }
+
+            async fn count_orders(conn: &mut Conn<Self>) -> QueryResult<i64> {
+                orders::table.count().get_result(conn).await
             }
         }
     };
@@ -99,16 +130,18 @@ database! {
         CREATE TABLE IF NOT EXISTS referrals (
             user_id INTEGER PRIMARY KEY REFERENCES users,
             referrer TEXT NOT NULL REFERENCES users (email)
-        );"
+        );
+        CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, email TEXT NOT NULL, cents BIGINT NOT NULL);"
 }
 
 database! {
     Postgres,
-    each connection: "SET lock_timeout = '5s'",
+    each connection: "SET lock_timeout = '5s';",
     once: "
         CREATE TABLE IF NOT EXISTS users (id SERIAL PRIMARY KEY, email TEXT NOT NULL UNIQUE);
         CREATE TABLE IF NOT EXISTS referrals (
             user_id INTEGER PRIMARY KEY REFERENCES users,
             referrer TEXT NOT NULL REFERENCES users (email)
-        );"
+        );
+        CREATE TABLE IF NOT EXISTS orders (id SERIAL PRIMARY KEY, email TEXT NOT NULL, cents BIGINT NOT NULL);"
 }

@@ -12,6 +12,13 @@
 //! curl 127.0.0.1:8000/users                     # how many there are
 //! ```
 //!
+//! An order's receipt is a durable task: a row of the order's transaction, which a worker makes a mail of. There is one in this process,
+//! and `cargo run -p diesel-deferred-service --bin worker` is another one. Kill either at any time, and no receipt is lost:
+//!
+//! ```sh
+//! curl -i 127.0.0.1:8000/orders -H 'content-type: application/json' -d '{"email": "ada@example.org", "cents": 1250}'
+//! ```
+//!
 //! With `FAULTS=on` a request may go wrong inside of its block, behind the call of the task; there is no user then, and no
 //! mail:
 //!
@@ -31,89 +38,60 @@
 //! | `LISTEN` | `127.0.0.1:8000` | the address; with port 0 it finds a free one |
 //! | `GRACE_SECONDS` | 10 | how long the requests, and then the mails, are waited for in the end |
 //! | `MAIL_DELAY_MS` | 0 | how long a mail takes |
+//! | `LEASE_SECONDS` | 30 | how long a task is kept for a worker that died |
+//! | `WORKER` | `on` | whether this process works on durable tasks |
 //! | `FAULTS` | `off` | see above |
 
-mod cache;
-mod database;
-mod errors;
-mod faults;
-mod mail;
-mod users;
-
-use std::env;
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_deferred::Dispatcher;
+use diesel_deferred_service::cache::UserCount;
+use diesel_deferred_service::database::{Database, Postgres, Sqlite};
+use diesel_deferred_service::mail::Mailer;
+use diesel_deferred_service::settings::{Settings, interrupted};
+use diesel_deferred_service::users::{Service, routes};
+use diesel_deferred_service::work::work;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::cache::UserCount;
-use self::database::{Database, Postgres, Sqlite};
-use self::mail::Mailer;
-use self::users::{Service, routes};
-
-struct Settings {
-    database: String,
-    outbox: PathBuf,
-    listen: String,
-    grace: Duration,
-    mail_delay: Duration,
-    faults: bool,
-}
-
-impl Settings {
-    fn from_env() -> Result<Self, Box<dyn Error>> {
-        let var = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
-        let dir = env::temp_dir().join("diesel-deferred-service");
-        Ok(Self {
-            database: var("DATABASE_URL", &dir.join("service.db").to_string_lossy()),
-            outbox: var("OUTBOX", &dir.join("outbox").to_string_lossy()).into(),
-            listen: var("LISTEN", "127.0.0.1:8000"),
-            grace: Duration::from_secs(var("GRACE_SECONDS", "10").parse()?),
-            mail_delay: Duration::from_millis(var("MAIL_DELAY_MS", "0").parse()?),
-            faults: var("FAULTS", "off") == "on",
-        })
-    }
-}
-
 // With several threads: diesel-async's SQLite needs them where a statement is cancelled.
 #[tokio::main]
-async fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let settings = Settings::from_env()?;
-    // SQLite's file may be there, too.
-    std::fs::create_dir_all(&settings.outbox)?;
-    println!("database: {}\noutbox: {}", settings.database, settings.outbox.display());
-    if settings.database.starts_with("postgres:") || settings.database.starts_with("postgresql:") {
-        serve::<Postgres>(settings).await
-    } else {
-        serve::<Sqlite>(settings).await
-    }
+async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+    let settings = Settings::from_env().map_err(|error| error.to_string())?;
+    if settings.is_postgres() { serve::<Postgres>(settings).await } else { serve::<Sqlite>(settings).await }
 }
 
-async fn serve<D: Database>(settings: Settings) -> Result<ExitCode, Box<dyn Error>> {
+async fn serve<D: Database>(settings: Settings) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+    D::migrate(&settings.database).await?;
+    let settings = Arc::new(settings);
     let count = UserCount::default();
     let dispatcher = Dispatcher::builder()
-        .state(Mailer::new(&settings.outbox, settings.mail_delay)?)
+        .state(Mailer::new(&settings.outbox, &settings.receipts(), settings.mail_delay)?)
         .state(count.clone())
         .on_failure(|failure| eprintln!("{failure}"))
         .build();
     dispatcher.install();
 
     let service = Arc::new(Service::<D> {
-        pool: D::open(&settings.database).await?,
+        pool: D::pool(&settings.database).await?,
         count,
         transactions: TaskTracker::new(),
         stopping: CancellationToken::new(),
         faults: settings.faults,
     });
-    let signal = CancellationToken::new();
-    tokio::spawn(interrupted(signal.clone()));
+    let signal = interrupted();
+    // The worker goes on until the last order is committed.
+    let drained = CancellationToken::new();
+    let working = settings.works.then(|| {
+        let (settings, drained) = (Arc::clone(&settings), drained.clone());
+        tokio::spawn(async move { work::<D>(&settings, drained.cancelled_owned()).await })
+    });
+
     let listener = TcpListener::bind(&settings.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let server = axum::serve(listener, routes(Arc::clone(&service)));
@@ -130,24 +108,12 @@ async fn serve<D: Database>(settings: Settings) -> Result<ExitCode, Box<dyn Erro
     }
     service.transactions.close();
     let _ = timeout(settings.grace, service.transactions.wait()).await;
+    // What the worker does not get to is not lost: the next one does.
+    drained.cancel();
+    if let Some(working) = working {
+        working.await??;
+    }
     let report = dispatcher.shutdown(settings.grace).await;
     println!("shut down: {report}");
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Ctrl-C, or what a process is told to end with.
-async fn interrupted(signal: CancellationToken) {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened to");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            result = interrupt => result.expect("Ctrl-C can be listened to"),
-        }
-    }
-    #[cfg(not(unix))]
-    interrupt.await.expect("Ctrl-C can be listened to");
-    signal.cancel();
 }

@@ -23,6 +23,7 @@ use crate::database::{Database, Pool, User};
 use crate::errors::Error;
 use crate::faults::Fault;
 use crate::mail::Mailer;
+use crate::orders;
 
 /// What the handlers share.
 pub struct Service<D: Database> {
@@ -37,7 +38,11 @@ pub struct Service<D: Database> {
 
 pub fn routes<D: Database>(service: Arc<Service<D>>) -> Router {
     // A handler that panics is answered with 500.
-    Router::new().route("/users", post(sign_up::<D>).get(count::<D>)).layer(CatchPanicLayer::new()).with_state(service)
+    Router::new()
+        .route("/users", post(sign_up::<D>).get(count::<D>))
+        .route("/orders", post(orders::order::<D>).get(orders::count::<D>))
+        .layer(CatchPanicLayer::new())
+        .with_state(service)
 }
 
 #[derive(Deserialize)]

@@ -3,31 +3,99 @@
 //! Must not know: what a task becomes.
 
 use proc_macro2::Span;
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericParam, Lifetime, Meta, ParenthesizedGenericArguments, ReturnType, Signature, Type, TypeBareFn,
+    GenericParam, Ident, Lifetime, Meta, ParenthesizedGenericArguments, ReturnType, Signature, Type, TypeBareFn,
     TypeImplTrait, TypeReference,
 };
 
+use super::durable;
+use super::options::Options;
 use super::parse::{Arg, TaskDef, is_static, says_state, unwrap_groups};
 use crate::paths::{Errors, rendered};
 
 pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
     signature(&task.function.sig, errors);
-    if let (Some(_), Some(word)) = (&task.function.sig.asyncness, &task.options.blocking) {
-        errors.push(syn::Error::new(
-            word.span(),
-            "an `async fn` is spawned, and must not block; remove `blocking`, or remove `async` and block as you like",
-        ));
+    options(task, errors);
+    if task.is_durable() {
+        generics(&task.function.sig, errors);
     }
     for arg in task.parameters() {
         attributes(arg, errors);
+        serde_attributes(arg, task, errors);
         if arg.is_state {
             state(arg, errors);
         } else {
-            argument(arg, errors);
+            argument(arg, task, errors);
+        }
+    }
+}
+
+fn options(task: &TaskDef, errors: &mut Errors) {
+    let Options { blocking, durable, of_durable, .. } = &task.options;
+    match (blocking, &task.function.sig.asyncness, durable) {
+        (Some(word), Some(_), _) => errors.push(syn::Error::new(
+            word.span(),
+            "an `async fn` is spawned, and must not block; remove `blocking`, or remove `async` and block as you like",
+        )),
+        (Some(word), None, Some(_)) => errors.push(syn::Error::new(
+            word.span(),
+            "a durable `fn` runs on a worker's pool for blocking work anyway; remove `blocking`",
+        )),
+        _ => {}
+    }
+    match durable {
+        Some(word) if !durable::IS_THERE => errors.push(syn::Error::new(
+            word.span(),
+            "durable tasks need the feature `durable` of diesel-deferred; turn it on in Cargo.toml: \
+             `diesel-deferred = { …, features = [\"durable\"] }`",
+        )),
+        Some(_) => {
+            let timeout = of_durable.keys.iter().find(|key| *key == "timeout");
+            if let (Some(key), None) = (timeout, &task.function.sig.asyncness) {
+                errors.push(syn::Error::new(
+                    key.span(),
+                    "a plain `fn` runs on a thread, which nobody can stop; write an `async fn`, or remove `timeout`",
+                ));
+            }
+        }
+        None => {
+            for key in &of_durable.keys {
+                let message =
+                    format!("only a durable task has the option `{key}`; write `durable` too, or remove `{key}`");
+                errors.push(syn::Error::new(key.span(), message));
+            }
+        }
+    }
+    if let Some(key) = &of_durable.key {
+        for state in task.states().filter(|state| is_named(&state.name, &key.value())) {
+            let message = format!(
+                "a key can name arguments of the call, and not the state `{}`, which only a worker has; remove it from the key",
+                state.name
+            );
+            errors.push(syn::Error::new(key.span(), message));
+        }
+    }
+}
+
+/// Whether a format string has `{name}` or `{name:…}` in it.
+fn is_named(name: &Ident, format: &str) -> bool {
+    let name = name.unraw().to_string();
+    // `{{` is a brace, and not the beginning of a name.
+    let format = format.replace("{{", "");
+    format.split('{').skip(1).any(|rest| rest.split(['}', ':']).next().is_some_and(|named| named.trim() == name))
+}
+
+fn generics(signature: &Signature, errors: &mut Errors) {
+    for parameter in &signature.generics.params {
+        if !matches!(parameter, GenericParam::Lifetime(_)) {
+            errors.push(syn::Error::new_spanned(
+                parameter,
+                "a durable task cannot be generic: its row names a function, and no types; write a task for each type",
+            ));
         }
     }
 }
@@ -89,7 +157,20 @@ fn attributes(arg: &Arg, errors: &mut Errors) {
     }
 }
 
-fn argument(arg: &Arg, errors: &mut Errors) {
+fn serde_attributes(arg: &Arg, task: &TaskDef, errors: &mut Errors) {
+    let message = match (arg.is_state, task.is_durable()) {
+        (true, _) => "a state is not stored; remove this attribute",
+        (false, false) => {
+            "only a durable task stores its arguments; remove this attribute, or write `#[deferred_task(durable)]`"
+        }
+        (false, true) => return,
+    };
+    for attribute in arg.serde_attributes() {
+        errors.push(syn::Error::new_spanned(attribute, message));
+    }
+}
+
+fn argument(arg: &Arg, task: &TaskDef, errors: &mut Errors) {
     let name = &arg.name;
     match unwrap_groups(&arg.ty) {
         Type::Reference(TypeReference { mutability: Some(_), elem, .. }) => errors.push(syn::Error::new_spanned(
@@ -100,6 +181,25 @@ fn argument(arg: &Arg, errors: &mut Errors) {
                 owned(elem)
             ),
         )),
+        Type::Reference(TypeReference { lifetime: Some(lifetime), elem, .. })
+            if task.is_durable() && is_static(lifetime) =>
+        {
+            errors.push(syn::Error::new_spanned(
+                &arg.ty,
+                format!(
+                    "what a worker reads from a call's row is not there for as long as `'static`; write `{name}: &{}`",
+                    rendered(elem)
+                ),
+            ));
+        }
+        Type::Reference(TypeReference { elem, .. })
+            if task.is_durable() && matches!(unwrap_groups(elem), Type::TraitObject(_)) =>
+        {
+            errors.push(syn::Error::new_spanned(
+                &arg.ty,
+                format!("a trait object cannot be stored; write a type that can be: `{name}: …`"),
+            ));
+        }
         Type::Reference(TypeReference { elem, .. }) if matches!(unwrap_groups(elem), Type::TraitObject(_)) => {
             let object = rendered(elem);
             let send = if object.contains("Send") { "" } else { " + Send" };
@@ -109,6 +209,10 @@ fn argument(arg: &Arg, errors: &mut Errors) {
             ));
         }
         _ => match Borrows::inside(&arg.ty) {
+            Some(Borrowed::ImplTrait(span, _)) if task.is_durable() => errors.push(syn::Error::new(
+                span,
+                format!("a worker needs to know this type, to read it from the call's row; write its name: `{name}: …`"),
+            )),
             Some(Borrowed::ImplTrait(span, bounds)) => errors.push(syn::Error::new(
                 span,
                 format!(

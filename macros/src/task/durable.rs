@@ -1,5 +1,5 @@
-//! What a durable task has besides: how a call becomes the arguments in a row and is run from them, what is said of one call before it
-//! is stored, and the task's entry in the list that workers read.
+//! What a durable task has besides: how a call becomes the arguments in a row and is run from them, what is said of one
+//! call before it is stored, and the task's entry in the list that workers read.
 //!
 //! Must not know: what all tasks have (`expand`), or the table.
 
@@ -8,9 +8,9 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 
 use super::expand::{captured_span, captured_type, field, local};
-use super::hand_over::{Body, doubtful_copy};
+use super::hand_over::{Body, doubtful_copy, impossible_copy, is_known_to_be_send};
 use super::options::OfDurable;
-use super::parse::{Arg, Start, TaskDef};
+use super::parse::{Arg, Capture, Start, TaskDef};
 use super::values::{Attempts, Time, Unique};
 use crate::paths::{located_at, rendered};
 
@@ -18,19 +18,21 @@ use crate::paths::{located_at, rendered};
 pub(super) const IS_THERE: bool = cfg!(any(feature = "durable", test));
 
 /// `Task::hand_over`. It needs no proof that the call can go to another thread: what goes there is its row.
-pub(super) fn hand_over(private: &TokenStream) -> TokenStream {
+pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let impossible = impossible_copy(task);
     quote! {
         fn hand_over<__Receiver: #private::Receiver>(self, receiver: __Receiver) -> __Receiver::Output {
+            #impossible
             #private::Receiver::receive_durable(receiver, self)
         }
     }
 }
 
-/// What is said of a call when it is captured. To be evaluated before an argument moves.
+/// The field with what is said of a call when it is captured. It stands before the arguments, which the key names and which move.
 pub(super) fn call_options(task: &TaskDef, private: &TokenStream) -> TokenStream {
     match &task.options.of_durable.key {
-        Some(key) => quote!(#private::CallOptions::keyed(::std::format!(#key))),
-        None => quote!(#private::CallOptions::new()),
+        Some(key) => quote!(__options: #private::CallOptions::keyed(::std::format!(#key)),),
+        None => quote!(__options: #private::CallOptions::new(),),
     }
 }
 
@@ -38,44 +40,89 @@ pub(super) fn call_options(task: &TaskDef, private: &TokenStream) -> TokenStream
 pub(super) fn expand(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let name = &task.function.sig.ident;
     let defaults = defaults(&task.options.of_durable, private);
-    let wrapped = task.args().filter_map(|arg| wrapper(arg, private));
-    let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
-    let payload = local("payload", Span::call_site(), task);
-    let encoded = task.args().map(|arg| encoded(arg, task, private));
-    let fields = task.args().map(field);
-    let decoded = task.args().map(|arg| decoded(arg, task, private));
-    let start = start(task, private);
+    let wrappers = task.args().filter_map(|arg| wrapper(arg, private));
+    let stored = stored(task, private);
     // Where the function is, not the attribute.
     let place = quote_spanned!(name.span()=> ::core::file!(), ::core::line!());
-    let caller = quote_spanned!(name.span()=> ::core::panic::Location::caller());
     quote! {
         const _: () = {
-            #(#wrapped)*
+            #(#wrappers)*
 
             impl #private::Durable for #name {
                 const DEFAULTS: #private::Defaults = #defaults;
 
-                fn encode(#this, #payload: &mut #private::Encoder) -> #private::CallOptions {
-                    let _ = &#payload;
-                    #(#encoded)*
-                    #this.__options
-                }
-
-                fn decode(#payload: &#private::Decoder<'_>) -> ::core::result::Result<Self, #private::Undecodable> {
-                    let _ = &#payload;
-                    ::core::result::Result::Ok(#name {
-                        __options: #private::CallOptions::new(),
-                        #(#fields: #decoded,)*
-                        __call_site: #caller,
-                        __generics: ::core::marker::PhantomData,
-                    })
-                }
-
-                #start
+                #stored
             }
 
             #private::inventory::submit! { #private::Registered::new::<#name>(#place) }
         };
+    }
+}
+
+/// `Durable::stored`: a proof that all arguments can be stored and given to a worker's thread, as in `hand_over`; and at its
+/// end, where that is known, how it is done.
+fn stored(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let name = &task.function.sig.ident;
+    // What is copied out of a reference is not taken for granted: it may not be possible, and a bound says nothing then.
+    let is_step = |arg: &&Arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Owned(_));
+    let steps: Vec<_> = task.args().filter(is_step).enumerate().collect();
+    let called = |(at, arg): &(usize, &Arg)| {
+        let span = captured_span(arg);
+        let step = Ident::new(&format!("capture_{at}"), span);
+        quote_spanned!(span=> #step::<__Any>())
+    };
+    let mut known = TokenStream::new();
+    let functions: Vec<_> = steps
+        .iter()
+        .map(|(at, arg)| {
+            let span = captured_span(arg);
+            let (step, ty, located) =
+                (Ident::new(&format!("capture_{at}"), span), captured_type(arg), located_at(private, span));
+            let bound = Ident::new(if is_wrapped(arg) { "Captured" } else { "Storable" }, span);
+            known.extend(quote_spanned!(span=> <#ty as #located::Argument<__Any>>::Type: #located::#bound,));
+            let next = steps.get(at + 1).map_or_else(|| how(task, private), called);
+            quote!(fn #step<__Any>() -> #private::Stored<#name> where #known { #next })
+        })
+        .collect();
+    let first = steps.first().map_or_else(|| how(task, private), called);
+    quote! {
+        fn stored<__Any>() -> #private::Stored<Self> {
+            #(#functions)*
+            #first
+        }
+    }
+}
+
+/// How a call is written, read and run.
+fn how(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let name = &task.function.sig.ident;
+    let at = doubtful_copy(task).map_or_else(Span::call_site, captured_span);
+    let (call, payload) = (local("call", at, task), local("payload", at, task));
+    let encoded = task.args().map(|arg| encoded(arg, task, private));
+    let decoded = task.args().map(|arg| decoded(arg, task, private));
+    let caller = quote_spanned!(name.span()=> ::core::panic::Location::caller());
+    let start = start(task, private);
+    let impossible = impossible_copy(task);
+    let private = located_at(private, at);
+    quote_spanned! {at=>
+        #impossible
+        #private::Stored {
+            encode: |#call: #name, #payload: &mut #private::Encoder| {
+                let _ = &#payload;
+                #(#encoded)*
+                #call.__options
+            },
+            decode: |#payload: &#private::Decoder<'_>| {
+                let _ = &#payload;
+                ::core::result::Result::Ok(#name {
+                    #(#decoded,)*
+                    __options: #private::CallOptions::new(),
+                    __call_site: #caller,
+                    __generics: ::core::marker::PhantomData,
+                })
+            },
+            start: #start,
+        }
     }
 }
 
@@ -112,14 +159,15 @@ fn defaults(options: &OfDurable, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// The name that an argument is stored under.
-fn stored_name(arg: &Arg) -> String {
-    arg.name.unraw().to_string()
+fn is_wrapped(arg: &Arg) -> bool {
+    arg.serde_attributes().next().is_some()
 }
 
 /// The struct that has an argument's `#[serde(…)]` attributes, where there are any.
 fn wrapper(arg: &Arg, private: &TokenStream) -> Option<TokenStream> {
-    arg.serde_attributes().next()?;
+    if !is_wrapped(arg) {
+        return None;
+    }
     let (wrapper, attributes, field, ty) = (wrapper_name(arg), arg.serde_attributes(), field(arg), captured_type(arg));
     let serde = rendered(&quote!(#private::serde));
     Some(quote! {
@@ -137,48 +185,49 @@ fn wrapper_name(arg: &Arg) -> Ident {
     format_ident!("__Argument_{}", arg.name.unraw())
 }
 
-/// Writes an argument. A type that cannot be stored is underlined, here and where it is read, by one and the same message.
+/// Writes an argument.
 fn encoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
     let at = captured_span(arg);
-    let (private, this, payload) = (located_at(private, at), local("self", at, task), local("payload", at, task));
-    let (stored_name, field, ty) = (stored_name(arg), field(arg), captured_type(arg));
-    if arg.serde_attributes().next().is_none() {
-        return quote_spanned!(at=> <#ty as #private::Storable>::write(&#this.#field, #payload, #stored_name););
+    let (private, call, payload) = (located_at(private, at), local("call", at, task), local("payload", at, task));
+    let (field, stored_name) = (field(arg), arg.name.unraw().to_string());
+    if is_wrapped(arg) {
+        let wrapper = wrapper_name(arg);
+        quote_spanned!(at=> #private::Encoder::wrapped(#payload, #stored_name, &#wrapper { #field: #call.#field });)
+    } else {
+        quote_spanned!(at=> #private::Encoder::argument(#payload, #stored_name, &#call.#field);)
     }
-    let wrapper = wrapper_name(arg);
-    quote_spanned!(at=> #private::Encoder::wrapped(#payload, #stored_name, &#wrapper { #field: #this.#field });)
 }
 
 /// Reads an argument.
 fn decoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
     let at = captured_span(arg);
     let (private, payload) = (located_at(private, at), local("payload", at, task));
-    let (stored_name, field, ty) = (stored_name(arg), field(arg), captured_type(arg));
-    if arg.serde_attributes().next().is_none() {
-        return quote_spanned!(at=> <#ty as #private::Storable>::read(#payload, #stored_name)?);
+    let (field, stored_name) = (field(arg), arg.name.unraw().to_string());
+    if is_wrapped(arg) {
+        let wrapper = wrapper_name(arg);
+        quote_spanned!(at=> #field: #private::Decoder::wrapped::<#wrapper>(#payload, #stored_name)?.#field)
+    } else {
+        quote_spanned!(at=> #field: #private::Decoder::argument(#payload, #stored_name)?)
     }
-    let wrapper = wrapper_name(arg);
-    quote_spanned!(at=> #private::Decoder::wrapped::<#wrapper>(#payload, #stored_name)?.#field)
 }
 
-/// `Durable::start`.
+/// What a worker runs: see [`Body`].
 fn start(task: &TaskDef, private: &TokenStream) -> TokenStream {
+    let name = &task.function.sig.ident;
     // A future that is not `Send` is the mistake of the `async fn`, which is what the compiler underlines.
-    let at = match task.start() {
-        Start::Spawned(token) => token.span,
-        Start::Here | Start::Blocking => Span::call_site(),
+    let (at, how, starts) = match task.start() {
+        Start::Spawned(token) => (token.span, "spawned", quote!()),
+        Start::Here | Start::Blocking => {
+            (doubtful_copy(task).map_or_else(Span::call_site, captured_span), "blocking", quote!(move ||))
+        }
     };
-    let located = located_at(private, at);
-    let Body { call, states, fetched, run } = Body::new(task, at, &located);
-    let running = match task.start() {
-        Start::Spawned(_) => quote_spanned!(at=> #located::Running::spawned::<Self, _>(#run)),
-        Start::Here | Start::Blocking => quote_spanned!(at=> #located::Running::blocking::<Self, _>(move || #run)),
-    };
-    quote! {
-        fn start(self, #states: &#private::States) -> ::core::option::Option<#private::Running> {
-            let #call = self;
+    let private = located_at(private, at);
+    let Body { call, states, fetched, run } = Body::new(task, at, &private);
+    let how = Ident::new(how, at);
+    quote_spanned! {at=>
+        |#call: #name, #states: &#private::States| {
             #fetched
-            ::core::option::Option::Some(#running)
+            ::core::option::Option::Some(#private::Running::#how::<#name, _>(#starts #run))
         }
     }
 }
@@ -198,31 +247,25 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
         (
             "queue",
             "Into another queue than the task's.",
-            quote!(impl ::core::convert::Into<::std::borrow::Cow<'static, ::core::primitive::str>>),
+            quote!(impl ::core::convert::Into<::std::borrow::Cow<'static, str>>),
         ),
-        (
-            "priority",
-            "With another priority than the task's: the lower one runs first.",
-            quote!(::core::primitive::i16),
-        ),
-        (
-            "max_attempts",
-            "Tried more or less often than others of the task, the first time included.",
-            quote!(::core::primitive::u16),
-        ),
+        ("priority", "With another priority than the task's: the lower one runs first.", quote!(i16)),
+        ("max_attempts", "Tried more or less often than others of the task, the first time included.", quote!(u16)),
     ];
+    // A result of a type that cannot be is one more mistake, in two places: as in `expand::field`.
+    let at = this.span();
+    let returned = Ident::new("Self", at);
     let setters = setters.into_iter().map(|(name, doc, ty)| {
         let name = Ident::new(name, Span::call_site());
         let (mutable, value, set) = match is_stub {
             true => (quote!(), quote!(_), quote!()),
             false => (quote!(mut), quote!(#name), quote!(#private::CallOptions::#name(&mut #this.__options, #name);)),
         };
+        let body = quote_spanned!(at=> #set #this);
+        // The braces are ours: with one end in the user's code the compiler minds a method that nobody calls.
         quote! {
             #[doc = #doc]
-            #vis fn #name(#mutable #this, #value: #ty) -> Self {
-                #set
-                #this
-            }
+            #vis fn #name(#mutable #this, #value: #ty) -> #returned { #body }
         }
     });
     quote! {

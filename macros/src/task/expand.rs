@@ -73,7 +73,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
     };
     let states = states(task, &private);
-    let hand_over = if task.is_durable() { durable::hand_over(&private) } else { hand_over(task, &private) };
+    let hand_over = if task.is_durable() { durable::hand_over(task, &private) } else { hand_over(task, &private) };
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
     let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body), false, &private);
@@ -81,14 +81,10 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let phantom = phantom(task);
 
     let must_use = must_use(task);
-    let (mut options_field, mut options, mut durable) = Default::default();
-    if task.is_durable() {
-        options_field = quote!(__options: #private::CallOptions,);
-        let captured = durable::call_options(task, &private);
-        options = quote!(__options: #captured,);
-        let expansion = durable::expand(task, &private);
-        durable = quote!(#(#cfg)* #expansion);
-    }
+    let options_field = task.is_durable().then(|| quote!(__options: #private::CallOptions,));
+    let options = task.is_durable().then(|| durable::call_options(task, &private));
+    let durable = task.is_durable().then(|| durable::expand(task, &private));
+    let durable = durable.map(|items| quote!(#(#cfg)* #items));
 
     let keyword = Ident::new("struct", task.function.sig.fn_token.span);
     let mut body = Group::new(

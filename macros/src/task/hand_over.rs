@@ -7,6 +7,7 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Generics, Type};
 
@@ -108,14 +109,18 @@ fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let private = located_at(&private, called);
     let start = start(task, called, &private);
     let receive = quote_spanned!(called=> #private::Receiver::receive(#receiver, #call, #start));
+    let impossible = impossible_copy(task);
+    quote!(#impossible #receive)
+}
+
+/// What cannot be copied has been said on the field; the compiler says the same once more, in the same place, and then no
+/// longer minds what follows from it.
+pub(super) fn impossible_copy(task: &TaskDef) -> TokenStream {
     match doubtful_copy(task).map(Arg::capture) {
-        // What cannot be copied has been said on the field; the compiler says the same once more, in the same place, and
-        // then no longer minds what follows from it.
-        Some(Capture::Copied(ty)) => quote_spanned! {at=>
+        Some(Capture::Copied(ty)) => quote_spanned! {ty.span()=>
             let _: ::core::marker::PhantomData<<#ty as ::std::borrow::ToOwned>::Owned>;
-            #receive
         },
-        _ => receive,
+        _ => TokenStream::new(),
     }
 }
 
@@ -180,9 +185,9 @@ pub(super) fn doubtful_copy(task: &TaskDef) -> Option<&Arg> {
     task.args().find(|arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Copied(_)))
 }
 
-/// Most arguments: they need no proof, so that most tasks are expanded without one. Whoever gives these names to types of
-/// their own gets a message all the same, though not on the argument.
-fn is_known_to_be_send(arg: &Arg) -> bool {
+/// Most arguments, all of which can be stored, too: they need no proof, so that most tasks are expanded without one. Whoever
+/// gives these names to types of their own gets a message all the same, though not on the argument.
+pub(super) fn is_known_to_be_send(arg: &Arg) -> bool {
     const KNOWN: [&str; 19] = [
         "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128",
         "usize", "str", "String", "PathBuf",

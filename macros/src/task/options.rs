@@ -37,8 +37,8 @@ pub(super) struct OfDurable {
     pub(super) key: Option<LitStr>,
 }
 
-const EXPECTED: &str = "expected `blocking`, `name = \"…\"`, `crate = \"…\"` or `durable`, and with that `queue = \"…\"`, \
-                        `max_attempts = …`, `priority = …`, `timeout = \"…\"`, `backoff = \"…\"`, `unique` or `key = \"…\"`";
+const EXPECTED: &str = "expected `name = \"…\"`, `crate = \"…\"`, `blocking` or `durable`, or beside `durable` one of `queue`, \
+                        `max_attempts`, `priority`, `timeout`, `backoff`, `unique` and `key`";
 
 impl Options {
     /// Reads all options; what is wrong with one does not hide the others.

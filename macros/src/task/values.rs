@@ -80,7 +80,7 @@ impl Value for Attempts {
 }
 
 impl Value for Time {
-    const TAKES: &'static str = "a time as a string, a whole number and one of `ms`, `s`, `m`, `h` and `d`";
+    const TAKES: &'static str = "a time: a string of a whole number and one of `ms`, `s`, `m`, `h` and `d`";
 
     fn read(key: &Ident, literal: &Lit) -> Option<syn::Result<Self>> {
         let Lit::Str(literal) = literal else { return None };

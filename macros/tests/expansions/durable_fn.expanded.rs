@@ -91,9 +91,7 @@ impl archive {
     ///Into another queue than the task's.
     fn queue(
         mut self,
-        queue: impl ::core::convert::Into<
-            ::std::borrow::Cow<'static, ::core::primitive::str>,
-        >,
+        queue: impl ::core::convert::Into<::std::borrow::Cow<'static, str>>,
     ) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::queue(
             &mut self.__options,
@@ -102,7 +100,7 @@ impl archive {
         self
     }
     ///With another priority than the task's: the lower one runs first.
-    fn priority(mut self, priority: ::core::primitive::i16) -> Self {
+    fn priority(mut self, priority: i16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::priority(
             &mut self.__options,
             priority,
@@ -110,7 +108,7 @@ impl archive {
         self
     }
     ///Tried more or less often than others of the task, the first time included.
-    fn max_attempts(mut self, max_attempts: ::core::primitive::u16) -> Self {
+    fn max_attempts(mut self, max_attempts: u16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::max_attempts(
             &mut self.__options,
             max_attempts,
@@ -142,64 +140,81 @@ const _: () = {
     }
     impl ::diesel_deferred::__private_0_1_0::Durable for archive {
         const DEFAULTS: ::diesel_deferred::__private_0_1_0::Defaults = ::diesel_deferred::__private_0_1_0::Defaults::STANDARD;
-        fn encode(
-            self,
-            payload: &mut ::diesel_deferred::__private_0_1_0::Encoder,
-        ) -> ::diesel_deferred::__private_0_1_0::CallOptions {
-            let _ = &payload;
-            <PathBuf as ::diesel_deferred::__private_0_1_0::Storable>::write(
-                &self.path,
-                payload,
-                "path",
-            );
-            <Kind as ::diesel_deferred::__private_0_1_0::Storable>::write(
-                &self.r#type,
-                payload,
-                "type",
-            );
-            ::diesel_deferred::__private_0_1_0::Encoder::wrapped(
-                payload,
-                "age",
-                &__Argument_age { age: self.age },
-            );
-            self.__options
-        }
-        fn decode(
-            payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>,
-        ) -> ::core::result::Result<
-            Self,
-            ::diesel_deferred::__private_0_1_0::Undecodable,
-        > {
-            let _ = &payload;
-            ::core::result::Result::Ok(archive {
-                __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
-                path: <PathBuf as ::diesel_deferred::__private_0_1_0::Storable>::read(
-                    payload,
-                    "path",
-                )?,
-                r#type: <Kind as ::diesel_deferred::__private_0_1_0::Storable>::read(
-                    payload,
-                    "type",
-                )?,
-                age: ::diesel_deferred::__private_0_1_0::Decoder::wrapped::<
-                    __Argument_age,
-                >(payload, "age")?
-                    .age,
-                __call_site: ::core::panic::Location::caller(),
-                __generics: ::core::marker::PhantomData,
-            })
-        }
-        fn start(
-            self,
-            _: &::diesel_deferred::__private_0_1_0::States,
-        ) -> ::core::option::Option<::diesel_deferred::__private_0_1_0::Running> {
-            let call = self;
-            ::core::option::Option::Some(
-                ::diesel_deferred::__private_0_1_0::Running::blocking::<
-                    Self,
-                    _,
-                >(move || <archive>::run(call)),
-            )
+        fn stored<__Any>() -> ::diesel_deferred::__private_0_1_0::Stored<Self> {
+            fn capture_0<__Any>() -> ::diesel_deferred::__private_0_1_0::Stored<archive>
+            where
+                <Kind as ::diesel_deferred::__private_0_1_0::Argument<
+                    __Any,
+                >>::Type: ::diesel_deferred::__private_0_1_0::Storable,
+            {
+                capture_1::<__Any>()
+            }
+            fn capture_1<__Any>() -> ::diesel_deferred::__private_0_1_0::Stored<archive>
+            where
+                <Kind as ::diesel_deferred::__private_0_1_0::Argument<
+                    __Any,
+                >>::Type: ::diesel_deferred::__private_0_1_0::Storable,
+                <Duration as ::diesel_deferred::__private_0_1_0::Argument<
+                    __Any,
+                >>::Type: ::diesel_deferred::__private_0_1_0::Captured,
+            {
+                ::diesel_deferred::__private_0_1_0::Stored {
+                    encode: |
+                        call: archive,
+                        payload: &mut ::diesel_deferred::__private_0_1_0::Encoder|
+                    {
+                        let _ = &payload;
+                        ::diesel_deferred::__private_0_1_0::Encoder::argument(
+                            payload,
+                            "path",
+                            &call.path,
+                        );
+                        ::diesel_deferred::__private_0_1_0::Encoder::argument(
+                            payload,
+                            "type",
+                            &call.r#type,
+                        );
+                        ::diesel_deferred::__private_0_1_0::Encoder::wrapped(
+                            payload,
+                            "age",
+                            &__Argument_age { age: call.age },
+                        );
+                        call.__options
+                    },
+                    decode: |payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>| {
+                        let _ = &payload;
+                        ::core::result::Result::Ok(archive {
+                            path: ::diesel_deferred::__private_0_1_0::Decoder::argument(
+                                payload,
+                                "path",
+                            )?,
+                            r#type: ::diesel_deferred::__private_0_1_0::Decoder::argument(
+                                payload,
+                                "type",
+                            )?,
+                            age: ::diesel_deferred::__private_0_1_0::Decoder::wrapped::<
+                                __Argument_age,
+                            >(payload, "age")?
+                                .age,
+                            __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
+                            __call_site: ::core::panic::Location::caller(),
+                            __generics: ::core::marker::PhantomData,
+                        })
+                    },
+                    start: |
+                        call: archive,
+                        _: &::diesel_deferred::__private_0_1_0::States|
+                    {
+                        ::core::option::Option::Some(
+                            ::diesel_deferred::__private_0_1_0::Running::blocking::<
+                                archive,
+                                _,
+                            >(move || <archive>::run(call)),
+                        )
+                    },
+                }
+            }
+            capture_0::<__Any>()
         }
     }
     ::diesel_deferred::__private_0_1_0::inventory::submit! {

@@ -98,9 +98,7 @@ impl send_receipt {
     ///Into another queue than the task's.
     pub fn queue(
         mut self,
-        queue: impl ::core::convert::Into<
-            ::std::borrow::Cow<'static, ::core::primitive::str>,
-        >,
+        queue: impl ::core::convert::Into<::std::borrow::Cow<'static, str>>,
     ) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::queue(
             &mut self.__options,
@@ -109,7 +107,7 @@ impl send_receipt {
         self
     }
     ///With another priority than the task's: the lower one runs first.
-    pub fn priority(mut self, priority: ::core::primitive::i16) -> Self {
+    pub fn priority(mut self, priority: i16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::priority(
             &mut self.__options,
             priority,
@@ -117,7 +115,7 @@ impl send_receipt {
         self
     }
     ///Tried more or less often than others of the task, the first time included.
-    pub fn max_attempts(mut self, max_attempts: ::core::primitive::u16) -> Self {
+    pub fn max_attempts(mut self, max_attempts: u16) -> Self {
         ::diesel_deferred::__private_0_1_0::CallOptions::max_attempts(
             &mut self.__options,
             max_attempts,
@@ -149,62 +147,60 @@ const _: () = {
             ),
             ..::diesel_deferred::__private_0_1_0::Defaults::STANDARD
         };
-        fn encode(
-            self,
-            payload: &mut ::diesel_deferred::__private_0_1_0::Encoder,
-        ) -> ::diesel_deferred::__private_0_1_0::CallOptions {
-            let _ = &payload;
-            <i64 as ::diesel_deferred::__private_0_1_0::Storable>::write(
-                &self.order_id,
-                payload,
-                "order_id",
-            );
-            <<str as ::std::borrow::ToOwned>::Owned as ::diesel_deferred::__private_0_1_0::Storable>::write(
-                &self.email,
-                payload,
-                "email",
-            );
-            self.__options
-        }
-        fn decode(
-            payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>,
-        ) -> ::core::result::Result<
-            Self,
-            ::diesel_deferred::__private_0_1_0::Undecodable,
-        > {
-            let _ = &payload;
-            ::core::result::Result::Ok(send_receipt {
-                __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
-                order_id: <i64 as ::diesel_deferred::__private_0_1_0::Storable>::read(
-                    payload,
-                    "order_id",
-                )?,
-                email: <<str as ::std::borrow::ToOwned>::Owned as ::diesel_deferred::__private_0_1_0::Storable>::read(
-                    payload,
-                    "email",
-                )?,
-                __call_site: ::core::panic::Location::caller(),
-                __generics: ::core::marker::PhantomData,
-            })
-        }
-        fn start(
-            self,
-            states: &::diesel_deferred::__private_0_1_0::States,
-        ) -> ::core::option::Option<::diesel_deferred::__private_0_1_0::Running> {
-            let call = self;
-            let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
-                Mailer,
-            >(states)?;
-            ::core::option::Option::Some(
-                ::diesel_deferred::__private_0_1_0::Running::spawned::<
-                    Self,
-                    _,
-                >(
-                    ::diesel_deferred::__private_0_1_0::spawnable(async move {
-                        <send_receipt>::run(call, &*state_0).await
-                    }),
-                ),
-            )
+        fn stored<__Any>() -> ::diesel_deferred::__private_0_1_0::Stored<Self> {
+            ::diesel_deferred::__private_0_1_0::Stored {
+                encode: |
+                    call: send_receipt,
+                    payload: &mut ::diesel_deferred::__private_0_1_0::Encoder|
+                {
+                    let _ = &payload;
+                    ::diesel_deferred::__private_0_1_0::Encoder::argument(
+                        payload,
+                        "order_id",
+                        &call.order_id,
+                    );
+                    ::diesel_deferred::__private_0_1_0::Encoder::argument(
+                        payload,
+                        "email",
+                        &call.email,
+                    );
+                    call.__options
+                },
+                decode: |payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>| {
+                    let _ = &payload;
+                    ::core::result::Result::Ok(send_receipt {
+                        order_id: ::diesel_deferred::__private_0_1_0::Decoder::argument(
+                            payload,
+                            "order_id",
+                        )?,
+                        email: ::diesel_deferred::__private_0_1_0::Decoder::argument(
+                            payload,
+                            "email",
+                        )?,
+                        __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
+                        __call_site: ::core::panic::Location::caller(),
+                        __generics: ::core::marker::PhantomData,
+                    })
+                },
+                start: |
+                    call: send_receipt,
+                    states: &::diesel_deferred::__private_0_1_0::States|
+                {
+                    let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
+                        Mailer,
+                    >(states)?;
+                    ::core::option::Option::Some(
+                        ::diesel_deferred::__private_0_1_0::Running::spawned::<
+                            send_receipt,
+                            _,
+                        >(
+                            ::diesel_deferred::__private_0_1_0::spawnable(async move {
+                                <send_receipt>::run(call, &*state_0).await
+                            }),
+                        ),
+                    )
+                },
+            }
         }
     }
     ::diesel_deferred::__private_0_1_0::inventory::submit! {

@@ -31,6 +31,10 @@ pub trait AsyncDeferrable: AsyncConnection {
     /// What it takes to believe that a COMMIT on this connection committed.
     const PROOF: CommitProof = CommitProof::Savepoint;
 
+    /// Whether it is known to be MySQL or MariaDB: one of any type may be SQLite, where a savepoint proves less.
+    #[doc(hidden)]
+    const IS_MYSQL: bool = false;
+
     /// Whether the connection is still in step with its server when the future of a statement was dropped.
     #[doc(hidden)]
     const OUTLIVES_DROPPED_STATEMENTS: bool = false;
@@ -79,6 +83,8 @@ impl AsyncDeferrable for diesel_async::AsyncPgConnection {
 
 #[cfg(feature = "async-mysql")]
 impl AsyncDeferrable for diesel_async::AsyncMysqlConnection {
+    const IS_MYSQL: bool = true;
+
     fn begin_sql(options: &BeginOptions) -> String {
         options.mysql_sql()
     }
@@ -94,6 +100,7 @@ where
     S: diesel_async::sync_connection_wrapper::SpawnBlocking + Send,
 {
     const PROOF: CommitProof = C::PROOF;
+    const IS_MYSQL: bool = C::IS_MYSQL;
     // A dropped statement is waited for.
     const OUTLIVES_DROPPED_STATEMENTS: bool = true;
 
@@ -120,6 +127,7 @@ macro_rules! like_its_target {
             $target: AsyncDeferrable,
         {
             const PROOF: CommitProof = <$target as AsyncDeferrable>::PROOF;
+            const IS_MYSQL: bool = <$target as AsyncDeferrable>::IS_MYSQL;
             const OUTLIVES_DROPPED_STATEMENTS: bool = <$target as AsyncDeferrable>::OUTLIVES_DROPPED_STATEMENTS;
 
             fn begin_sql(options: &BeginOptions) -> String {

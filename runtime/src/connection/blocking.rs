@@ -137,7 +137,8 @@ impl<C> DeferredConnection<C> {
         self.keeper.stop_at_first_failure = stop;
     }
 
-    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
+    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks, then calls of durable
+    /// tasks that are not stored yet.
     pub fn pending(&self) -> Vec<PendingHook> {
         self.keeper.pending()
     }
@@ -323,6 +324,7 @@ impl<C: Deferrable> Deferring for DeferredConnection<C> {
 
 impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     const PROOF: CommitProof = C::PROOF;
+    const IS_MYSQL: bool = C::IS_MYSQL;
     const OUTLIVES_DROPPED_STATEMENTS: bool = true;
     const ASYNC: bool = false;
 

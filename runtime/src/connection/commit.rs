@@ -211,8 +211,9 @@ fn aborted_release<W: Wrapper>(conn: &mut W) -> Option<Doom> {
 fn has_to_be_proven<W: Wrapper>(keeper: &Keeper<W>, depth: usize, promise: Promise) -> bool {
     let suspicious = match (W::PROOF, promise) {
         (CommitProof::Commit, _) => return false,
-        (CommitProof::Savepoint, Promise::Atomic) | (CommitProof::Statement, _) => Doubt::Failed,
-        (CommitProof::Savepoint, Promise::AsDiesel) | (CommitProof::Status, _) => Doubt::Unseen,
+        (CommitProof::Savepoint, Promise::AsDiesel) if !keeper.has_spilled => Doubt::Unseen,
+        (CommitProof::Savepoint | CommitProof::Statement, _) => Doubt::Failed,
+        (CommitProof::Status, _) => Doubt::Unseen,
     };
     let in_doubt = keeper.watch.doubt() >= suspicious;
     depth == 1 && (in_doubt || keeper.queue.has_commit_hooks() || keeper.queue.has_rollback_hooks())

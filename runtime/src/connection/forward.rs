@@ -40,8 +40,9 @@ impl<C> DerefMut for DeferredConnection<C> {
     }
 }
 
-impl<C: SimpleConnection> SimpleConnection for DeferredConnection<C> {
+impl<C: Deferrable> SimpleConnection for DeferredConnection<C> {
     fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        self.make_room()?;
         self.keeper.watch.suspect(Doubt::RawSql);
         self.keeper.watch.result(self.inner.batch_execute(query))
     }
@@ -186,6 +187,7 @@ where
     C: Deferrable + UpdateAndFetchResults<Changes, Output>,
 {
     fn update_and_fetch(&mut self, changeset: Changes) -> QueryResult<Output> {
+        self.make_room()?;
         self.keeper.watch.result(self.inner.update_and_fetch(changeset))
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Keeper<W> {
     pub(super) route: Route,
     /// Whether the open transaction has stored durable calls that are due when it has committed.
     pub(super) wakes_workers: bool,
+    /// Whether it has stored some before its COMMIT, which may have ended it since.
+    pub(super) has_spilled: bool,
 }
 
 /// A verdict on a transaction that came before its end.
@@ -99,6 +101,7 @@ impl<W> Keeper<W> {
             stop_at_first_failure: false,
             route: Route::none(),
             wakes_workers: false,
+            has_spilled: false,
         }
     }
 

@@ -74,6 +74,10 @@ pub trait Deferrable: Connection {
     /// What it takes to believe that a COMMIT on this connection committed.
     const PROOF: CommitProof = CommitProof::Savepoint;
 
+    /// Whether it is known to be MySQL or MariaDB: one of any type may be SQLite, where a savepoint proves less.
+    #[doc(hidden)]
+    const IS_MYSQL: bool = false;
+
     /// The SQL that opens a transaction with these options: the standard's by default. Only connections with one of the
     /// capability traits, such as [`HasIsolation`](crate::HasIsolation), can be asked for it.
     #[doc(hidden)]
@@ -143,6 +147,8 @@ impl Deferrable for diesel::PgConnection {
 
 #[cfg(feature = "mysql")]
 impl Deferrable for diesel::MysqlConnection {
+    const IS_MYSQL: bool = true;
+
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         options.mysql_sql()
     }
@@ -157,6 +163,7 @@ where
     M::Connection: Deferrable + diesel::r2d2::R2D2Connection + Send + 'static,
 {
     const PROOF: CommitProof = <M::Connection as Deferrable>::PROOF;
+    const IS_MYSQL: bool = <M::Connection as Deferrable>::IS_MYSQL;
 
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         <M::Connection as Deferrable>::begin_sql(options)

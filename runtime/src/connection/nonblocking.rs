@@ -153,7 +153,8 @@ impl<C> AsyncDeferredConnection<C> {
         self.keeper.stop_at_first_failure = stop;
     }
 
-    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
+    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks, then calls of durable
+    /// tasks that are not stored yet.
     pub fn pending(&self) -> Vec<PendingHook> {
         self.keeper.pending()
     }
@@ -319,6 +320,7 @@ impl<C: AsyncDeferrable> Deferring for AsyncDeferredConnection<C> {
 
 impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     const PROOF: CommitProof = C::PROOF;
+    const IS_MYSQL: bool = C::IS_MYSQL;
     const OUTLIVES_DROPPED_STATEMENTS: bool = C::OUTLIVES_DROPPED_STATEMENTS;
     const ASYNC: bool = true;
 

@@ -29,7 +29,11 @@ pub(super) async fn store_all<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
 
 /// Stores the calls of the innermost transaction or savepoint, in it, where they are very many. Where this fails it must be rolled back.
 pub(super) async fn spill<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
-    if conn.keeper().has_to_spill() { Box::pin(store(conn)).await } else { Ok(()) }
+    if conn.keeper().has_to_spill() {
+        Box::pin(store(conn)).await?;
+        conn.keeper().has_spilled = true;
+    }
+    Ok(())
 }
 
 /// What was stored is committed.
@@ -42,9 +46,7 @@ pub(super) fn tell_workers<W>(keeper: &mut Keeper<W>) {
 
 #[cold]
 async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
-    if in_doubt(conn)
-        && let Err(error) = prove(conn).await
-    {
+    if let Err(error) = prove(conn).await {
         return Err(because(conn, error));
     }
     let calls = conn.keeper().queue().take_innermost_calls();
@@ -57,7 +59,11 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     NewTask::settle(&mut calls);
     let mut rest = &calls[..];
     while let Some(NewTask { task, call_site, .. }) = rest.first() {
+        // In their place for as long as it takes: where this future is dropped meanwhile, and the block around it goes on.
+        let dropped = "the future that stored it was dropped before it had ended".to_owned();
+        conn.keeper().queue().store(Err(CannotStore { task, call_site, reason: dropped }));
         let sent = send_some(conn, rest).await;
+        drop(conn.keeper().queue().take_innermost_calls());
         match conn.keeper().watch.result(sent) {
             Ok(stored) => rest = &rest[stored.clamp(1, rest.len())..],
             Err(error) => {
@@ -100,12 +106,41 @@ fn in_doubt<W: Wrapper>(conn: &mut W) -> bool {
     }
 }
 
-/// Fails where no transaction is open.
+/// Fails where no transaction is open, as far as that is in doubt.
 async fn prove<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
-    if W::PROOF != CommitProof::Commit {
-        return send(conn, Statement::Sql(PROOF)).await;
+    if conn.depth() < conn.keeper().queue().depth() {
+        // Diesel knows already.
+        return Err(Error::NotInTransaction);
     }
-    // On SQLite a savepoint would begin one, but BEGIN fails in one.
+    if !in_doubt(conn) {
+        return Ok(());
+    }
+    if W::PROOF != CommitProof::Commit {
+        send(conn, Statement::Sql(PROOF)).await?;
+    }
+    if W::PROOF == CommitProof::Commit || W::PROOF == CommitProof::Savepoint && is_sqlite(conn).await? {
+        return prove_on_sqlite(conn).await;
+    }
+    Ok(())
+}
+
+/// Whether it is SQLite, where nothing tells by its type.
+async fn is_sqlite<W: Wrapper>(conn: &mut W) -> QueryResult<bool> {
+    if W::IS_MYSQL {
+        return Ok(false);
+    }
+    // The question must not cost the transaction.
+    send(conn, Statement::Sql("SAVEPOINT diesel_deferred_question")).await?;
+    let answered = send(conn, Statement::Sql("SELECT sqlite_version()")).await.is_ok();
+    if !answered {
+        send(conn, Statement::Sql("ROLLBACK TO SAVEPOINT diesel_deferred_question")).await?;
+    }
+    send(conn, Statement::Sql("RELEASE SAVEPOINT diesel_deferred_question")).await?;
+    Ok(answered)
+}
+
+/// A savepoint would begin a transaction where there is none, but BEGIN fails in one.
+async fn prove_on_sqlite<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     match send(conn, Statement::Sql("BEGIN")).await {
         Err(Error::DatabaseError(DatabaseErrorKind::Unknown, _)) => Ok(()),
         Err(error) => Err(error),
@@ -129,9 +164,22 @@ fn because<W: Wrapper>(conn: &mut W, error: Error) -> Error {
         return CommitError::RolledBack.into();
     }
     match &error {
-        Error::DatabaseError(DatabaseErrorKind::Unknown, about) if about.message().contains(TABLE) => {
+        Error::DatabaseError(DatabaseErrorKind::Unknown, about) if misses_table(about.message()) => {
             CommitError::NoTaskTable { source: Box::new(error) }.into()
         }
         _ => error,
+    }
+}
+
+/// Whether that says that our table is missing, in the server's default language. In another it is the server's words that the user
+/// gets, as of all else that may be wrong with the table.
+fn misses_table(message: &str) -> bool {
+    // Not a column of it, nor a table that a trigger by hand writes to.
+    let Some((before, after)) = message.split_once(TABLE) else { return false };
+    match after {
+        "" => matches!(before, "no such table: " | "no such table: main."),
+        "\" does not exist" => before == "relation \"",
+        "' doesn't exist" => before.starts_with("Table '") && before.ends_with('.'),
+        _ => false,
     }
 }

@@ -146,6 +146,7 @@ pub(super) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> 
         keeper.watch.reset();
         keeper.doom = None;
         keeper.wakes_workers = false;
+        keeper.has_spilled = false;
         keeper.forget_needs();
     } else if keeper.has_to_spill() {
         return None;

@@ -30,6 +30,9 @@ pub(crate) trait Wrapper: Deferring {
     /// What it takes to believe that a COMMIT committed.
     const PROOF: CommitProof;
 
+    /// Whether it is known to be MySQL or MariaDB.
+    const IS_MYSQL: bool;
+
     /// Whether the connection below can be used again when the future of a statement was dropped.
     const OUTLIVES_DROPPED_STATEMENTS: bool;
 

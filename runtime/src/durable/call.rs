@@ -22,17 +22,22 @@ pub trait Durable: Task {
     /// What its attribute says.
     const DEFAULTS: Defaults;
 
-    /// Writes its arguments, and hands back the options of the call.
-    fn encode(self, payload: &mut Encoder) -> CallOptions;
-
-    /// Reads a call.
+    /// How its calls are written, read and run.
     ///
-    /// # Errors
-    /// Where an argument is missing, or of another type.
-    fn decode(payload: &Decoder<'_>) -> Result<Self, Undecodable>;
+    /// Where an argument can't be stored this does not compile, on the argument's type. It is the only place. What `Any` is for says
+    /// [`Argument`](crate::task::expansion::Argument); it may be anything.
+    fn stored<Any>() -> Stored<Self>;
+}
 
-    /// Its body, to be run by a worker; `None` where it lacks a state.
-    fn start(self, states: &States) -> Option<Running>;
+/// How the calls of a task are written, read and run.
+#[derive(Debug)]
+pub struct Stored<T> {
+    /// Writes the arguments, and hands back the options of the call.
+    pub encode: fn(T, &mut Encoder) -> CallOptions,
+    /// Reads a call; fails where an argument is missing, or of another type.
+    pub decode: fn(&Decoder<'_>) -> Result<T, Undecodable>,
+    /// The body of a call, to be run by a worker; `None` where it lacks a state.
+    pub start: fn(T, &States) -> Option<Running>,
 }
 
 /// What a task's attribute says of all its calls.
@@ -178,7 +183,7 @@ impl NewTask {
     pub(crate) fn of<T: Durable>(task: T) -> Result<Self, CannotStore> {
         let call_site = task.call_site();
         let mut encoder = Encoder::default();
-        let options = task.encode(&mut encoder).0.map_or_else(Given::default, |given| *given);
+        let options = (T::stored::<()>().encode)(task, &mut encoder).0.map_or_else(Given::default, |given| *given);
         let refuse = |reason: String| CannotStore { task: T::NAME, call_site, reason };
         let payload = encoder.finish().map_err(refuse)?;
         let defaults = T::DEFAULTS;
@@ -189,9 +194,11 @@ impl NewTask {
             check_name(what, name).map_err(refuse)?;
         }
         let unique_key = defaults.unique.map(|_| match &options.key {
+            // MySQL does not compare blanks at the end.
+            Some(key) if key.ends_with(' ') => digest(key),
             Some(key) => key.clone(),
             // Of a call without a key it is the arguments that make it the same.
-            None => Uuid::new_v5(&Uuid::NAMESPACE_OID, payload.as_bytes()).to_string(),
+            None => digest(&payload),
         });
         Ok(Self {
             id: TaskId::new(),
@@ -217,6 +224,10 @@ impl NewTask {
             kind: HookKind::Durable,
         }
     }
+}
+
+fn digest(text: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).to_string()
 }
 
 /// What all three databases can store and index. PostgreSQL knows no NUL.

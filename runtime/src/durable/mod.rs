@@ -6,6 +6,7 @@
 
 mod call;
 mod clock;
+mod finite;
 mod id;
 mod migrations;
 mod operations;
@@ -20,7 +21,7 @@ mod worker;
 
 pub use self::call::NewTask;
 #[allow(unreachable_pub, reason = "named by the macros' expansions, and in hidden methods of public traits")]
-pub use self::call::{CallOptions, Defaults, Durable, Unique};
+pub use self::call::{CallOptions, Defaults, Durable, Stored, Unique};
 pub use self::id::{SqlTaskId, TaskId};
 pub use self::migrations::{Migrations, migrations};
 pub use self::operations::{TaskStatement, cancel_task, pause_queue, replay_dead, replay_task, resume_queue};

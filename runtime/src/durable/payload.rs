@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::finite::all_floats_are_finite;
+
 /// How many bytes the arguments of one call may take as JSON: 1 MiB. A row of a queue is read and written several times; what is
 /// larger belongs into a table of its own, and its key into the call.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
@@ -21,21 +23,7 @@ pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
     note = "its arguments are written to a row as JSON, and read by a worker: `#[derive(serde::Serialize, serde::Deserialize)]` on the \
             type, or a type that has both"
 )]
-pub trait Storable: Serialize + DeserializeOwned + Send + 'static {
-    /// Writes it. A method of this trait, as is [`read`](Self::read): of a type that has neither the compiler then says so in the same
-    /// words both times, that is once.
-    fn write(&self, payload: &mut Encoder, name: &'static str) {
-        payload.argument(name, self);
-    }
-
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Where it is missing, or of another type.
-    fn read(payload: &Decoder<'_>, name: &'static str) -> Result<Self, Undecodable> {
-        payload.argument(name)
-    }
-}
+pub trait Storable: Serialize + DeserializeOwned + Send + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Storable for T {}
@@ -56,8 +44,10 @@ impl Encoder {
             self.json.extend_from_slice(b"\"");
             self.json.extend_from_slice(name.as_bytes());
             self.json.extend_from_slice(b"\":");
-            if let Err(error) = serde_json::to_writer(&mut self.json, value) {
-                self.fail(name, &error);
+            let start = self.json.len();
+            match serde_json::to_writer(&mut self.json, value) {
+                Ok(()) => self.look_for_lost_floats(name, start, value),
+                Err(error) => self.fail(name, &error),
             }
         }
     }
@@ -69,7 +59,9 @@ impl Encoder {
                 // Not `{}`, which is what is left of a field that is skipped.
                 Ok(object) if object.len() > 2 => {
                     self.open_field();
+                    let start = self.json.len();
                     self.json.extend_from_slice(&object.as_bytes()[1..object.len() - 1]);
+                    self.look_for_lost_floats(name, start, wrapper);
                 }
                 Ok(_) => {}
                 Err(error) => self.fail(name, &error),
@@ -81,8 +73,16 @@ impl Encoder {
         self.json.push(if self.json.is_empty() { b'{' } else { b',' });
     }
 
+    /// NaN and the infinities were written as `null`. A second look at the value is worth it only where there is one.
+    fn look_for_lost_floats<T: Serialize + ?Sized>(&mut self, name: &'static str, start: usize, value: &T) {
+        let has_null = self.json[start..].windows(4).any(|word| word == b"null");
+        if has_null && let Err(not_finite) = all_floats_are_finite(value) {
+            self.fail(name, &not_finite);
+        }
+    }
+
     #[cold]
-    fn fail(&mut self, name: &'static str, error: &serde_json::Error) {
+    fn fail(&mut self, name: &'static str, error: &dyn Error) {
         self.failed = Some(format!("its argument `{name}` could not be written as JSON: {error}"));
     }
 
@@ -119,7 +119,10 @@ struct Name<'p>(#[serde(borrow)] std::borrow::Cow<'p, str>);
 
 impl<'p> Decoder<'p> {
     /// Finds the fields.
-    pub(crate) fn new(payload: &'p str) -> Result<Self, Undecodable> {
+    ///
+    /// # Errors
+    /// Where it is not a JSON object.
+    pub fn new(payload: &'p str) -> Result<Self, Undecodable> {
         let fields = serde_json::from_str(payload)
             .map_err(|error| Undecodable(format!("the payload is not a JSON object: {error}")))?;
         Ok(Self { payload, fields })

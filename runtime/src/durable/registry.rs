@@ -73,5 +73,6 @@ impl Registry {
 }
 
 fn start<T: Durable>(payload: &Decoder<'_>, states: &States) -> Result<Option<Running>, Undecodable> {
-    Ok(T::decode(payload)?.start(states))
+    let stored = T::stored::<()>();
+    Ok((stored.start)((stored.decode)(payload)?, states))
 }

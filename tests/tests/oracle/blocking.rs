@@ -15,9 +15,9 @@ use tokio::runtime::Runtime;
 use crate::TAKEN;
 use crate::tree::{
     BlockError, End, Flavor, How, Kind, Node, Outcome, Told, Tree, compensate, conclude, defer, finish, is_bang,
-    note_blocking, note_here, note_spawned, tree,
+    note_blocking, note_here, note_spawned, note_stored, tree,
 };
-use crate::verdict::{Lost, Record, judge};
+use crate::verdict::{Lost, Record, judge, stored};
 
 on_every_database!(n13_a_hook_ran_if_and_only_if_its_witness_is_committed);
 
@@ -39,6 +39,7 @@ fn block<C: Database>(
                             Kind::Here => note_here(&record.here, id, outcome),
                             Kind::Spawned => note_spawned(record.elsewhere.clone(), id, outcome),
                             Kind::Blocking => note_blocking(&record.elsewhere, id, outcome),
+                            Kind::Durable => note_stored(record.durable(id)),
                         }
                     }
                     _ => step(conn, node, record)?,
@@ -120,6 +121,7 @@ fn n13_a_hook_ran_if_and_only_if_its_witness_is_committed<C: Database>(db: &Scra
     let runtime = Runtime::new().expect("a runtime for the tasks");
     let conn = RefCell::new(db.connect());
     let observer = RefCell::new(db.observer());
+    C::migrate(&mut observer.borrow_mut());
     C::insert(&mut conn.borrow_mut(), TAKEN).expect("the row to run into");
     crate::run(C::NAME, 500, &tree(Flavor::Blocking), |tree| {
         check::<C>(&runtime, &mut conn.borrow_mut(), &mut observer.borrow_mut(), &tree)
@@ -133,6 +135,7 @@ fn check<C: Database>(
     tree: &Tree,
 ) -> Result<(), TestCaseError> {
     observer.batch_execute(&format!("DELETE FROM witness WHERE id <> {TAKEN}")).expect("clear the table");
+    observer.batch_execute("DELETE FROM deferred_tasks").expect("clear the table");
     let record = Record::above(TAKEN);
     let dispatcher = Dispatcher::builder().runtime(runtime.handle().clone()).max_in_flight(2).build();
     conn.set_dispatcher(dispatcher.clone());
@@ -147,7 +150,7 @@ fn check<C: Database>(
 
     let mut visible = C::witnesses(observer);
     visible.retain(|id| *id != TAKEN);
-    judge(&record, &visible, &lost, matches!(result, Ok(Ok(()))))?;
+    judge(&record, &visible, &stored(&C::tasks(observer)), &lost, matches!(result, Ok(Ok(()))))?;
     prop_assert!(!conn.in_transaction(), "a transaction was left open");
     prop_assert_eq!(conn.pending(), Vec::new(), "a hook was left behind");
     atomic!(conn, -> Result<(), Error>, { C::insert(conn, 1) }).expect("the next block");

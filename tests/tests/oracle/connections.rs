@@ -19,7 +19,7 @@ use tokio::task::block_in_place;
 use crate::TAKEN;
 use crate::nonblocking::{block, up_to};
 use crate::tree::{Flavor, How, Tree, is_bang, tree};
-use crate::verdict::{Lost, Record, judge};
+use crate::verdict::{Lost, Record, judge, stored};
 
 on_every_async_database!(
     n13_a_hook_ran_if_and_only_if_its_witness_is_committed,
@@ -78,7 +78,7 @@ async fn check<C: AsyncDatabase>(
         ended.push(tree.await);
     }
     settle(observer);
-    let visible = C::Blocking::witnesses(observer);
+    let (visible, rows) = (C::Blocking::witnesses(observer), stored(&C::Blocking::tasks(observer)));
     let mut verdict = Ok(());
     for (index, tree) in ended.into_iter().enumerate() {
         let tree = tree.map_err(|error| TestCaseError::fail(format!("what is tested panicked: {error}")))??;
@@ -90,7 +90,9 @@ async fn check<C: AsyncDatabase>(
             prop_assert_eq!(own.contains(&id), committed, "statement {} behind the tree", id - base);
         }
         own.retain(|id| *id < base + ALONE);
-        verdict = verdict.and(judge(&tree.record, &own, &tree.lost, tree.committed));
+        let mut own_rows = rows.clone();
+        own_rows.retain(|id| (base..base + NUMBERS).contains(id));
+        verdict = verdict.and(judge(&tree.record, &own, &own_rows, &tree.lost, tree.committed));
     }
     verdict
 }
@@ -180,6 +182,7 @@ fn prepare<C: Database>(observer: &mut C) {
         _ => "SET lock_wait_timeout = 20, innodb_lock_wait_timeout = 20",
     };
     observer.batch_execute(patience).expect("wait for others");
+    C::migrate(observer);
     observer.batch_execute(&format!("INSERT INTO witness VALUES ({TAKEN})")).expect("the row to run into");
 }
 
@@ -197,4 +200,5 @@ fn settle<C: Database>(observer: &mut C) {
 fn clear<C: Database>(observer: &mut C) {
     settle(observer);
     observer.batch_execute(&format!("DELETE FROM witness WHERE id <> {TAKEN}")).expect("clear the table");
+    observer.batch_execute("DELETE FROM deferred_tasks").expect("clear the table");
 }

@@ -1,5 +1,5 @@
 //! N13, the oracle that binds the rules: over random trees of everything that can happen in a block, a hook ran if and only
-//! if its witness row is visible from a second connection.
+//! if its witness row is visible from a second connection; and the call of a durable task is a row if and only if that is so (D1).
 //!
 //! The trees ([`tree`]), what their hooks write down and the verdict on that ([`verdict`]) are the same for synchronous
 //! ([`blocking`]) and asynchronous ([`nonblocking`], [`connections`]) ones; only who runs the trees differs. On asynchronous ones trees are

@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use crate::TAKEN;
 use crate::tree::{
     BlockError, Cut, End, How, Kind, Node, Outcome, Own, Told, compensate, conclude, defer, finish, is_bang,
-    note_blocking, note_here, note_spawned,
+    note_blocking, note_here, note_spawned, note_stored,
 };
 use crate::verdict::Record;
 
@@ -47,6 +47,7 @@ pub fn block<'a, C: AsyncDatabase>(
                                     Kind::Here => note_here(&record.here, id, outcome),
                                     Kind::Spawned => note_spawned(record.elsewhere.clone(), id, outcome),
                                     Kind::Blocking => note_blocking(&record.elsewhere, id, outcome),
+                                    Kind::Durable => note_stored(record.durable(id)),
                                 }
                             }
                             _ => step(conn, node, record).await?,

@@ -34,6 +34,8 @@ pub enum Kind {
     Here,
     Spawned,
     Blocking,
+    /// Nowhere: it is a row.
+    Durable,
 }
 
 /// What a hook does after it has noted that it ran.
@@ -128,7 +130,12 @@ fn cut_of(percent: f64, flavor: Flavor) -> impl Strategy<Value = Option<Cut>> + 
 
 fn node(flavor: Flavor) -> impl Strategy<Value = Node> {
     let outcome = prop_oneof![4 => Just(Outcome::Succeeds), 1 => Just(Outcome::Fails), 1 => Just(Outcome::Panics)];
-    let kind = prop_oneof![3 => Just(Kind::Here), 1 => Just(Kind::Spawned), 1 => Just(Kind::Blocking)];
+    let kind = prop_oneof![
+        3 => Just(Kind::Here),
+        1 => Just(Kind::Spawned),
+        1 => Just(Kind::Blocking),
+        2 => Just(Kind::Durable),
+    ];
     let told = prop_oneof![4 => kind.clone().prop_map(Told::Task), 1 => Just(Told::Closure)];
     let own = (end(), kind.clone(), cut_of(10.0, flavor)).prop_map(|(end, kind, cut)| Own { end, kind, cut });
     let task = (kind, outcome.clone(), told.clone());
@@ -204,12 +211,18 @@ pub fn note_blocking(log: &Log, id: i32, outcome: Outcome) -> Result<(), String>
     conclude(outcome)
 }
 
+#[deferred_task(durable, name = "stored")]
+pub fn note_stored(id: i32) {
+    let _ = id;
+}
+
 /// Has a task run after the commit, as code does that is not in `atomic!`.
 pub fn defer<A: AfterCommit>(conn: &mut A, kind: Kind, record: &Record, id: i32, outcome: Outcome) -> QueryResult<()> {
     match kind {
         Kind::Here => note_here(&record.here, id, outcome).after_commit(conn),
         Kind::Spawned => note_spawned(record.elsewhere.clone(), id, outcome).after_commit(conn),
         Kind::Blocking => note_blocking(&record.elsewhere, id, outcome).after_commit(conn),
+        Kind::Durable => note_stored(record.durable(id)).after_commit(conn).map(drop),
     }
 }
 
@@ -217,7 +230,8 @@ pub fn defer<A: AfterCommit>(conn: &mut A, kind: Kind, record: &Record, id: i32,
 pub fn compensate<A: AfterCommit>(conn: &mut A, kind: Kind, record: &Record, id: i32) -> QueryResult<()> {
     let (log, outcome) = (&record.rolled_back, Outcome::Succeeds);
     match kind {
-        Kind::Here => note_here(log, id, outcome).after_rollback(conn),
+        // There is no durable compensation.
+        Kind::Here | Kind::Durable => note_here(log, id, outcome).after_rollback(conn),
         Kind::Spawned => note_spawned(log.clone(), id, outcome).after_rollback(conn),
         Kind::Blocking => note_blocking(log, id, outcome).after_rollback(conn),
     }

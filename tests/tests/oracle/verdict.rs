@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use diesel::result::Error;
 use diesel_deferred::{FailureCause, HookKind, PendingHook, Report};
-use diesel_deferred_tests::Log;
+use diesel_deferred_tests::{Log, TaskRow};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -25,6 +25,8 @@ pub struct Record {
     pub rolled_back: Log,
     /// Registered while the tree ran, and by hooks behind its commit.
     pub registered: Log,
+    /// Those of them that are calls of durable tasks.
+    durable: Log,
     /// Whether a block of the tree was dropped before it ended.
     pub cut: Arc<AtomicBool>,
     /// Whether a deadlock was swallowed: MySQL and MariaDB commit what follows one statement by statement.
@@ -40,6 +42,7 @@ impl Record {
             elsewhere: Log::new(),
             rolled_back: Log::new(),
             registered: Log::new(),
+            durable: Log::new(),
             cut: Arc::default(),
             deadlock: Arc::default(),
         }
@@ -48,6 +51,12 @@ impl Record {
     /// Two numbers: a node may need one for itself and one for its hook's block.
     pub fn number(&self) -> i32 {
         self.next.fetch_add(2, Ordering::Relaxed) + 2
+    }
+
+    /// The call of a durable task with that number is being made.
+    pub fn durable(&self, id: i32) -> i32 {
+        self.durable.push(id);
+        id
     }
 
     /// Looks at an error that nobody else will see.
@@ -65,6 +74,7 @@ impl Record {
 pub struct Lost {
     commit: Vec<i32>,
     rollback: Vec<i32>,
+    durable: Vec<i32>,
     pub commit_closures: usize,
     pub rollback_closures: usize,
 }
@@ -84,6 +94,10 @@ impl Lost {
     }
 
     fn add_hook(&mut self, hook: &PendingHook) {
+        if hook.kind == HookKind::Durable {
+            self.durable.push(number(&hook.arguments));
+            return;
+        }
         let number = hook.arguments.split("id: ").nth(1).and_then(|rest| rest.split(',').next());
         let number = number.map(|number| number.parse().expect("a task's number"));
         match (hook.kind, number) {
@@ -95,16 +109,49 @@ impl Lost {
     }
 
     fn is_empty(&self) -> bool {
-        self.commit.is_empty() && self.rollback.is_empty() && self.commit_closures + self.rollback_closures == 0
+        self.commit.is_empty()
+            && self.durable.is_empty()
+            && self.rollback.is_empty()
+            && self.commit_closures + self.rollback_closures == 0
     }
 }
 
-/// The verdict on a tree whose witnesses are all of `visible`. `committed`: it returned `Ok`.
-pub fn judge(record: &Record, visible: &[i32], lost: &Lost, committed: bool) -> Result<(), TestCaseError> {
+/// The number in the payload of a durable call.
+fn number(payload: &str) -> i32 {
+    let number = payload.strip_prefix("{\"id\":").and_then(|rest| rest.strip_suffix('}'));
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("not a call of the tree's: {payload}"))
+}
+
+/// The numbers of durable calls.
+pub fn stored(rows: &[TaskRow]) -> Vec<i32> {
+    rows.iter().map(|row| number(&row.payload)).collect()
+}
+
+/// The verdict on a tree whose witnesses are all of `visible`, and whose durable calls are all of `stored`. `committed`: it
+/// returned `Ok`.
+pub fn judge(
+    record: &Record,
+    visible: &[i32],
+    stored: &[i32],
+    lost: &Lost,
+    committed: bool,
+) -> Result<(), TestCaseError> {
     let cut = record.cut.load(Ordering::Relaxed);
     let deadlock = record.deadlock.load(Ordering::Relaxed);
     let here = record.here.ran();
-    let ran = sorted([here.clone(), record.elsewhere.ran()].concat());
+    let durable = record.durable.ran();
+
+    // D1, N13: a durable call is a row if its witness is visible, and only if, however the tree ended. In the order of the calls.
+    let witnessed: Vec<_> = durable.iter().copied().filter(|id| visible.contains(id)).collect();
+    if deadlock {
+        prop_assert_eq!(less(stored, &witnessed), NONE, "rows without a visible witness; visible: {:?}", visible);
+    } else {
+        prop_assert_eq!(stored, &witnessed[..], "rows, and the witnesses of durable calls");
+    }
+    let both: Vec<_> = lost.durable.iter().filter(|id| stored.contains(id)).collect();
+    prop_assert!(both.is_empty(), "reported as not stored, and there: {both:?}");
+
+    let ran = sorted([here.clone(), record.elsewhere.ran(), stored.to_vec()].concat());
     let heard = sorted(record.rolled_back.ran());
     let registered = sorted(record.registered.ran());
 
@@ -129,7 +176,7 @@ pub fn judge(record: &Record, visible: &[i32], lost: &Lost, committed: bool) -> 
         deadlock || less(&heard, visible).len() == heard.len(),
         "told of a rollback of what is visible; told: {heard:?}, visible: {visible:?}"
     );
-    let unheard = less(&less(&less(&registered, &all), &lost.commit), &lost.rollback);
+    let unheard = less(&less(&less(&less(&registered, &all), &lost.commit), &lost.rollback), &lost.durable);
     prop_assert!(
         unheard.len() <= lost.commit_closures + lost.rollback_closures,
         "heard of neither a commit nor a rollback: {unheard:?}; {lost:?}"

@@ -197,7 +197,7 @@ async fn leases_are_kept_while_a_layer_is_not_ready<A: AsyncDatabase>(_: &Scratc
         layer_fn(move |inner: Handlers| Gate { inner, notes: notes.clone(), opens: None })
     };
     let lease = Duration::from_secs(1);
-    let gated = at_work!(worker::<A>(db, &notes).lease(lease).layer(gate.clone()));
+    let gated = at_work!(worker::<A>(db, &notes).lease(lease).grace_period(Duration::ZERO).layer(gate.clone()));
     committed(db, |conn| {
         note("a").after_commit(conn)?;
         note("b").after_commit(conn)

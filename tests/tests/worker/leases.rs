@@ -36,7 +36,7 @@ on_every_async_database!(
     a_worker_that_was_away_for_long_goes_on,
 );
 
-/// Q10: "heartbeat rescue does not rescue a live long job". Four leases long, with another worker that looks.
+/// Q10: "heartbeat rescue does not rescue a live long job". Three leases long, with another worker that looks.
 async fn a_task_that_takes_long_stays_with_its_worker<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
@@ -48,7 +48,7 @@ async fn a_task_that_takes_long_stays_with_its_worker<A: AsyncDatabase>(_: &Scra
     notes.wait_for(2).await;
     let second = at_work!(worker::<A>(db, &notes).lease(SHORT));
     let begin = lease_end(db);
-    while lease_end(db) < begin + 3_000 {
+    while lease_end(db) < begin + 2_000 {
         assert_eq!(states(db), ["running", "running"]);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -168,17 +168,15 @@ async fn a_worker_that_was_away_for_long_goes_on<A: AsyncDatabase>(_: &Scratch<A
         "PostgreSQL" => ("BEGIN; LOCK TABLE deferred_tasks IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
         _ => ("LOCK TABLES deferred_tasks WRITE", "UNLOCK TABLES"),
     };
-    for _ in 0..3 {
-        let mut conn = db.patient();
-        conn.batch_execute(lock).expect("locked");
-        let end = A::Blocking::number(conn.inner_mut(), LEASE_END);
-        while A::Blocking::now_ms(conn.inner_mut()) < end + 50 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        conn.batch_execute(unlock).expect("unlocked");
-        while lease_end(db) == end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let mut conn = db.patient();
+    conn.batch_execute(lock).expect("locked");
+    let end = A::Blocking::number(conn.inner_mut(), LEASE_END);
+    while A::Blocking::now_ms(conn.inner_mut()) < end + 50 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    conn.batch_execute(unlock).expect("unlocked");
+    while lease_end(db) == end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!((states(db), db.tasks()[0].attempts), (vec!["running".to_owned()], 1));
     notes.add("go");

@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for Unreadable {
 
 #[deferred_task(durable, max_attempts = 1)]
 async fn take_unreadable(value: Unreadable) {
-    drop(value);
+    let _ = value;
 }
 
 /// An error that panics when it is told, and when it is dropped.

@@ -25,9 +25,8 @@ async fn it_waits_for_what_runs_and_takes_nothing_more<A: AsyncDatabase>(_: &Scr
         hold_blocking("b").after_commit(conn)
     });
     notes.wait_for(2).await;
-    let stopping = tokio::spawn(at_work.stop());
+    let stopping = at_work.begin_to_stop().await;
     // It extends leases meanwhile: twice after what was written here.
-    tokio::task::yield_now().await;
     let until = lease_end(db);
     while lease_end(db) <= until {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -58,7 +57,7 @@ async fn what_ends_meanwhile_is_told_at_once<A: AsyncDatabase>(_: &Scratch<A::Bl
         hold("b").after_commit(conn)
     });
     notes.wait_for(2).await;
-    let stopping = tokio::spawn(at_work.stop());
+    let stopping = at_work.begin_to_stop().await;
     words(db, &["after"]);
     notes.add("go a");
     db.wait_for_tasks(|rows| !rows.iter().any(|row| row.payload.contains("\"a\""))).await;

@@ -182,21 +182,25 @@ async fn a_call_that_was_rolled_back_does_not_count<A: AsyncDatabase>(_: &Scratc
     assert_eq!(payloads(db), [r#"{"user":1,"text":"outer"}"#]);
 }
 
-/// Q5: "enforced by index", so that no two transactions miss each other; nor do they wait for each other for ever.
+/// Q5: "enforced by index", so that no two transactions miss each other; and they go on.
 async fn transactions_at_the_same_time_leave_one_call<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     std::thread::scope(|scope| {
         for thread in 0..4_u32 {
             scope.spawn(move || {
                 for round in 0..10 {
-                    committed(db, |conn| {
-                        // Each in another order.
-                        (0..4).try_for_each(|at| {
+                    let conn = &mut db.patient();
+                    // On MySQL two transactions that write one unique key may be in each other's way, as with any unique key.
+                    let written: QueryResult<()> = atomic!(conn, retries = 20, {
+                        for at in 0..4 {
+                            // Each in another order.
                             let user = if thread % 2 == 0 { at } else { 3 - at };
-                            reindex(&user.to_string()).after_commit(conn)?;
-                            summarise(user, &format!("{thread} {round}")).after_commit(conn).map(drop)
-                        })
+                            reindex(&user.to_string());
+                            summarise(user, &format!("{thread} {round}"));
+                        }
+                        Ok(())
                     });
+                    written.expect("committed");
                 }
             });
         }

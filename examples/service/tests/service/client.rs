@@ -7,11 +7,15 @@ use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::process::LONG;
 
 #[derive(Clone)]
 pub struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     users: String,
+    orders: String,
 }
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -19,7 +23,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 impl Client {
     pub fn new(address: String) -> Self {
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
-        Self { http, users: format!("{address}/users") }
+        Self { http, users: format!("{address}/users"), orders: format!("{address}/orders") }
     }
 
     /// Signs a user up; answers with the user's number, where there is one now.
@@ -37,7 +41,11 @@ impl Client {
     }
 
     async fn post(&self, body: &Value, fault: &str) -> Result<(StatusCode, Option<i32>), Error> {
-        let request = Request::post(&self.users)
+        self.post_to(&self.users, body, fault).await
+    }
+
+    async fn post_to(&self, to: &str, body: &Value, fault: &str) -> Result<(StatusCode, Option<i32>), Error> {
+        let request = Request::post(to)
             .header(CONTENT_TYPE, "application/json")
             .header("x-fault", fault)
             .body(Full::from(body.to_string()))?;
@@ -49,14 +57,23 @@ impl Client {
         Ok((status, Some(user["id"].as_i64().ok_or("no number")?.try_into()?)))
     }
 
+    /// Orders something; answers with the order's number, where there is one now.
+    pub async fn order(&self, email: &str, cents: i64) -> Result<(StatusCode, Option<i32>), Error> {
+        self.post_to(&self.orders, &json!({ "email": email, "cents": cents }), "").await
+    }
+
     pub async fn count(&self) -> Result<Option<i64>, Error> {
         let (_, body) = self.send(Request::get(&self.users).body(Full::default())?).await?;
         Ok(serde_json::from_slice::<Value>(&body)?["users"].as_i64())
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
-        let response = self.http.request(request).await?;
-        let status = response.status();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        let answer = async {
+            let response = self.http.request(request).await?;
+            let status = response.status();
+            Ok((status, response.into_body().collect().await?.to_bytes()))
+        };
+        // One that is never answered is not to keep a test from ending.
+        timeout(LONG, answer).await?
     }
 }

@@ -4,6 +4,7 @@
 mod client;
 mod load;
 mod process;
+mod receipts;
 mod rows;
 mod shutdown;
 mod statuses;

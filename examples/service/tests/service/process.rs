@@ -38,21 +38,39 @@ pub struct Ended {
     pub printed: Vec<String>,
 }
 
+/// One of the two binaries, about to be started.
+fn command(binary: &str, scratch: &Scratch, settings: &[(&str, &str)], errors: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command
+        .envs([("DATABASE_URL", scratch.url.as_str()), ("LISTEN", "127.0.0.1:0"), ("FAULTS", "on")])
+        .env("OUTBOX", scratch.directory.path().join("outbox"))
+        .env("RUST_BACKTRACE", "0")
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(errors).expect("a file for what it complains of"))
+        .kill_on_drop(true);
+    command
+}
+
+/// Starts a process that only works; returns when it does.
+pub async fn start_worker(scratch: &Scratch, settings: &[(&str, &str)]) -> Child {
+    let errors = scratch.directory.path().join("worker.stderr");
+    let mut child =
+        command(env!("CARGO_BIN_EXE_worker"), scratch, settings, &errors).spawn().expect("the worker starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let working =
+        async { while lines.next_line().await.expect("its output is text").expect("it goes on") != "working" {} };
+    timeout(LONG, working).await.expect("it works in time");
+    child
+}
+
 impl Service {
     pub async fn start(scratch: &Scratch, settings: &[(&str, &str)]) -> Self {
         let outbox = scratch.directory.path().join("outbox");
         let errors = scratch.directory.path().join("stderr");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_service"))
-            .envs([("DATABASE_URL", scratch.url.as_str()), ("LISTEN", "127.0.0.1:0"), ("FAULTS", "on")])
-            .env("OUTBOX", &outbox)
-            .env("RUST_BACKTRACE", "0")
-            .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&errors).expect("a file for what it complains of"))
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the service starts");
+        let mut child =
+            command(env!("CARGO_BIN_EXE_service"), scratch, settings, &errors).spawn().expect("the service starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let address = timeout(LONG, listening(&mut lines)).await.expect("it listens in time");
         let address =
@@ -82,7 +100,8 @@ impl Service {
     /// Waits until it has ended.
     pub async fn ended(mut self) -> Ended {
         let status = timeout(LONG, self.child.wait()).await.expect("it ends in time").expect("its status");
-        Ended { status, printed: self.printed.await.expect("its output") }
+        let printed = timeout(LONG, self.printed).await.expect("its output ends with it").expect("its output");
+        Ended { status, printed }
     }
 
     /// What it complained of.

@@ -2,10 +2,12 @@
 
 use diesel::prelude::*;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tempfile::TempDir;
 
 diesel::table! { users { id -> Integer, email -> Text, } }
+diesel::table! { orders { id -> Integer, } }
+diesel::table! { deferred_tasks (task) { task -> Text, } }
 diesel::table! { referrals (user_id) { user_id -> Integer, referrer -> Text, } }
 
 /// An empty database and an empty outbox, for as long as this value lives.
@@ -33,6 +35,19 @@ impl Scratch {
         let separator = if server.contains('?') { '&' } else { '?' };
         let url = format!("{server}{separator}options=-csearch_path%3D{name}%20-cclient_min_messages%3Derror");
         Self { directory, url, _schema: Some(Schema { server, name }) }
+    }
+
+    /// The orders that are committed, and how many receipts have not been sent.
+    pub async fn orders(&self) -> (Vec<i32>, i64) {
+        let (orders, tasks) = (orders::table.select(orders::id).order(orders::id), deferred_tasks::table.count());
+        if self.url.starts_with("postgres") {
+            let mut conn = AsyncPgConnection::establish(&self.url).await.expect("connect");
+            (orders.load(&mut conn).await.expect("orders"), tasks.get_result(&mut conn).await.expect("tasks"))
+        } else {
+            let mut conn = SyncConnectionWrapper::<SqliteConnection>::establish(&self.url).await.expect("open");
+            conn.batch_execute("PRAGMA busy_timeout = 5000").await.expect("a setting");
+            (orders.load(&mut conn).await.expect("orders"), tasks.get_result(&mut conn).await.expect("tasks"))
+        }
     }
 
     /// What is committed.

@@ -13,6 +13,7 @@ mod values;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::UNIX_EPOCH;
 
 use diesel::backend::Backend;
 use diesel::query_builder::{QueryFragment, QueryId};
@@ -58,9 +59,17 @@ pub(crate) trait Outbox<DB: Backend> {
 #[derive(Debug)]
 pub(crate) struct TaskTable;
 
-/// Whether the call is due as soon as it is committed.
+/// Whether the call may be due as soon as it is committed, by the clock of this machine: it decides no more than whether workers are
+/// told.
 pub(crate) fn is_due(call: &NewTask) -> bool {
-    call.schedule == Schedule::Now
+    match call.schedule {
+        Schedule::Now => true,
+        Schedule::AfterMs(ms) => ms <= 0,
+        Schedule::AtMs(ms) => {
+            let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+            u128::try_from(ms).is_ok_and(|ms| ms <= now)
+        }
+    }
 }
 
 impl NewTask {

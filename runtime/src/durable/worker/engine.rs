@@ -45,6 +45,9 @@ type OnFailure = Box<dyn Fn(&FailedAttempt) + Send + Sync>;
 /// How long ends of attempts wait for others, so that many are told at once, while there is something left to run.
 const LINGER: Duration = Duration::from_millis(5);
 
+/// What runs in this time was short.
+const SOON: Duration = Duration::from_millis(50);
+
 /// So many ends do not wait.
 const ENOUGH: usize = 500;
 
@@ -82,8 +85,9 @@ struct Shared<S> {
 struct Round {
     /// Of which lanes there may be more to take.
     hungry: Vec<bool>,
-    /// How many tasks are worth taking ahead: as many as ended lately.
+    /// How many tasks are worth taking ahead: as many as ended since the last exchange, or twice as many where that was just now.
     ahead: usize,
+    exchanged_at: Instant,
     tend_at: Instant,
     renew_at: Instant,
     /// Since when ends wait to be told.
@@ -142,6 +146,7 @@ where
         let mut round = Round {
             hungry: vec![true; self.queues.len()],
             ahead: 0,
+            exchanged_at: now,
             tend_at: now,
             renew_at: now + self.lease / 3,
             lingering: None,
@@ -247,7 +252,10 @@ where
         }
         let mut settled = self.shared.lanes.take_settled();
         round.lingering = None;
-        round.ahead = settled.len().min(self.settings.batch);
+        // Short tasks get to a full batch in a few rounds; of long ones no more are taken than run in the same time.
+        let growth = if now.duration_since(round.exchanged_at) < SOON { 2 } else { 1 };
+        round.exchanged_at = now;
+        round.ahead = settled.len().saturating_mul(growth).min(self.settings.batch);
         let free = self.shared.lanes.free(round.ahead);
         // Where something ended, what waited for it may be taken now: the next one of its key.
         let claims: Vec<_> = free
