@@ -6,6 +6,7 @@ use std::fmt;
 /// A call, as its block noted it.
 #[derive(Debug)]
 struct Call {
+    line: usize,
     block: i32,
     id: String,
     /// `plain`, `key-…`, `once-…` or `latest-…`.
@@ -18,8 +19,8 @@ pub struct Story {
     calls: BTreeMap<i32, Call>,
     /// When a block was about to be committed: the how-manieth line that was.
     closing: HashMap<i32, usize>,
-    /// Blocks that told that they are committed.
-    told_committed: BTreeSet<i32>,
+    /// When it was over, at the latest.
+    ended: HashMap<i32, usize>,
     /// Each start of a task: which line, its id, number and name.
     starts: Vec<(usize, String, i32, String)>,
     /// How often each id ended well.
@@ -86,14 +87,13 @@ impl Story {
                     blocks.insert(number(block), true);
                     self.closing.insert(number(block), self.lines);
                 }
-                ["ended", block, how] => {
+                ["ended", block] => {
                     blocks.remove(&number(block));
-                    if how == "true" {
-                        self.told_committed.insert(number(block));
-                    }
+                    self.ended.insert(number(block), self.lines);
                 }
                 ["call", block, at, id, called] => {
-                    let call = Call { block: number(block), id: id.to_owned(), called: called.to_owned() };
+                    let call =
+                        Call { line: self.lines, block: number(block), id: id.to_owned(), called: called.to_owned() };
                     self.calls.insert(number(at), call);
                 }
                 ["start", id, at, called, _] => {
@@ -116,6 +116,7 @@ impl Story {
                 _ => panic!("{line}"),
             }
         }
+        self.ended.extend(blocks.keys().map(|block| (*block, self.lines)));
         self.just_ended = over.into_iter().map(str::to_owned).collect();
         if killed {
             let tally = &mut self.tally;
@@ -134,6 +135,11 @@ impl Story {
         self.calls.get(&number).is_some_and(|call| self.just_ended.contains(&call.id))
     }
 
+    /// Whether a call can be what the other one was dropped for: it waited when that one was stored, or has taken its place since.
+    fn may_stand_for(&self, ran: &Call, dropped: &Call) -> bool {
+        dropped.called.starts_with("latest-") || self.ended.get(&dropped.block).is_some_and(|ended| ran.line < *ended)
+    }
+
     /// D1, D3, D4: what is committed has run, and nothing else.
     pub fn judge(&mut self, witnesses: &[i32]) {
         let committed: BTreeSet<_> = witnesses.iter().copied().collect();
@@ -145,7 +151,7 @@ impl Story {
             assert!(committed.contains(number), "{called} {number} ran (line {line}) and was rolled back");
             assert_eq!((&call.id, &call.called), (id, called), "{number} ran as another one than it was called");
         }
-        for (number, Call { block, id, called }) in &self.calls {
+        for (number, call @ Call { block, id, called, .. }) in &self.calls {
             if !committed.contains(number) {
                 continue;
             }
@@ -153,15 +159,13 @@ impl Story {
             let closing = *closing.unwrap_or_else(|| panic!("{number} is committed, its block {block} did not end"));
             if called.starts_with("once-") || called.starts_with("latest-") {
                 // Q5: another one of its key that waited may have run in its place, but then it began after this call.
-                let ran = self.starts.iter().any(|(line, .., other)| other == called && *line > closing);
-                assert!(ran, "{called} {number} is committed, and none of its key ran after it");
+                let ran = self.starts.iter().any(|(line, _, ran, other)| {
+                    other == called && *line > closing && self.may_stand_for(&self.calls[ran], call)
+                });
+                assert!(ran, "{called} {number} is committed, and none of its key that waited ran after it");
             } else {
                 assert!(self.well.contains_key(id), "{called} {number} is committed, and never ran to its end");
             }
-        }
-        // What says that it is committed is.
-        for Call { block, .. } in self.calls.values().filter(|call| self.told_committed.contains(&call.block)) {
-            assert!(self.closing.contains_key(block), "the block {block} is committed, and did not end");
         }
         self.tally.calls = self.calls.len();
         self.tally.committed = committed.len();
