@@ -47,7 +47,7 @@ pub trait Database: AsyncDeferrable + WorkerConnection {
     fn migrate(url: &str) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send;
 
     /// A pool of deferring connections.
-    fn pool(url: &str) -> impl Future<Output = Result<Pool<Self>, Box<dyn Error + Send + Sync>>> + Send;
+    fn open(url: &str) -> impl Future<Output = Result<Pool<Self>, Box<dyn Error + Send + Sync>>> + Send;
 
     fn insert_user(conn: &mut Conn<Self>, email: &str) -> impl Future<Output = QueryResult<User>> + Send;
 
@@ -76,7 +76,7 @@ macro_rules! database {
                 Ok(())
             }
 
-            async fn pool(url: &str) -> Result<Pool<Self>, Box<dyn Error + Send + Sync>> {
+            async fn open(url: &str) -> Result<Pool<Self>, Box<dyn Error + Send + Sync>> {
                 let mut config = ManagerConfig::default();
                 config.custom_setup = Box::new(|url| {
                     let url = url.to_owned();

@@ -78,7 +78,7 @@ async fn serve<D: Database>(settings: Settings) -> Result<ExitCode, Box<dyn Erro
     dispatcher.install();
 
     let service = Arc::new(Service::<D> {
-        pool: D::pool(&settings.database).await?,
+        pool: D::open(&settings.database).await?,
         count,
         transactions: TaskTracker::new(),
         stopping: CancellationToken::new(),

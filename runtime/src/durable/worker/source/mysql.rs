@@ -11,32 +11,40 @@ use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, MAY_TRY_MORE, RESCUE_ERROR, RESCUE_STATE,
     RenewedSql, TAKE,
 };
-use super::table::{Floor, Lease, WorkerConnection};
+use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 
-#[allow(private_interfaces, reason = "nobody else implements it")]
 impl WorkerConnection for AsyncMysqlConnection {
-    async fn open(url: &str) -> ConnectionResult<Self> {
-        Self::establish(url).await
+    type Statements = OnMysql;
+}
+
+/// The table on MySQL and MariaDB.
+#[derive(Debug)]
+pub struct OnMysql;
+
+#[allow(private_interfaces, reason = "nobody can name the trait")]
+impl Statements<AsyncMysqlConnection> for OnMysql {
+    async fn open(url: &str) -> ConnectionResult<AsyncMysqlConnection> {
+        AsyncMysqlConnection::establish(url).await
     }
 
-    async fn prepare(&mut self) -> QueryResult<()> {
+    async fn prepare(conn: &mut AsyncMysqlConnection) -> QueryResult<()> {
         // Or a claim would lock the gaps between rows, and keep those from being written that enqueue.
-        self.batch_execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await
+        conn.batch_execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await
     }
 
     async fn exchange(
-        &mut self,
+        conn: &mut AsyncMysqlConnection,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Floor>)],
     ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
-        self.transaction::<_, Error, _>(async move |conn| {
+        conn.transaction::<_, Error, _>(async move |conn| {
             settle(conn, &lease, &settled).await?;
             let mut rows = Vec::with_capacity(claims.len());
             for (claim, _) in &claims {
@@ -47,7 +55,11 @@ impl WorkerConnection for AsyncMysqlConnection {
         .await
     }
 
-    async fn renew(&mut self, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+    async fn renew(
+        conn: &mut AsyncMysqlConnection,
+        lease: &Lease,
+        tasks: &[TaskId],
+    ) -> QueryResult<Vec<(TaskId, bool)>> {
         let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
             .bind(lease.ms())
             .sql(" WHERE state = 'running' AND worker = ")
@@ -55,7 +67,7 @@ impl WorkerConnection for AsyncMysqlConnection {
             .sql(" AND id IN (")
             .list(tasks.iter().copied())
             .sql(")");
-        renew.execute(self).await?;
+        renew.execute(conn).await?;
         let ours = Sql::<RenewedSql>::new(
             "SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ",
         )
@@ -63,10 +75,10 @@ impl WorkerConnection for AsyncMysqlConnection {
         .sql(" AND id IN (")
         .list(tasks.iter().copied())
         .sql(")");
-        ours.load(self).await
+        ours.load(conn).await
     }
 
-    async fn look(&mut self, queues: &[Arc<str>]) -> QueryResult<Look> {
+    async fn look(conn: &mut AsyncMysqlConnection, queues: &[Arc<str>]) -> QueryResult<Look> {
         let look = Sql::<LookSql>::new(format!(
             "SELECT {NOW}, (SELECT MIN(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
              (SELECT MIN(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
@@ -74,15 +86,15 @@ impl WorkerConnection for AsyncMysqlConnection {
         ))
         .list(queues.iter().map(|queue| &**queue))
         .sql(")), (SELECT MAX(version) FROM deferred_schema)");
-        look.get_result(self).await
+        look.get_result(conn).await
     }
 
-    async fn promote(&mut self) -> QueryResult<usize> {
+    async fn promote(conn: &mut AsyncMysqlConnection) -> QueryResult<usize> {
         let due = format!("state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms");
-        change(self, due, "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (".to_owned()).await
+        change(conn, due, "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (".to_owned()).await
     }
 
-    async fn rescue(&mut self) -> QueryResult<usize> {
+    async fn rescue(conn: &mut AsyncMysqlConnection) -> QueryResult<usize> {
         let ended = format!("state = 'running' AND lease_until_ms < {NOW} ORDER BY lease_until_ms");
         // Assignments are made one after the other, and see those before them: what others look at goes last.
         let rescue = format!(
@@ -90,13 +102,13 @@ impl WorkerConnection for AsyncMysqlConnection {
              ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, \
              cancel_requested = FALSE, error = '{RESCUE_ERROR}', {LET_GO} WHERE id IN ("
         );
-        change(self, ended, rescue).await
+        change(conn, ended, rescue).await
     }
 
-    async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
+    async fn prune(conn: &mut AsyncMysqlConnection, kept: Duration) -> QueryResult<usize> {
         let kept = milliseconds(kept);
         let over = format!("state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept}");
-        change(self, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await
+        change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await
     }
 }
 

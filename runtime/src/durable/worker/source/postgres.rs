@@ -14,7 +14,7 @@ use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
     TAKE,
 };
-use super::table::{Floor, Lease, WorkerConnection};
+use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
@@ -47,13 +47,21 @@ fn ids(tasks: impl IntoIterator<Item = TaskId>) -> String {
     array(tasks.into_iter().map(|id| id.to_string()))
 }
 
-#[allow(private_interfaces, reason = "nobody else implements it")]
 impl WorkerConnection for AsyncPgConnection {
-    async fn open(url: &str) -> ConnectionResult<Self> {
-        Self::establish(url).await
+    type Statements = OnPostgres;
+}
+
+/// The table on PostgreSQL.
+#[derive(Debug)]
+pub struct OnPostgres;
+
+#[allow(private_interfaces, reason = "nobody can name the trait")]
+impl Statements<AsyncPgConnection> for OnPostgres {
+    async fn open(url: &str) -> ConnectionResult<AsyncPgConnection> {
+        AsyncPgConnection::establish(url).await
     }
 
-    async fn prepare(&mut self) -> QueryResult<()> {
+    async fn prepare(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         // What a worker writes may be lost when the server itself crashes: a task is run once more then, which at-least-once allows.
         // Not to wait for the disk is most of a small claim's time.
         //
@@ -61,7 +69,7 @@ impl WorkerConnection for AsyncPgConnection {
         // was made while it was empty would read all of it at each claim, until it is analyzed again. Each statement of ours has an index
         // that has its rows in its order, and none is better off without it. So the plans need not be made anew each time either, which
         // takes longer than a small claim, nor compiled.
-        self.batch_execute(
+        conn.batch_execute(
             "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
              SET plan_cache_mode = force_generic_plan; SET jit = off; LISTEN deferred_tasks",
         )
@@ -69,18 +77,18 @@ impl WorkerConnection for AsyncPgConnection {
     }
 
     async fn exchange(
-        &mut self,
+        conn: &mut AsyncPgConnection,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Floor>)],
     ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
-        settle(self, lease, settled).await?;
+        settle(conn, lease, settled).await?;
         let mut rows = Vec::with_capacity(claims.len());
         for (claim, floor) in claims {
-            let taken = match take_all(self, lease, claim, *floor).await {
+            let taken = match take_all(conn, lease, claim, *floor).await {
                 // Two workers took two tasks of one key at the same moment, which the database does not allow. One of them has it now.
                 Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {
-                    take(self, lease, claim, None).await
+                    take(conn, lease, claim, None).await
                 }
                 taken => taken,
             };
@@ -94,7 +102,7 @@ impl WorkerConnection for AsyncPgConnection {
         Ok(rows)
     }
 
-    async fn renew(&mut self, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+    async fn renew(conn: &mut AsyncPgConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
         let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = (SELECT {NOW}) + "))
             .bind(lease.ms())
             .sql(" WHERE state = 'running' AND worker = ")
@@ -102,10 +110,10 @@ impl WorkerConnection for AsyncPgConnection {
             .sql(" AND id = ANY(")
             .bind(ids(tasks.iter().copied()))
             .sql("::text::uuid[]) RETURNING id, cancel_requested");
-        renew.load(self).await
+        renew.load(conn).await
     }
 
-    async fn look(&mut self, queues: &[Arc<str>]) -> QueryResult<Look> {
+    async fn look(conn: &mut AsyncPgConnection, queues: &[Arc<str>]) -> QueryResult<Look> {
         let look = Sql::<LookSql>::new(format!(
             "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
              (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
@@ -116,18 +124,18 @@ impl WorkerConnection for AsyncPgConnection {
             "::text::json) AS q WHERE EXISTS (SELECT FROM deferred_tasks AS c WHERE c.state = 'ready' AND c.queue = q.value)), \
              (SELECT max(version) FROM deferred_schema)",
         );
-        look.get_result(self).await
+        look.get_result(conn).await
     }
 
-    async fn promote(&mut self) -> QueryResult<usize> {
+    async fn promote(conn: &mut AsyncPgConnection) -> QueryResult<usize> {
         let promote = Sql::<()>::new(format!(
             "UPDATE deferred_tasks SET state = 'ready' WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
              WHERE state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
         ));
-        promote.execute(self).await
+        promote.execute(conn).await
     }
 
-    async fn rescue(&mut self) -> QueryResult<usize> {
+    async fn rescue(conn: &mut AsyncPgConnection) -> QueryResult<usize> {
         let rescue = Sql::<()>::new(format!(
             "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = false, \
              ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, error = "
@@ -137,21 +145,21 @@ impl WorkerConnection for AsyncPgConnection {
             " WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
              ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
         ));
-        rescue.execute(self).await
+        rescue.execute(conn).await
     }
 
-    async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
+    async fn prune(conn: &mut AsyncPgConnection, kept: Duration) -> QueryResult<usize> {
         let prune = Sql::<()>::new(format!(
             "DELETE FROM deferred_tasks WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
              WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - "
         ))
         .bind(milliseconds(kept))
         .sql(format!(" LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
-        prune.execute(self).await
+        prune.execute(conn).await
     }
 
-    async fn hinted(&mut self) {
-        let mut hints = std::pin::pin!(self.notifications_stream());
+    async fn hinted(conn: &mut AsyncPgConnection) {
+        let mut hints = std::pin::pin!(conn.notifications_stream());
         let mut hint = hints.next().await;
         // They all say the same. Behind its end the stream must not be asked.
         while let Some(Ok(_)) = hint {

@@ -14,32 +14,40 @@ use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, MAY_TRY_MORE, RESCUE_ERROR, RESCUE_STATE,
     RenewedSql, TAKE,
 };
-use super::table::{Floor, Lease, WorkerConnection};
+use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
 use crate::durable::id::TaskId;
 use crate::durable::sql::Sql;
 
-#[allow(private_interfaces, reason = "nobody else implements it")]
 impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
-    async fn open(url: &str) -> ConnectionResult<Self> {
-        Self::establish(url).await
+    type Statements = OnSqlite;
+}
+
+/// The table on SQLite.
+#[derive(Debug)]
+pub struct OnSqlite;
+
+#[allow(private_interfaces, reason = "nobody can name the trait")]
+impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
+    async fn open(url: &str) -> ConnectionResult<SyncConnectionWrapper<SqliteConnection>> {
+        <SyncConnectionWrapper<SqliteConnection>>::establish(url).await
     }
 
-    async fn prepare(&mut self) -> QueryResult<()> {
+    async fn prepare(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<()> {
         // One writes at a time: the others wait their turn, for five seconds at most.
-        self.spawn_blocking(|conn| conn.batch_execute("PRAGMA busy_timeout = 5000")).await
+        conn.spawn_blocking(|conn| conn.batch_execute("PRAGMA busy_timeout = 5000")).await
     }
 
     async fn exchange(
-        &mut self,
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Floor>)],
     ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
-        self.spawn_blocking(move |conn| {
+        conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
                 settle(conn, &lease, &settled)?;
                 claims.iter().map(|(claim, _)| take(conn, &lease, claim)).collect()
@@ -48,9 +56,13 @@ impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
         .await
     }
 
-    async fn renew(&mut self, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+    async fn renew(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        lease: &Lease,
+        tasks: &[TaskId],
+    ) -> QueryResult<Vec<(TaskId, bool)>> {
         let (lease, tasks) = (*lease, tasks.to_vec());
-        self.spawn_blocking(move |conn| {
+        conn.spawn_blocking(move |conn| {
             let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
                 .bind(lease.ms())
                 .sql(" WHERE state = 'running' AND worker = ")
@@ -63,9 +75,9 @@ impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
         .await
     }
 
-    async fn look(&mut self, queues: &[Arc<str>]) -> QueryResult<Look> {
+    async fn look(conn: &mut SyncConnectionWrapper<SqliteConnection>, queues: &[Arc<str>]) -> QueryResult<Look> {
         let queues = queues.to_vec();
-        self.spawn_blocking(move |conn| {
+        conn.spawn_blocking(move |conn| {
             let look = Sql::<LookSql>::new(format!(
                 "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
                  (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
@@ -78,8 +90,8 @@ impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
         .await
     }
 
-    async fn promote(&mut self) -> QueryResult<usize> {
-        self.spawn_blocking(|conn| {
+    async fn promote(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<usize> {
+        conn.spawn_blocking(|conn| {
             let promote = Sql::<()>::new(format!(
                 "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (SELECT id FROM deferred_tasks \
                  WHERE state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH})"
@@ -89,8 +101,8 @@ impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
         .await
     }
 
-    async fn rescue(&mut self) -> QueryResult<usize> {
-        self.spawn_blocking(|conn| {
+    async fn rescue(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<usize> {
+        conn.spawn_blocking(|conn| {
             let rescue = Sql::<()>::new(format!(
                 "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = FALSE, \
                  ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, error = "
@@ -105,9 +117,9 @@ impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
         .await
     }
 
-    async fn prune(&mut self, kept: Duration) -> QueryResult<usize> {
+    async fn prune(conn: &mut SyncConnectionWrapper<SqliteConnection>, kept: Duration) -> QueryResult<usize> {
         let kept = milliseconds(kept);
-        self.spawn_blocking(move |conn| {
+        conn.spawn_blocking(move |conn| {
             let prune = Sql::<()>::new(format!(
                 "DELETE FROM deferred_tasks WHERE id IN (SELECT id FROM deferred_tasks \
                  WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept} LIMIT {BATCH})"

@@ -25,52 +25,51 @@ use crate::durable::migrations::SCHEMA_VERSION;
     note = "write `AsyncPgConnection`, `AsyncMysqlConnection` or `SyncConnectionWrapper<SqliteConnection>`, and turn on the feature \
             `async-postgres`, `async-mysql` or `async-sqlite` of diesel-deferred"
 )]
-#[allow(private_interfaces, private_bounds, reason = "nobody else implements it")]
 pub trait WorkerConnection: Sized + Send + 'static {
-    /// Opens one.
+    /// Not methods of the connection itself: their names might meet those of a user's traits.
     #[doc(hidden)]
-    fn open(url: &str) -> impl Future<Output = ConnectionResult<Self>> + Send;
+    type Statements: Statements<Self>;
+}
+
+/// What is done with the table by a connection of the type `C`.
+#[allow(private_interfaces, private_bounds, reason = "nobody can name the trait")]
+pub trait Statements<C> {
+    /// Opens a connection.
+    fn open(url: &str) -> impl Future<Output = ConnectionResult<C>> + Send;
 
     /// Makes a new one ready for a worker.
-    #[doc(hidden)]
-    fn prepare(&mut self) -> impl Future<Output = QueryResult<()>> + Send;
+    fn prepare(conn: &mut C) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// See [`Source::exchange`].
-    #[doc(hidden)]
     fn exchange(
-        &mut self,
+        conn: &mut C,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Floor>)],
     ) -> impl Future<Output = QueryResult<Vec<Vec<ClaimedRow>>>> + Send;
 
     /// See [`Source::renew`].
-    #[doc(hidden)]
     fn renew(
-        &mut self,
+        conn: &mut C,
         lease: &Lease,
         tasks: &[TaskId],
     ) -> impl Future<Output = QueryResult<Vec<(TaskId, bool)>>> + Send;
 
     /// What there is, by one statement.
-    #[doc(hidden)]
-    fn look(&mut self, queues: &[Arc<str>]) -> impl Future<Output = QueryResult<Look>> + Send;
+    fn look(conn: &mut C, queues: &[Arc<str>]) -> impl Future<Output = QueryResult<Look>> + Send;
 
     /// Scheduled tasks that are due become ready; says how many.
-    #[doc(hidden)]
-    fn promote(&mut self) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn promote(conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Tasks whose lease has ended go back, or are given up; says how many.
-    #[doc(hidden)]
-    fn rescue(&mut self) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn rescue(conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Deletes what ended so long ago; says how many.
-    #[doc(hidden)]
-    fn prune(&mut self, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn prune(conn: &mut C, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// See [`Source::hinted`].
-    #[doc(hidden)]
-    fn hinted(&mut self) -> impl Future<Output = ()> + Send {
+    fn hinted(conn: &mut C) -> impl Future<Output = ()> + Send {
+        let _ = conn;
         std::future::pending()
     }
 }
@@ -131,7 +130,7 @@ impl<C: WorkerConnection> TableSource<C> {
             return Ok(conn);
         }
         let mut conn = (self.connect)().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
-        conn.prepare().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
+        C::Statements::prepare(&mut conn).await.map_err(|error| SourceError::Passing(Box::new(error)))?;
         Ok(conn)
     }
 
@@ -173,10 +172,10 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             .collect();
         let lease = self.lease;
         let mut conn = self.connected().await?;
-        let mut rows = conn.exchange(&lease, settled, &claims).await;
+        let mut rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         if rows.as_ref().is_err_and(is_about_others) {
             // As on PostgreSQL, where all of it is one transaction.
-            rows = conn.exchange(&lease, settled, &claims).await;
+            rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         }
         let rows = self.keep(conn, rows)?;
         let mut claimed = Vec::with_capacity(rows.iter().map(Vec::len).sum());
@@ -207,14 +206,14 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     async fn renew(&mut self, tasks: &[TaskId]) -> Result<Vec<Renewed>, SourceError> {
         let lease = self.lease;
         let mut conn = self.connected().await?;
-        let rows = conn.renew(&lease, tasks).await;
+        let rows = C::Statements::renew(&mut conn, &lease, tasks).await;
         let rows = self.keep(conn, rows)?;
         Ok(rows.into_iter().map(|(id, cancel)| Renewed { id, cancel }).collect())
     }
 
     async fn tend(&mut self) -> Result<Outlook, SourceError> {
         let mut conn = self.connected().await?;
-        let looked = conn.look(&self.queues).await;
+        let looked = C::Statements::look(&mut conn, &self.queues).await;
         let look = self.keep(conn, looked)?;
         match look.version {
             Some(found) if found > SCHEMA_VERSION => return Err(SourceError::Newer { found }),
@@ -227,7 +226,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let mut more = false;
         if is_due {
             let mut conn = self.connected().await?;
-            let promoted = conn.promote().await;
+            let promoted = C::Statements::promote(&mut conn).await;
             let promoted = self.keep(conn, promoted)?;
             outlook.ready |= promoted > 0;
             // What is due next stands behind those, and was not seen.
@@ -235,7 +234,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         }
         if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
             let mut conn = self.connected().await?;
-            let pruned = conn.prune(self.kept).await;
+            let pruned = C::Statements::prune(&mut conn, self.kept).await;
             // Where that was a full batch there is more to do.
             let full = self.keep(conn, pruned)? >= BATCH as usize;
             self.pruned = if full { None } else { Some(Instant::now()) };
@@ -255,7 +254,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
 
     async fn rescue(&mut self) -> Result<usize, SourceError> {
         let mut conn = self.connected().await?;
-        let rescued = conn.rescue().await;
+        let rescued = C::Statements::rescue(&mut conn).await;
         self.keep(conn, rescued)
     }
 
@@ -265,7 +264,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
 
     async fn hinted(&mut self) {
         match &mut self.conn {
-            Some(conn) => conn.hinted().await,
+            Some(conn) => C::Statements::hinted(conn).await,
             None => std::future::pending().await,
         }
     }
