@@ -140,6 +140,8 @@ async fn a02_a_nested_block_that_is_dropped_in_a_spill<A: AsyncDatabase>(db: &Sc
     let (mut refused, mut committed) = (0, 0);
     for polls in 0..60 {
         let moment = if polls % 2 == 0 { Moment::Waiting } else { Moment::Woken };
+        // Ten thousand rows take many polls on MariaDB, which are all alike.
+        let polls = if refused < 8 { polls } else { usize::MAX };
         let mut conn = db.connect_async::<A>().await;
         let mut completed = false;
         let result = atomic!(conn = &mut conn, -> QueryResult<()>, async {
