@@ -90,9 +90,9 @@ fn replay() -> Sql<'static> {
 /// Has no worker take tasks of a queue until it is [resumed](resume_queue). What runs goes on.
 pub fn pause_queue(queue: impl Into<String>) -> TaskStatement {
     let queue = queue.into();
-    let pause = Sql::new("INSERT INTO deferred_queues (queue, paused) SELECT ")
+    let pause = Sql::new("INSERT INTO deferred_paused_queues (queue) SELECT ")
         .bind(queue.clone())
-        .sql(", TRUE FROM (SELECT 1 AS one) AS row_of_one WHERE NOT EXISTS (SELECT 1 FROM deferred_queues WHERE queue = ")
+        .sql(" FROM (SELECT 1 AS one) AS row_of_one WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = ")
         .bind(queue)
         .sql(")");
     TaskStatement(pause)
@@ -100,5 +100,5 @@ pub fn pause_queue(queue: impl Into<String>) -> TaskStatement {
 
 /// Has workers take tasks of a queue again.
 pub fn resume_queue(queue: impl Into<String>) -> TaskStatement {
-    TaskStatement(Sql::new("DELETE FROM deferred_queues WHERE queue = ").bind(queue.into()))
+    TaskStatement(Sql::new("DELETE FROM deferred_paused_queues WHERE queue = ").bind(queue.into()))
 }

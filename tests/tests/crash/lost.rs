@@ -34,9 +34,9 @@ pub trait Server: AsyncDatabase {
 
 #[cfg(feature = "postgres")]
 impl Server for diesel_async::AsyncPgConnection {
-    const LOCK: &'static str = "BEGIN; LOCK TABLE deferred_queues IN ACCESS EXCLUSIVE MODE";
+    const LOCK: &'static str = "BEGIN; LOCK TABLE deferred_paused_queues IN ACCESS EXCLUSIVE MODE";
     const WAITING: &'static str = "SELECT COALESCE(max(pid), 0)::bigint AS number FROM pg_locks \
-         WHERE relation = 'deferred_queues'::regclass AND NOT granted";
+         WHERE relation = 'deferred_paused_queues'::regclass AND NOT granted";
     const ANY: &'static str = "SELECT COALESCE(max(pid), 0)::bigint AS number FROM pg_stat_activity \
          WHERE application_name = current_schema()::text";
 
@@ -53,7 +53,7 @@ impl Server for diesel_async::AsyncPgConnection {
 
 #[cfg(feature = "mysql")]
 impl Server for diesel_async::AsyncMysqlConnection {
-    const LOCK: &'static str = "LOCK TABLES deferred_queues WRITE";
+    const LOCK: &'static str = "LOCK TABLES deferred_paused_queues WRITE";
     const WAITING: &'static str = "SELECT CAST(COALESCE(MAX(id), 0) AS SIGNED) AS number FROM information_schema.processlist \
          WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
     const ANY: &'static str = "SELECT CAST(COALESCE(MAX(id), 0) AS SIGNED) AS number FROM information_schema.processlist \

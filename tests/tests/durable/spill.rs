@@ -225,7 +225,7 @@ fn d14_a_failed_spill_fails_the_transaction<C: Database>(db: &Scratch<C>) {
         C::migrate(&mut db.observer());
         db.run_sql("DELETE FROM deferred_tasks");
         assert_usable(db, conn);
-        for table in ["deferred_schema", "deferred_queues", "deferred_tasks"] {
+        for table in ["deferred_schema", "deferred_paused_queues", "deferred_tasks"] {
             db.run_sql(&format!("DROP TABLE {table}"));
         }
         db.run_sql("DELETE FROM __diesel_schema_migrations");

@@ -40,10 +40,9 @@ CREATE TABLE deferred_tasks (
     UNIQUE INDEX deferred_tasks_running_key (running_key)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- What workers are told of queues. One without a row is not paused.
-CREATE TABLE deferred_queues (
-    queue VARCHAR(255) NOT NULL PRIMARY KEY,
-    paused BOOLEAN NOT NULL
+-- The queues that nothing is taken of.
+CREATE TABLE deferred_paused_queues (
+    queue VARCHAR(255) NOT NULL PRIMARY KEY
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- One row: which migration these tables are of. A worker that knows less stops.

@@ -1,3 +1,3 @@
 DROP TABLE deferred_schema;
-DROP TABLE deferred_queues;
+DROP TABLE deferred_paused_queues;
 DROP TABLE deferred_tasks;

@@ -43,10 +43,9 @@ CREATE UNIQUE INDEX deferred_tasks_unique ON deferred_tasks (task, unique_key) W
 -- Of one key only one runs.
 CREATE UNIQUE INDEX deferred_tasks_running_key ON deferred_tasks (task_key) WHERE state = 'running' AND task_key IS NOT NULL;
 
--- What workers are told of queues. One without a row is not paused.
-CREATE TABLE deferred_queues (
-    queue TEXT PRIMARY KEY NOT NULL,
-    paused BOOLEAN NOT NULL
+-- The queues that nothing is taken of.
+CREATE TABLE deferred_paused_queues (
+    queue TEXT PRIMARY KEY NOT NULL
 );
 
 -- One row: which migration these tables are of. A worker that knows less stops.

@@ -169,7 +169,7 @@ async fn settle(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settl
 async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> QueryResult<Vec<ClaimedRow>> {
     let queue = &*claim.queue;
     let choose = Sql::<ClaimedSql>::new(format!(
-        "SELECT {CLAIMED} FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_queues AS p WHERE p.paused AND p.queue = "
+        "SELECT {CLAIMED} FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = "
     ))
     .bind(queue)
     .sql(") AND c.state = 'ready' AND c.queue = ")

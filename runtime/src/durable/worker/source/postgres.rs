@@ -252,7 +252,7 @@ async fn take(
         // An array, which is made once: a subquery could be run again by the plan, and take more than the limit.
         .sql(
             " WHERE id = ANY(ARRAY(SELECT c.id FROM deferred_tasks AS c \
-             WHERE NOT EXISTS (SELECT FROM deferred_queues WHERE paused AND queue = ",
+             WHERE NOT EXISTS (SELECT FROM deferred_paused_queues WHERE queue = ",
         )
         .bind(queue)
         .sql(") AND c.state = 'ready' AND c.queue = ")

@@ -176,7 +176,7 @@ fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResul
         .bind(lease.ms())
         .sql(
             " WHERE id IN (SELECT c.id FROM deferred_tasks AS c \
-             WHERE NOT EXISTS (SELECT 1 FROM deferred_queues WHERE paused AND queue = ",
+             WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = ",
         )
         .bind(queue)
         .sql(") AND c.state = 'ready' AND c.queue = ")
