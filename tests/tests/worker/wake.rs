@@ -88,7 +88,7 @@ async fn a_worker_waits_for_its_database<A: AsyncDatabase>(_: &Scratch<A::Blocki
     let builder = Worker::<A>::builder_with(move || {
         let failing = counted.fetch_add(1, Ordering::SeqCst) < 3;
         let url = url.clone();
-        async move { if failing { Err(ConnectionError::BadConnection("not yet".into())) } else { A::open(&url).await } }
+        async move { if failing { Err(ConnectionError::BadConnection("not yet".into())) } else { A::establish(&url).await } }
     });
     let at_work = at_work!(builder.queue("default", 1).state(notes.clone()).poll_interval(NEVER));
     notes.wait_for(1).await;
