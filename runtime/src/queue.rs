@@ -118,6 +118,7 @@ impl<H, B, C> Queue<H, B, C> {
     }
 
     /// A call that is to be stored.
+    #[cfg(feature = "durable")]
     pub(crate) fn store(&mut self, call: C) {
         self.calls.push(call);
     }
@@ -133,11 +134,13 @@ impl<H, B, C> Queue<H, B, C> {
     }
 
     /// How many calls of the innermost depth are to be stored.
+    #[cfg(feature = "durable")]
     pub(crate) fn innermost_calls(&self) -> usize {
         self.calls.len() - self.marks.last().map_or(0, |mark| mark.calls)
     }
 
     /// The calls of the innermost depth: they are stored in its savepoint.
+    #[cfg(feature = "durable")]
     pub(crate) fn take_innermost_calls(&mut self) -> Vec<C> {
         let start = self.marks.last().map_or(0, |mark| mark.calls);
         take_from(&mut self.calls, start)

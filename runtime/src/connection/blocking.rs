@@ -324,6 +324,7 @@ impl<C: Deferrable> Deferring for DeferredConnection<C> {
 
 impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     const PROOF: CommitProof = C::PROOF;
+    #[cfg(feature = "durable")]
     const IS_MYSQL: bool = C::IS_MYSQL;
     const OUTLIVES_DROPPED_STATEMENTS: bool = true;
     const ASYNC: bool = false;

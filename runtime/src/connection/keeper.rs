@@ -153,6 +153,7 @@ impl<W> Keeper<W> {
     }
 
     /// Whether any durable call is to be stored.
+    #[cfg(feature = "durable")]
     #[inline]
     pub(super) fn has_calls(&mut self) -> bool {
         self.queue().has_calls()

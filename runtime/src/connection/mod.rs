@@ -115,7 +115,7 @@ pub enum CommitProof {
 }
 
 /// [`Deferrable::store_calls`] on our own table.
-#[cfg(feature = "durable")]
+#[cfg(all(feature = "durable", any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
 macro_rules! stores_calls {
     ($backend:ty) => {
         fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
@@ -126,7 +126,7 @@ macro_rules! stores_calls {
     };
 }
 
-#[cfg(not(feature = "durable"))]
+#[cfg(all(not(feature = "durable"), any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
 macro_rules! stores_calls {
     ($backend:ty) => {};
 }

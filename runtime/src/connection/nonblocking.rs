@@ -320,6 +320,7 @@ impl<C: AsyncDeferrable> Deferring for AsyncDeferredConnection<C> {
 
 impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     const PROOF: CommitProof = C::PROOF;
+    #[cfg(feature = "durable")]
     const IS_MYSQL: bool = C::IS_MYSQL;
     const OUTLIVES_DROPPED_STATEMENTS: bool = C::OUTLIVES_DROPPED_STATEMENTS;
     const ASYNC: bool = true;

@@ -31,6 +31,7 @@ pub(crate) trait Wrapper: Deferring {
     const PROOF: CommitProof;
 
     /// Whether it is known to be MySQL or MariaDB.
+    #[cfg(feature = "durable")]
     const IS_MYSQL: bool;
 
     /// Whether the connection below can be used again when the future of a statement was dropped.

@@ -7,6 +7,7 @@ use crate::report::PendingHook;
 /// A call that becomes a row: never.
 #[derive(Debug, Clone)]
 #[doc(hidden)]
+#[allow(unreachable_pub, reason = "named by hidden methods of public traits")]
 pub enum NewTask {}
 
 impl NewTask {
