@@ -102,7 +102,7 @@ impl Story {
                     assert!(!over.contains(id), "{id} ended well, and was run again by the same worker");
                     // Q12
                     let of_its_key = |other: &&str| called.starts_with("key-") && *other == called;
-                    assert!(!running.values().any(|other| of_its_key(other)), "two of {called} at a time");
+                    assert!(!running.values().any(of_its_key), "two of {called} at a time");
                     running.insert(id, called);
                     self.starts.push((self.lines, id.to_owned(), number(at), called.to_owned()));
                 }
