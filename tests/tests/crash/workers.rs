@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::process::Command;
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
 use diesel_deferred_tests::{AsyncDatabase, Database, Scratch, eventually, on_every_async_database};
 
 use crate::child::Process;
