@@ -13,7 +13,7 @@ use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Text, Uuid as SqlUuid};
-use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::{AsyncConnection, AsyncPgConnection};
 use diesel_deferred::{
     AsyncDeferredConnection, DeferredConnection, TaskId, Worker, WorkerBuilder, atomic, deferred_task,
 };
@@ -436,7 +436,9 @@ impl Schema {
         let mut conn = PgConnection::establish(server).expect("connect");
         conn.batch_execute(&format!("CREATE SCHEMA {name}")).expect("a schema");
         let separator = if server.contains('?') { '&' } else { '?' };
-        let url = format!("{server}{separator}options=-csearch_path%3D{name}");
+        // diesel-async does not encrypt by itself, libpq does where the server can: here neither does.
+        let plain = if server.contains("sslmode") { "" } else { "&sslmode=disable" };
+        let url = format!("{server}{separator}options=-csearch_path%3D{name}{plain}");
         let schema = Self { url, server: server.to_owned(), name };
         schema.connect().run_pending_migrations(diesel_deferred::migrations()).expect("the tables");
         schema
@@ -447,9 +449,7 @@ impl Schema {
     }
 
     async fn connect_async(&self) -> AsyncPgConnection {
-        let mut conn = AsyncPgConnection::establish(&self.server).await.expect("connect");
-        conn.batch_execute(&format!("SET search_path = {}", self.name)).await.expect("the schema");
-        conn
+        AsyncPgConnection::establish(&self.url).await.expect("connect")
     }
 
     fn worker(&self) -> WorkerBuilder<AsyncPgConnection> {

@@ -70,6 +70,20 @@
 //! | `durable` | `#[deferred_task(durable)]`, `migrations` and what goes with them, on any connection |
 //! | `worker` | `Worker`, with `async` and `durable` |
 
+// What one feature has no use for another one has: the lints are for all of them together.
+#![cfg_attr(
+    not(all(
+        feature = "worker",
+        feature = "sqlite",
+        feature = "postgres",
+        feature = "mysql",
+        feature = "async-sqlite",
+        feature = "async-postgres",
+        feature = "async-mysql"
+    )),
+    allow(dead_code, unused_imports, unused_macros, unreachable_pub)
+)]
+
 mod atomic;
 mod connection;
 mod dispatch;

@@ -60,7 +60,7 @@ impl BeginOptions {
     }
 
     /// MySQL sets the level of the next transaction before it begins.
-    #[cfg(feature = "mysql")]
+    #[cfg(any(feature = "mysql", feature = "async-mysql"))]
     pub(crate) fn mysql_sql(&self) -> String {
         let mut sql = String::new();
         if let Some(level) = self.isolation {

@@ -10,7 +10,7 @@ use diesel_deferred_tests::{AsyncDatabase, Notes, Scratch, at_work, on_every_asy
 use tower_layer::{Layer, layer_fn};
 use tower_service::Service;
 
-use crate::support::{committed, hold, lease_end, note, with, words, worker, worker_of};
+use crate::support::{committed, hold, lease_end, lease_extended, note, with, words, worker, worker_of};
 
 on_every_async_database!(
     a_layer_sees_every_attempt,
@@ -204,10 +204,7 @@ async fn leases_are_kept_while_a_layer_is_not_ready<A: AsyncDatabase>(_: &Scratc
     });
     db.wait_for_tasks(|rows| rows.iter().all(|row| row.state == "running")).await;
     let other = at_work!(worker::<A>(db, &notes).lease(lease));
-    let begin = lease_end(db);
-    while lease_end(db) < begin + 1_500 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    lease_extended(db, lease_end(db), 1_500).await;
     assert_eq!(notes.all(), [""; 0]);
     // A worker that stops gives them back: they have not begun.
     let report = gated.stop().await;

@@ -7,7 +7,9 @@ use diesel::result::Error;
 use diesel_deferred::{cancel_task, deferred_task, pause_queue, replay_task, resume_queue};
 use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work, on_every_async_database};
 
-use crate::support::{committed, hold, hold_blocking, lease_end, note, states, tell, words, worker, worker_of};
+use crate::support::{
+    committed, hold, hold_blocking, lease_end, lease_extended, note, states, tell, words, worker, worker_of,
+};
 
 on_every_async_database!(
     what_waits_and_is_cancelled_never_runs,
@@ -64,7 +66,8 @@ async fn an_async_task_that_runs_is_stopped<A: AsyncDatabase>(_: &Scratch<A::Blo
     notes.wait_for(1).await;
     let cancelled = db.patient().transaction(|conn| A::Blocking::tell(conn, cancel_task(id)));
     assert_eq!(cancelled.expect("committed"), 1);
-    db.wait_for_tasks(|rows| rows[0].state == "cancelled").await;
+    let rows = db.wait_for_tasks(|rows| rows[0].state == "cancelled").await;
+    assert_eq!(rows[0].error, None, "it is no failure");
     // Its runner is free.
     words(db, &["after"]);
     assert_eq!(notes.wait_for(2).await, ["begin a", "after"]);
@@ -84,10 +87,7 @@ async fn a_blocking_task_runs_to_its_end_and_is_not_tried_again<A: AsyncDatabase
         assert_eq!(tell(db, cancel_task(id)), 1);
     }
     // Its lease is extended all the same.
-    let until = lease_end(db);
-    while lease_end(db) <= until {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    lease_extended(db, lease_end(db), 1).await;
     notes.add("go");
     let rows = db.wait_for_tasks(|rows| rows.len() == 1 && rows[0].state == "cancelled").await;
     assert_eq!(rows[0].error.as_deref(), Some("failed"));

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work, on_every_async_database};
 
-use crate::support::{committed, hold, hold_blocking, lease_end, note, states, with, words, worker, worker_of};
+use crate::support::{
+    committed, hold, hold_blocking, lease_end, lease_extended, note, states, with, words, worker, worker_of,
+};
 
 on_every_async_database!(
     it_waits_for_what_runs_and_takes_nothing_more,
@@ -27,15 +29,9 @@ async fn it_waits_for_what_runs_and_takes_nothing_more<A: AsyncDatabase>(_: &Scr
     notes.wait_for(2).await;
     let stopping = at_work.begin_to_stop().await;
     // It extends leases meanwhile: twice after what was written here.
-    let until = lease_end(db);
-    while lease_end(db) <= until {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    lease_extended(db, lease_end(db), 1).await;
     words(db, &["too late"]);
-    let until = lease_end(db);
-    while lease_end(db) <= until {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    lease_extended(db, lease_end(db), 1).await;
     assert!(!stopping.is_finished());
     notes.add("go");
     let report = stopping.await.expect("stopped");

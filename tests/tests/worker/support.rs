@@ -2,7 +2,7 @@
 //!
 //! Tasks that take another `#[state]` than [`Notes`] are on queues of their own, so that a worker on `default` needs no other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel_deferred::{Attempt, BoxError, DeferredConnection, TaskId, TaskStatement, WorkerBuilder, deferred_task};
@@ -89,4 +89,13 @@ pub(crate) const LEASE_END: &str = "SELECT MIN(lease_until_ms) AS number FROM de
 /// When the first of the leases ends, by the clock of the database.
 pub(crate) fn lease_end<C: Database>(db: &Scratch<C>) -> i64 {
     C::number(&mut db.observer(), LEASE_END)
+}
+
+/// Waits until the first of the leases ends so many milliseconds after `end`.
+pub(crate) async fn lease_extended<C: Database>(db: &Scratch<C>, end: i64, ms: i64) {
+    let begin = Instant::now();
+    while lease_end(db) < end + ms {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the lease is not extended");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

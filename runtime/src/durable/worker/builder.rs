@@ -118,7 +118,8 @@ where
 {
     /// Works until `shutdown` is ready; then takes nothing more, waits for what runs, and gives the rest back.
     ///
-    /// It must be awaited on a tokio runtime.
+    /// It must be awaited on a tokio runtime. Where it is dropped before its end, async tasks are stopped, and what it had taken is taken by
+    /// other workers when its lease has ended.
     ///
     /// # Errors
     /// The tables are not there, or are newer than this worker. What runs is given back.
@@ -183,7 +184,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     }
 
     /// How often an idle worker looks: once a second by default. A commit in its own process wakes it at once, and on PostgreSQL one in any
-    /// process does.
+    /// process does. What it has seen to be scheduled starts on time; calls with a shorter delay than this may wait for the next look.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll = interval.clamp(Duration::from_millis(1), FOREVER);
         self
