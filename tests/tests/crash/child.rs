@@ -1,6 +1,6 @@
 //! Processes: this very binary, started anew.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -69,6 +69,7 @@ impl Process {
     /// Tells it something, and waits for its answer.
     #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub fn ask<T: std::str::FromStr>(&mut self, question: &str) -> T {
+        use std::io::Write;
         writeln!(self.stdin.as_ref().expect("its input"), "{question}").expect("it listens");
         let answer = self.wait_for(ANSWER);
         answer.parse().unwrap_or_else(|_| panic!("{question}: {answer}"))

@@ -75,6 +75,11 @@ async fn d11_what_waits_is_not_started_when_its_lease_has_ended<A: AsyncDatabase
     })
     .await;
     signal(&still, "STOP");
+    // Where it stands still within a transaction, it keeps its locks for as long as it does.
+    while !nothing_is_locked(db) {
+        signal(&still, "CONT");
+        signal(&still, "STOP");
+    }
     let healthy = spans.work::<A>(db, 2, 4, Duration::from_secs(30));
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     healthy.stop();
@@ -84,6 +89,14 @@ async fn d11_what_waits_is_not_started_when_its_lease_has_ended<A: AsyncDatabase
     let after = spans.all();
     assert_eq!(after.len(), before.len(), "it began what was another worker's: {:?}", after.last());
     assert_eq!(numbers(&after).len(), 212);
+}
+
+fn nothing_is_locked<C: Database>(db: &Scratch<C>) -> bool {
+    let lock = match C::NAME {
+        "SQLite" => "BEGIN IMMEDIATE",
+        _ => "START TRANSACTION; SELECT id FROM deferred_tasks FOR UPDATE NOWAIT",
+    };
+    db.observer().batch_execute(&format!("{lock}; ROLLBACK")).is_ok()
 }
 
 fn signal(process: &Process, signal: &str) {

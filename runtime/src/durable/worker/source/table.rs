@@ -91,6 +91,7 @@ impl Lease {
 /// Where the last claim of a queue ended. To begin there spares PostgreSQL the dead rows before it, which stay for as long as a
 /// long transaction is open somewhere.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "async-postgres"), allow(dead_code, reason = "only PostgreSQL begins there"))]
 pub(crate) struct Floor {
     pub(super) priority: i16,
     pub(super) run_at_ms: i64,
