@@ -9,7 +9,7 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::visit_mut::{self, VisitMut};
-use syn::{Attribute, Block, Expr, Ident, Macro, Stmt};
+use syn::{Attribute, Block, Expr, ExprMacro, Ident, Macro, Stmt, StmtMacro, Token};
 
 /// Rewrites the body of one `atomic!`.
 pub(super) struct Rewriter<'a> {
@@ -38,6 +38,14 @@ impl<'a> Rewriter<'a> {
         let last = block.stmts.len().saturating_sub(1);
         for (at, stmt) in block.stmts.iter_mut().enumerate() {
             match stmt {
+                // Of this one it is known what it expands to.
+                Stmt::Macro(StmtMacro { attrs, mac, semi_token }) if is_list(&mac.path) => {
+                    let list = ExprMacro { attrs: std::mem::take(attrs), mac: mac.clone() };
+                    let semi = semi_token.map(|semi| Token![;](Span::mixed_site().located_at(semi.span)));
+                    let mut list = Expr::Macro(list);
+                    self.statement(&mut list, semi.is_none());
+                    *stmt = Stmt::Expr(list, semi);
+                }
                 Stmt::Expr(expr, semi) if semi.is_some() || at < last || tail_is_statement => {
                     self.statement(expr, semi.is_none());
                     // Ours, because what stands before it is: a `match` needs none.
@@ -98,6 +106,7 @@ impl<'a> Rewriter<'a> {
                 self.visit_expr_mut(expr);
                 self.settle(expr, is_tail);
             }
+            Expr::Macro(list) if is_list(&list.mac.path) => self.settle(expr, is_tail),
             // Loops have their own rule below; nothing else can have a task as its value.
             _ => self.visit_expr_mut(expr),
         }
@@ -253,6 +262,11 @@ const KNOWN_MACROS: &[&str] = &[
     "writeln",
     "env",
 ];
+
+/// `vec![…]`: a list of tasks that is dropped is no warning.
+fn is_list(path: &syn::Path) -> bool {
+    path.segments.last().is_some_and(|segment| segment.ident == "vec")
+}
 
 fn is_known(path: &syn::Path) -> bool {
     path.segments.last().is_some_and(|segment| KNOWN_MACROS.iter().any(|known| segment.ident == known))

@@ -111,11 +111,15 @@ fn tasks_in_an_option_or_a_list() -> QueryResult<()> {
             Some(note(&log, id + 4));
         }
         Some(vec![note(&log, 6)]);
+        vec![note(&log, 7), note(&log, 8)];
+        if some.is_some() {
+            vec![note(&log, 9)];
+        }
         let mut numbers = vec![7];
         numbers.pop();
         assert_eq!(numbers, NOTHING);
         Ok(())
     })?;
-    assert_eq!(log.ran(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(log.ran(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     Ok(())
 }
