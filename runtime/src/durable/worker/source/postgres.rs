@@ -161,7 +161,7 @@ impl WorkerConnection for AsyncPgConnection {
             }
         }
         // The connection is lost, which the next statement finds out.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
