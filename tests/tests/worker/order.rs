@@ -14,6 +14,7 @@ on_every_async_database!(
     no_more_run_than_the_queue_allows,
     a_task_that_ends_makes_room_for_one,
     many_tasks_run_each_once,
+    long_tasks_are_left_to_others,
 );
 
 #[deferred_task(durable, priority = 3)]
@@ -146,4 +147,23 @@ async fn many_tasks_run_each_once<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
         ran += worker.stop().await.ran;
     }
     assert_eq!(ran, 2_000);
+}
+
+/// What is taken ahead is what ends soon: the short tasks of one queue are no reason to take the long ones of another, which another worker
+/// could run.
+async fn long_tasks_are_left_to_others<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    let at_work = at_work!(worker_of::<A>(db, &notes, 10).queue("long", 1));
+    committed(db, |conn| {
+        (0..20).try_for_each(|at| hold(&format!("{at}")).queue("long").after_commit(conn).map(drop))?;
+        (0..600).try_for_each(|_| note("short").after_commit(conn).map(drop))
+    });
+    notes.wait_until(|all| all.iter().filter(|note| *note == "short").count() == 600).await;
+    let rows = db.wait_for_tasks(|rows| rows.len() == 20).await;
+    let taken = rows.iter().filter(|row| row.state == "running").count();
+    assert_eq!(taken, 1, "of the queue of long tasks, of which one runs at a time");
+    notes.add("go");
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
+    at_work.stop().await;
 }

@@ -8,28 +8,23 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use tokio::sync::{Mutex, Notify};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-use super::errors::{FailedAttempt, WorkerError, WorkerReport};
-use super::job::{self, Job};
-use super::lane::{Lanes, SharedLanes, Stop};
-use super::source::{Claim, Claimed, Outcome, Source, SourceError};
+use super::errors::{WorkerError, WorkerReport};
+use super::job::Job;
+use super::lane::{Lanes, SharedLanes};
+use super::runner::{ENOUGH, OnFailure, Shared};
+use super::source::{Claim, Claimed, Source, SourceError};
 use crate::dispatch::pause;
-use crate::durable::id::TaskId;
 use crate::durable::registry::Registry;
-use crate::durable::running::Attempt;
 use crate::durable::wake::Bell;
 use crate::error::BoxError;
-use crate::panics::contain;
 use crate::report::emit;
 
 /// How it works.
@@ -40,16 +35,11 @@ pub(super) struct Settings {
     pub(super) on_failure: Option<OnFailure>,
 }
 
-type OnFailure = Box<dyn Fn(&FailedAttempt) + Send + Sync>;
-
 /// How long ends of attempts wait for others, so that many are told at once, while there is something left to run.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// What runs in this time was short.
 const SOON: Duration = Duration::from_millis(50);
-
-/// So many ends do not wait.
-const ENOUGH: usize = 500;
 
 /// What a worker is made of.
 pub(super) struct Engine<Src, S> {
@@ -69,24 +59,13 @@ struct Timing {
     batch: usize,
 }
 
-/// What it shares with its runners.
-struct Shared<S> {
-    lanes: SharedLanes,
-    queues: Vec<Arc<str>>,
-    service: Mutex<S>,
-    registry: Registry,
-    on_failure: Option<OnFailure>,
-    /// An attempt has ended.
-    ended: Notify,
-    ran: AtomicU64,
-}
-
 /// What is known between two rounds.
 struct Round {
     /// Of which lanes there may be more to take.
     hungry: Vec<bool>,
-    /// How many tasks are worth taking ahead: as many as ended since the last exchange, or twice as many where that was just now.
-    ahead: usize,
+    /// How many tasks of each lane are worth taking ahead: as many as ended since the last exchange, or twice as many where that was just
+    /// now.
+    ahead: Vec<usize>,
     exchanged_at: Instant,
     tend_at: Instant,
     renew_at: Instant,
@@ -106,18 +85,10 @@ impl<Src, S> Engine<Src, S> {
     ) -> Self {
         let Settings { poll, grace, batch, on_failure } = settings;
         let names: Vec<_> = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
-        let shared = Shared {
-            lanes: Arc::new(Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency), lease)),
-            queues: names.clone(),
-            service: Mutex::new(service),
-            registry,
-            on_failure,
-            ended: Notify::new(),
-            ran: AtomicU64::new(0),
-        };
+        let lanes = Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency), lease);
         Self {
             source,
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared::new(lanes, names.clone(), service, registry, on_failure)),
             queues: names,
             lease,
             settings: Timing { poll, grace, batch },
@@ -145,7 +116,7 @@ where
         let now = Instant::now();
         let mut round = Round {
             hungry: vec![true; self.queues.len()],
-            ahead: 0,
+            ahead: vec![0; self.queues.len()],
             exchanged_at: now,
             tend_at: now,
             renew_at: now + self.lease / 3,
@@ -245,7 +216,7 @@ where
         }
         let lingered = round.lingering.is_some_and(|since| now.duration_since(since) >= LINGER);
         let tells = to_tell > 0 && (idle || lingered || to_tell >= ENOUGH);
-        let free = self.shared.lanes.free(round.ahead);
+        let free = self.shared.lanes.free(&round.ahead);
         let takes = free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry);
         if !tells && !takes {
             return Ok(());
@@ -255,13 +226,14 @@ where
         // Short tasks get to a full batch in a few rounds; of long ones no more are taken than run in the same time.
         let growth = if now.duration_since(round.exchanged_at) < SOON { 2 } else { 1 };
         round.exchanged_at = now;
-        round.ahead = settled.len().saturating_mul(growth).min(self.settings.batch);
-        let free = self.shared.lanes.free(round.ahead);
+        let ahead = settled.by_lane.iter().map(|ended| ended.saturating_mul(growth).min(self.settings.batch));
+        round.ahead = ahead.collect();
+        let free = self.shared.lanes.free(&round.ahead);
         // Where something ended, what waited for it may be taken now: the next one of its key.
         let claims: Vec<_> = free
             .into_iter()
             .enumerate()
-            .filter(|&(lane, free)| free > 0 && (round.hungry[lane] || !settled.is_empty()))
+            .filter(|&(lane, free)| free > 0 && (round.hungry[lane] || settled.by_lane[lane] > 0))
             .map(|(lane, free)| Claim {
                 lane,
                 queue: Arc::clone(&self.queues[lane]),
@@ -294,7 +266,7 @@ where
 
     /// When something is to be done even if nothing happens; `None`: at once.
     fn until_something_is_due(&self, round: &Round) -> Option<Instant> {
-        let free = self.shared.lanes.free(round.ahead);
+        let free = self.shared.lanes.free(&round.ahead);
         if free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry) {
             return None;
         }
@@ -373,7 +345,7 @@ where
         while lanes.to_tell().0 > 0 && self.tell(TELL_WITHIN / 2).await.is_err() && Instant::now() < end {
             pause(Duration::from_millis(100)).await;
         }
-        WorkerReport { ran: shared.ran.load(Ordering::Relaxed), released: lanes.released(), abandoned: lanes.left() }
+        WorkerReport { ran: shared.ran(), released: lanes.released(), abandoned: lanes.left() }
     }
 
     /// Tells of ends, and takes nothing.
@@ -408,15 +380,6 @@ enum Woken {
     Over,
 }
 
-/// How an attempt ended.
-enum Ended {
-    With(Outcome),
-    /// The task is another worker's now: nobody is to be told.
-    Elsewhere,
-    /// It goes on, on a thread that nobody waits for.
-    NotYet,
-}
-
 /// How long a task that was told to stop may take to do so.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -441,120 +404,6 @@ async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, Source
 fn outage_pause(failures: u32) -> Duration {
     let doubled = Duration::from_millis(50).saturating_mul(2_u32.saturating_pow(failures.min(10)));
     doubled.min(Duration::from_secs(5)).mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
-impl<S> Shared<S>
-where
-    S: Service<Job, Response = ()> + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-{
-    /// Runs the tasks of a lane, one after the other, until nothing waits.
-    async fn work_on(&self, lane: usize) {
-        while let Some((claimed, stop)) = self.lanes.next(lane) {
-            let id = claimed.id;
-            match self.attempt(claimed, stop).await {
-                Ended::With(outcome) => {
-                    if outcome != Outcome::Released {
-                        self.ran.fetch_add(1, Ordering::Relaxed);
-                    }
-                    let (empty, count) = self.lanes.ended(lane, id, outcome);
-                    if empty || count == 1 || count == ENOUGH {
-                        self.ended.notify_one();
-                    }
-                }
-                Ended::Elsewhere => self.lanes.forget(id),
-                Ended::NotYet => {}
-            }
-        }
-        self.ended.notify_one();
-    }
-
-    /// Runs one attempt.
-    async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Ended {
-        let Claimed { lane, id, task: name, payload, attempt, max_attempts } = claimed;
-        if stop.is_cancelled() {
-            return self.stopped(id, false);
-        }
-        let number = u32::try_from(attempt).unwrap_or(1).max(1);
-        let failed = |is_dead, error: &str| FailedAttempt {
-            id,
-            task: name.clone(),
-            attempt: number,
-            is_dead,
-            error: error.to_owned(),
-        };
-        let task = match job::find(&self.registry, &name) {
-            Ok(task) => task,
-            Err(reason) => {
-                self.tell_failure(&failed(true, &reason));
-                return Ended::With(Outcome::Dead(reason));
-            }
-        };
-        let max = u32::try_from(max_attempts).unwrap_or(1);
-        let attempt = Attempt { id, number, max, queue: Arc::clone(&self.queues[lane]) };
-        let job = Job::new(attempt, task, payload.into());
-        let mut call = Box::pin(self.call(job.clone()));
-        let outcome = {
-            let mut running = pin!(job::run(&job, call.as_mut()));
-            match select(running.as_mut(), pin!(stop.cancelled())).await {
-                Either::Left((outcome, _)) => Some(outcome),
-                // A thread cannot be stopped.
-                Either::Right(_) if job.is_blocking() && self.lanes.why(id) != Some(Stop::Shutdown) => {
-                    Some(running.as_mut().await)
-                }
-                Either::Right(_) => None,
-            }
-        };
-        // What it holds is a user's, and so is what its `Drop` does.
-        let _ = contain(|| drop(call));
-        let Some(outcome) = outcome else { return self.stopped(id, job.is_blocking()) };
-        if self.lanes.why(id) == Some(Stop::LeaseLost) {
-            return Ended::Elsewhere;
-        }
-        match &outcome {
-            Outcome::Retry { error, .. } => self.tell_failure(&failed(false, error)),
-            Outcome::Dead(error) => self.tell_failure(&failed(true, error)),
-            _ => {}
-        }
-        Ended::With(outcome)
-    }
-
-    /// How an attempt ended that was stopped.
-    fn stopped(&self, id: TaskId, blocks: bool) -> Ended {
-        match self.lanes.why(id) {
-            Some(Stop::Cancelled) => Ended::With(Outcome::Cancelled),
-            Some(Stop::LeaseLost) => Ended::Elsewhere,
-            Some(Stop::Shutdown) if blocks => Ended::NotYet,
-            // Or its lease was lost, and is ours again.
-            Some(Stop::Shutdown) | None => Ended::With(Outcome::Released),
-        }
-    }
-
-    /// Asks the service, when it is ready.
-    async fn call(&self, job: Job) -> Result<(), BoxError> {
-        let called = {
-            let mut service = self.service.lock().await;
-            poll_fn(|context| service.poll_ready(context)).await.map_err(Into::into)?;
-            service.call(job)
-        };
-        called.await.map_err(Into::into)
-    }
-
-    fn tell_failure(&self, failure: &FailedAttempt) {
-        let FailedAttempt { id, task, attempt, is_dead, error } = failure;
-        emit(|| {
-            if *is_dead {
-                tracing::error!(%id, task, attempt, error, "a durable task was given up");
-            } else {
-                tracing::warn!(%id, task, attempt, error, "an attempt of a durable task failed");
-            }
-        });
-        if let Some(handler) = &self.on_failure {
-            // It is a user's, and what it panics with has nobody to go to.
-            let _ = contain(|| handler(failure));
-        }
-    }
 }
 
 impl<Src: fmt::Debug, S> fmt::Debug for Engine<Src, S> {

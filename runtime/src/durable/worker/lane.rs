@@ -35,6 +35,8 @@ struct Lane {
     waiting: VecDeque<Claimed>,
     runners: usize,
     concurrency: usize,
+    /// How many attempts have ended since ends were last taken to be told.
+    ended: usize,
 }
 
 /// A task that was taken.
@@ -60,7 +62,7 @@ pub(super) enum Stop {
 
 impl Lanes {
     pub(super) fn new(concurrencies: impl IntoIterator<Item = usize>, lease: Duration) -> Self {
-        let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency };
+        let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency, ended: 0 };
         let inner = Inner {
             lanes: concurrencies.into_iter().map(lane).collect(),
             flights: HashMap::new(),
@@ -124,6 +126,7 @@ impl Lanes {
     pub(super) fn ended(&self, lane: usize, id: TaskId, outcome: Outcome) -> (bool, usize) {
         let mut inner = self.lock();
         inner.settled.push(Settlement { id, outcome });
+        inner.lanes[lane].ended += 1;
         (inner.lanes[lane].waiting.is_empty(), inner.settled.len())
     }
 
@@ -139,7 +142,9 @@ impl Lanes {
 
     /// Takes the ends that are to be told. They are forgotten only when that has been done.
     pub(super) fn take_settled(self: &Arc<Self>) -> Telling {
-        Telling { settled: std::mem::take(&mut self.lock().settled), lanes: Arc::clone(self) }
+        let mut inner = self.lock();
+        let by_lane = inner.lanes.iter_mut().map(|lane| std::mem::take(&mut lane.ended)).collect();
+        Telling { settled: std::mem::take(&mut inner.settled), by_lane, lanes: Arc::clone(self) }
     }
 
     /// How many ends wait to be told, and whether some lane has nothing left to start.
@@ -149,17 +154,17 @@ impl Lanes {
         (inner.settled.len(), idle)
     }
 
-    /// How many tasks each lane has a use for now: one for each free runner, and `ahead` for those that will be free soon.
-    pub(super) fn free(&self, ahead: usize) -> Vec<usize> {
+    /// How many tasks each lane has a use for now: one for each free runner, and its number of `ahead` for those that will be free soon.
+    pub(super) fn free(&self, ahead: &[usize]) -> Vec<usize> {
         let inner = self.lock();
-        let free = |lane: &Lane| {
+        let free = |(lane, ahead): (&Lane, &usize)| {
             if lane.waiting.len() > ahead / 2 {
                 0
             } else {
                 lane.concurrency - lane.runners + ahead - lane.waiting.len()
             }
         };
-        inner.lanes.iter().map(free).collect()
+        inner.lanes.iter().zip(ahead).map(free).collect()
     }
 
     /// The tasks whose lease was last extended before `time`.
@@ -229,6 +234,8 @@ impl Lanes {
 /// Ends that are being told. Where that fails, or nobody waits for it any more, they are to be told again.
 pub(super) struct Telling {
     lanes: SharedLanes,
+    /// How many of them are of each lane.
+    pub(super) by_lane: Vec<usize>,
     settled: Vec<Settlement>,
 }
 

@@ -1,0 +1,182 @@
+//! Runs the tasks of a worker's lanes: what becomes of one attempt, from the service's call to its end.
+//!
+//! Must not know: where tasks come from, or when they are taken.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::{Either, select};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use super::errors::FailedAttempt;
+use super::job::{self, Job};
+use super::lane::{Lanes, SharedLanes, Stop};
+use super::source::{Claimed, Outcome};
+use crate::durable::id::TaskId;
+use crate::durable::registry::Registry;
+use crate::durable::running::Attempt;
+use crate::error::BoxError;
+use crate::panics::contain;
+use crate::report::emit;
+
+pub(super) type OnFailure = Box<dyn Fn(&FailedAttempt) + Send + Sync>;
+
+/// So many ends do not wait.
+pub(super) const ENOUGH: usize = 500;
+
+/// What a worker shares with its runners.
+pub(super) struct Shared<S> {
+    pub(super) lanes: SharedLanes,
+    queues: Vec<Arc<str>>,
+    service: Mutex<S>,
+    registry: Registry,
+    on_failure: Option<OnFailure>,
+    /// An attempt has ended.
+    pub(super) ended: Notify,
+    ran: AtomicU64,
+}
+
+/// How an attempt ended.
+enum Ended {
+    With(Outcome),
+    /// The task is another worker's now: nobody is to be told.
+    Elsewhere,
+    /// It goes on, on a thread that nobody waits for.
+    NotYet,
+}
+
+impl<S> Shared<S> {
+    pub(super) fn new(
+        lanes: Lanes,
+        queues: Vec<Arc<str>>,
+        service: S,
+        registry: Registry,
+        on_failure: Option<OnFailure>,
+    ) -> Self {
+        let (lanes, service) = (Arc::new(lanes), Mutex::new(service));
+        Self { lanes, queues, service, registry, on_failure, ended: Notify::new(), ran: AtomicU64::new(0) }
+    }
+
+    /// How many attempts have ended.
+    pub(super) fn ran(&self) -> u64 {
+        self.ran.load(Ordering::Relaxed)
+    }
+}
+
+impl<S> Shared<S>
+where
+    S: Service<Job, Response = ()> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    /// Runs the tasks of a lane, one after the other, until nothing waits.
+    pub(super) async fn work_on(&self, lane: usize) {
+        while let Some((claimed, stop)) = self.lanes.next(lane) {
+            let id = claimed.id;
+            match self.attempt(claimed, stop).await {
+                Ended::With(outcome) => {
+                    if outcome != Outcome::Released {
+                        self.ran.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let (empty, count) = self.lanes.ended(lane, id, outcome);
+                    if empty || count == 1 || count == ENOUGH {
+                        self.ended.notify_one();
+                    }
+                }
+                Ended::Elsewhere => self.lanes.forget(id),
+                Ended::NotYet => {}
+            }
+        }
+        self.ended.notify_one();
+    }
+
+    /// Runs one attempt.
+    async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Ended {
+        let Claimed { lane, id, task: name, payload, attempt, max_attempts } = claimed;
+        if stop.is_cancelled() {
+            return self.stopped(id, false);
+        }
+        let number = u32::try_from(attempt).unwrap_or(1).max(1);
+        let failed = |is_dead, error: &str| FailedAttempt {
+            id,
+            task: name.clone(),
+            attempt: number,
+            is_dead,
+            error: error.to_owned(),
+        };
+        let task = match job::find(&self.registry, &name) {
+            Ok(task) => task,
+            Err(reason) => {
+                self.tell_failure(&failed(true, &reason));
+                return Ended::With(Outcome::Dead(reason));
+            }
+        };
+        let max = u32::try_from(max_attempts).unwrap_or(1);
+        let attempt = Attempt { id, number, max, queue: Arc::clone(&self.queues[lane]) };
+        let job = Job::new(attempt, task, payload.into());
+        let mut call = Box::pin(self.call(job.clone()));
+        let outcome = {
+            let mut running = pin!(job::run(&job, call.as_mut()));
+            match select(running.as_mut(), pin!(stop.cancelled())).await {
+                Either::Left((outcome, _)) => Some(outcome),
+                // A thread cannot be stopped.
+                Either::Right(_) if job.is_blocking() && self.lanes.why(id) != Some(Stop::Shutdown) => {
+                    Some(running.as_mut().await)
+                }
+                Either::Right(_) => None,
+            }
+        };
+        // What it holds is a user's, and so is what its `Drop` does.
+        let _ = contain(|| drop(call));
+        let Some(outcome) = outcome else { return self.stopped(id, job.is_blocking()) };
+        if self.lanes.why(id) == Some(Stop::LeaseLost) {
+            return Ended::Elsewhere;
+        }
+        match &outcome {
+            Outcome::Retry { error, .. } => self.tell_failure(&failed(false, error)),
+            Outcome::Dead(error) => self.tell_failure(&failed(true, error)),
+            _ => {}
+        }
+        Ended::With(outcome)
+    }
+
+    /// How an attempt ended that was stopped.
+    fn stopped(&self, id: TaskId, blocks: bool) -> Ended {
+        match self.lanes.why(id) {
+            Some(Stop::Cancelled) => Ended::With(Outcome::Cancelled),
+            Some(Stop::LeaseLost) => Ended::Elsewhere,
+            Some(Stop::Shutdown) if blocks => Ended::NotYet,
+            // Or its lease was lost, and is ours again.
+            Some(Stop::Shutdown) | None => Ended::With(Outcome::Released),
+        }
+    }
+
+    /// Asks the service, when it is ready.
+    async fn call(&self, job: Job) -> Result<(), BoxError> {
+        let called = {
+            let mut service = self.service.lock().await;
+            poll_fn(|context| service.poll_ready(context)).await.map_err(Into::into)?;
+            service.call(job)
+        };
+        called.await.map_err(Into::into)
+    }
+
+    fn tell_failure(&self, failure: &FailedAttempt) {
+        let FailedAttempt { id, task, attempt, is_dead, error } = failure;
+        emit(|| {
+            if *is_dead {
+                tracing::error!(%id, task, attempt, error, "a durable task was given up");
+            } else {
+                tracing::warn!(%id, task, attempt, error, "an attempt of a durable task failed");
+            }
+        });
+        if let Some(handler) = &self.on_failure {
+            // It is a user's, and what it panics with has nobody to go to.
+            let _ = contain(|| handler(failure));
+        }
+    }
+}
