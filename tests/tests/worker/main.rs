@@ -4,6 +4,8 @@ mod basics;
 mod keys;
 mod layers;
 mod leases;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod locked;
 mod operations;
 mod order;
 mod panics;

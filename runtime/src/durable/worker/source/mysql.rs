@@ -60,14 +60,27 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         lease: &Lease,
         tasks: &[TaskId],
     ) -> QueryResult<Vec<(TaskId, bool)>> {
-        let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
-            .bind(lease.ms())
-            .sql(" WHERE state = 'running' AND worker = ")
-            .bind(lease.worker)
-            .sql(" AND id IN (")
-            .list(tasks.iter().copied())
-            .sql(")");
-        renew.execute(conn).await?;
+        let (who, tasks_of_ours) = (*lease, tasks.to_vec());
+        // One that somebody is about to cancel is locked for as long as that transaction is open: the others do not wait for it.
+        conn.transaction::<_, Error, _>(async move |conn| {
+            let choose =
+                Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
+                    .bind(who.worker)
+                    .sql(" AND id IN (")
+                    .list(tasks_of_ours)
+                    .sql(") FOR UPDATE SKIP LOCKED");
+            let free: Vec<(TaskId,)> = choose.load(conn).await?;
+            if free.is_empty() {
+                return Ok(());
+            }
+            let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+                .bind(who.ms())
+                .sql(" WHERE id IN (")
+                .list(free.iter().map(|row| row.0))
+                .sql(")");
+            renew.execute(conn).await.map(drop)
+        })
+        .await?;
         let ours = Sql::<RenewedSql>::new(
             "SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ",
         )

@@ -103,14 +103,24 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     }
 
     async fn renew(conn: &mut AsyncPgConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
-        let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = (SELECT {NOW}) + "))
+        let list = ids(tasks.iter().copied());
+        // One that somebody is about to cancel is locked for as long as that transaction is open: the others do not wait for it.
+        let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = (SELECT {NOW}) + "))
             .bind(lease.ms())
-            .sql(" WHERE state = 'running' AND worker = ")
+            .sql(" WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
             .bind(lease.worker)
             .sql(" AND id = ANY(")
-            .bind(ids(tasks.iter().copied()))
-            .sql("::text::uuid[]) RETURNING id, cancel_requested");
-        renew.load(conn).await
+            .bind(&*list)
+            .sql("::text::uuid[]) FOR UPDATE SKIP LOCKED))");
+        renew.execute(conn).await?;
+        let ours = Sql::<RenewedSql>::new(
+            "SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ",
+        )
+        .bind(lease.worker)
+        .sql(" AND id = ANY(")
+        .bind(&*list)
+        .sql("::text::uuid[])");
+        ours.load(conn).await
     }
 
     async fn look(conn: &mut AsyncPgConnection, queues: &[Arc<str>]) -> QueryResult<Look> {
