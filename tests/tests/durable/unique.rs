@@ -166,7 +166,7 @@ fn d06_one_that_was_started_is_in_nobodys_way<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
     call_keep(conn, 1, "started");
     // As a worker does that takes it.
-    db.run_sql("UPDATE deferred_tasks SET state = 'running', unique_key = NULL, attempts = 1");
+    db.run_sql("UPDATE deferred_tasks SET state = 'running', unique_key = NULL, attempts = 1, lease_until_ms = 1");
     call_keep(conn, 1, "new");
     call_keep(conn, 1, "newer");
     assert_eq!(stored(db), [r#"keep {"id":1,"text":"started"}"#, r#"keep {"id":1,"text":"new"}"#]);
