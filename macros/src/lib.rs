@@ -97,7 +97,10 @@ use proc_macro::TokenStream;
 /// | `unique`, `unique = "keep"` | | every call is a row | a new call is dropped while one of the same task and key waits to be started |
 /// | `unique = "replace"` | | | the new call takes the place of the one that waits |
 ///
-/// A time is a string of a whole number and a unit: `ms`, `s`, `m`, `h` or `d`. Without a key, `unique` compares all arguments.
+/// A time is a string of a whole number and a unit: `ms`, `s`, `m`, `h` or `d`. Without a key, `unique` compares all arguments. A call that gives
+/// way to another one is no error; the `TaskId` that it was given is that of no row. Transactions that write the same unique calls at the
+/// same time wait for each other, and may deadlock on MySQL and MariaDB: `atomic!(conn, retries = 3, { … })` runs them again. So it does
+/// where the isolation level is `RepeatableRead` or `Serializable` on PostgreSQL, and the other call is not visible yet.
 ///
 /// A single call may say otherwise: `.delay(Duration)` or `.run_at(SystemTime)`, `.key(…)`, `.queue(…)`, `.priority(…)`, `.max_attempts(…)`.
 /// They go between the call and its registration. Other tasks don't have them.

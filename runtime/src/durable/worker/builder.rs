@@ -41,7 +41,8 @@ use crate::error::BoxError;
 /// [`Discard`](crate::Discard) ask for another end. A row that cannot be read, or is of a task that this program does not have, becomes a
 /// dead letter at once.
 ///
-/// When the database goes away the worker goes on with what it has, and looks for it until it is back.
+/// When the database goes away the worker goes on with what it has, and looks for it until it is back. It has one connection, which must be
+/// its own: a pooler that gives each transaction another one (PgBouncer's transaction mode) takes its settings and notifications away.
 ///
 /// # Which tasks there are
 /// All with `#[deferred_task(durable)]` in the crates that the program is linked from. A binary that is only a worker has to use the crate
@@ -210,6 +211,8 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     }
 
     /// What to do when an attempt has failed. It is called by the thread that ran the task, and must not block.
+    ///
+    /// A worker that dies tells nobody: of its tasks those that have no attempt left become dead letters without it.
     pub fn on_failure(mut self, handler: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Self {
         self.settings.on_failure = Some(Box::new(handler));
         self
