@@ -64,9 +64,9 @@ use crate::error::BoxError;
 ///     Ok(())
 /// }
 ///
-/// pub async fn work(url: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// pub async fn work(url: &str, shutdown: impl Future<Output = ()>) -> Result<(), Box<dyn std::error::Error>> {
 ///     let worker = Worker::<AsyncPgConnection>::builder(url).queue("mail", 20).state(Mailer).build()?;
-///     let report = worker.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+///     let report = worker.run(shutdown).await?;
 ///     println!("{report}");
 ///     Ok(())
 /// }
