@@ -95,6 +95,8 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         let look = Sql::<LookSql>::new(format!(
             "SELECT {NOW}, (SELECT MIN(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
              (SELECT MIN(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+             (SELECT MIN(ended) FROM (SELECT MIN(ended_at_ms) AS ended FROM deferred_tasks WHERE state = 'dead' UNION ALL \
+             SELECT MIN(ended_at_ms) FROM deferred_tasks WHERE state = 'cancelled') AS ends), \
              EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
         ))
         .list(queues.iter().map(|queue| &**queue))

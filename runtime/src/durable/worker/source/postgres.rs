@@ -127,6 +127,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         let look = Sql::<LookSql>::new(format!(
             "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
              (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+             (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
              EXISTS (SELECT FROM json_array_elements_text("
         ))
         .bind(serde_json::to_string(&queues.iter().map(|queue| &**queue).collect::<Vec<_>>()).unwrap_or_default())

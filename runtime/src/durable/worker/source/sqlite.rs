@@ -81,6 +81,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
             let look = Sql::<LookSql>::new(format!(
                 "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
                  (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+                 (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
                  EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
             ))
             .list(queues.iter().map(|queue| &**queue))

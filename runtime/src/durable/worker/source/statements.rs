@@ -20,8 +20,9 @@ pub(super) const CLAIMED: &str = "id, task, payload, attempts, max_attempts, pri
 /// The rows of what is still ours.
 pub(super) type RenewedSql = (SqlTaskId, Bool);
 
-/// The row of a look: now, the next scheduled, the end of the next lease, whether anything is ready, and the version of the tables.
-pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Bool, Nullable<Integer>);
+/// The row of a look: now, the next scheduled, the end of the next lease, the oldest end of a task, whether anything is ready, and the
+/// version of the tables.
+pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Bool, Nullable<Integer>);
 
 /// See [`LookSql`].
 #[derive(Debug, diesel::Queryable)]
@@ -30,6 +31,8 @@ pub(super) struct Look {
     pub(super) now_ms: i64,
     pub(super) next_scheduled_ms: Option<i64>,
     pub(super) next_lease_end_ms: Option<i64>,
+    /// When the oldest of those ended that are kept.
+    pub(super) oldest_end_ms: Option<i64>,
     pub(super) ready: bool,
     pub(super) version: Option<i32>,
 }

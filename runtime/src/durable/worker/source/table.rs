@@ -101,9 +101,6 @@ pub(crate) struct Floor {
 /// How long a floor is used: what commits late, or is tried again, may lie below it.
 const FLOOR_LASTS: Duration = Duration::from_millis(500);
 
-/// How often what is kept no longer is looked for.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
-
 /// How one is opened.
 pub(crate) type Connect<C> = Box<dyn Fn() -> BoxFuture<'static, ConnectionResult<C>> + Send + Sync>;
 
@@ -115,13 +112,12 @@ pub(crate) struct TableSource<C> {
     queues: Vec<Arc<str>>,
     floors: Vec<Option<(Floor, Instant)>>,
     kept: Duration,
-    pruned: Option<Instant>,
 }
 
 impl<C: WorkerConnection> TableSource<C> {
     pub(crate) fn new(connect: Connect<C>, lease: Lease, queues: Vec<Arc<str>>, kept: Duration) -> Self {
         let floors = vec![None; queues.len()];
-        Self { connect, conn: None, lease, queues, floors, kept, pruned: None }
+        Self { connect, conn: None, lease, queues, floors, kept }
     }
 
     /// Takes the connection out: a new one where there is none. Who is stopped before it is [kept](Self::keep) drops it in the middle of
@@ -233,13 +229,12 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             // What is due next stands behind those, and was not seen.
             more |= promoted > 0;
         }
-        if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
+        let kept_since = look.now_ms.saturating_sub(milliseconds(self.kept));
+        if look.oldest_end_ms.is_some_and(|ended| ended < kept_since) {
             let mut conn = self.connected().await?;
             let pruned = C::Statements::prune(&mut conn, self.kept).await;
             // Where that was a full batch there is more to do.
-            let full = self.keep(conn, pruned)? >= BATCH as usize;
-            self.pruned = if full { None } else { Some(Instant::now()) };
-            more |= full;
+            more |= self.keep(conn, pruned)? >= BATCH as usize;
         }
         // What is due, and was left, others have in their hands.
         let scheduled = look.next_scheduled_ms.filter(|_| !is_due);
