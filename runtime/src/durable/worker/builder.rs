@@ -76,9 +76,13 @@ pub struct Worker<C, S = Handlers> {
     engine: Engine<TableSource<C>, S>,
 }
 
-impl<C: WorkerConnection> Worker<C> {
+// The bounds are the methods' own: of an `impl`'s the compiler only says that they are not met.
+impl<C> Worker<C> {
     /// Sets one up, for the database at this address.
-    pub fn builder(url: impl Into<String>) -> WorkerBuilder<C> {
+    pub fn builder(url: impl Into<String>) -> WorkerBuilder<C>
+    where
+        C: WorkerConnection,
+    {
         let url = url.into();
         Self::builder_with(move || {
             let url = url.clone();
@@ -89,6 +93,7 @@ impl<C: WorkerConnection> Worker<C> {
     /// Sets one up, with a function that opens connections: each time that the worker needs one. It keeps one.
     pub fn builder_with<F, Fut>(connect: F) -> WorkerBuilder<C>
     where
+        C: WorkerConnection,
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ConnectionResult<C>> + Send + 'static,
     {
