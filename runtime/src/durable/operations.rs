@@ -32,8 +32,9 @@ impl QueryId for TaskStatement {
 
 impl<Conn> diesel::RunQueryDsl<Conn> for TaskStatement {}
 
-/// Cancels a durable task. One that waits never runs; one that runs is stopped when its worker next extends its lease, within ten seconds by
-/// default, where it is an `async` one. One that has ended stays as it is.
+/// Cancels a durable task. One that no worker has taken never runs. One that was taken is stopped when its worker next extends its lease,
+/// within ten seconds by default, where it is an `async` one or was not started yet; a plain `fn` that runs is not tried again. One that
+/// has ended stays as it is.
 ///
 /// It counts the tasks that it found: 0 or 1.
 ///
