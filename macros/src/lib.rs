@@ -94,13 +94,16 @@ use proc_macro::TokenStream;
 /// | `backoff = "30s"` | a time | 10 seconds | how long the second attempt waits; each further one waits twice as long |
 /// | `timeout = "2m"` | a time | none | how long an attempt of an `async fn` may take |
 /// | `key = "order-{order_id}"` | a format string that can name arguments | no key | what the call is about: calls of one key run one after the other, in their order |
-/// | `unique`, `unique = "keep"` | | every call is a row | a new call is dropped while one of the same task and key waits to be started |
+/// | `unique`, `unique = "keep"` | | every call is a row | a new call is dropped while one of the same task and key waits to be started for the first time |
 /// | `unique = "replace"` | | | the new call takes the place of the one that waits |
 ///
 /// A time is a string of a whole number and a unit: `ms`, `s`, `m`, `h` or `d`. Without a key, `unique` compares all arguments. A call that gives
 /// way to another one is no error; the `TaskId` that it was given is that of no row. Transactions that write the same unique calls at the
 /// same time wait for each other, and may deadlock on MySQL and MariaDB: `atomic!(conn, retries = 3, { … })` runs them again. So it does
 /// where the isolation level is `RepeatableRead` or `Serializable` on PostgreSQL, and the other call is not visible yet.
+///
+/// A key is one for all tasks and queues. A call that is tried again, or snoozed, holds up those of its key behind it until it has ended
+/// or is a dead letter; one that is for later holds up nobody before its time.
 ///
 /// A single call may say otherwise: `.delay(Duration)` or `.run_at(SystemTime)`, `.key(…)`, `.queue(…)`, `.priority(…)`, `.max_attempts(…)`.
 /// They go between the call and its registration. Other tasks don't have them.

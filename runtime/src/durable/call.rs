@@ -160,7 +160,7 @@ pub(crate) fn milliseconds(duration: Duration) -> i64 {
 /// How many characters the name of a queue or task, and a key, may have: what MySQL can index, and one can read.
 pub(crate) const MAX_NAME_CHARS: usize = 255;
 
-/// A durable call on its way to its row.
+/// A durable call on its way to its row: what `store_calls` of [`Deferrable`](crate::Deferrable) is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTask {
     pub(crate) id: TaskId,

@@ -32,8 +32,9 @@ impl QueryId for TaskStatement {
 
 impl<Conn> diesel::RunQueryDsl<Conn> for TaskStatement {}
 
-/// Cancels a durable task. One that waits never runs; one that runs is stopped when its worker next extends its lease, within ten seconds by
-/// default, where it is an `async` one. One that has ended stays as it is.
+/// Cancels a durable task. One that no worker has taken never runs. One that was taken is stopped when its worker next extends its lease,
+/// within ten seconds by default, where it is an `async` one or was not started yet; a plain `fn` that runs is not tried again. One that
+/// has ended stays as it is.
 ///
 /// In a transaction the row is locked until that ends: do not keep it open for long, because the worker that runs the task waits for it
 /// when the task has ended.

@@ -30,10 +30,11 @@ use crate::error::BoxError;
 /// * Every task that was committed is run *at least once*. A worker that dies at any instruction loses nothing: when the lease of what it
 ///   had taken has ended, another one takes it. What a task does elsewhere should be keyed by its [`Attempt::id`](crate::Attempt::id).
 /// * No two workers run one task at the same time while its lease lasts. A worker extends the leases of what it runs.
-/// * Tasks start by priority, then by when they were due, then in the order of their calls. Those that share a key run one after the other.
+/// * Of what is due, a worker takes by priority, then by when it was due, then in the order of the calls. What it has taken ahead (see
+///   [`batch`](WorkerBuilder::batch)) is not overtaken any more. Those that share a key run one after the other.
 /// * An attempt counts from its start, so that a task that kills its worker runs out of attempts like one that fails. One that has none left
 ///   becomes a *dead letter*, which keeps its arguments and the reason, and can be [replayed](crate::replay_task).
-/// * All times are those of the database's clock.
+/// * Due times and leases are by the database's clock.
 ///
 /// # Failures
 /// An error, a panic, and an attempt that takes longer than the task's `timeout` are failed attempts: the task is tried again, after its
@@ -41,8 +42,9 @@ use crate::error::BoxError;
 /// [`Discard`](crate::Discard) ask for another end. A row that cannot be read, or is of a task that this program does not have, becomes a
 /// dead letter at once.
 ///
-/// When the database goes away the worker goes on with what it has, and looks for it until it is back. It has one connection, which must be
-/// its own: a pooler that gives each transaction another one (PgBouncer's transaction mode) takes its settings and notifications away.
+/// When the database goes away the worker goes on with what it has, and looks for it until it is back; likewise where it was not there to
+/// begin with. All that it says of that, also of a wrong address, are `tracing` events. It has one connection, which must be its own: a
+/// pooler that gives each transaction another one (PgBouncer's transaction mode) takes its settings and notifications away.
 ///
 /// # Which tasks there are
 /// All with `#[deferred_task(durable)]` in the crates that the program is linked from. A binary that is only a worker has to use the crate
@@ -77,9 +79,13 @@ pub struct Worker<C, S = Handlers> {
     engine: Engine<TableSource<C>, S>,
 }
 
-impl<C: WorkerConnection> Worker<C> {
+// The bounds are the methods' own: of an `impl`'s the compiler only says that they are not met.
+impl<C> Worker<C> {
     /// Sets one up, for the database at this address.
-    pub fn builder(url: impl Into<String>) -> WorkerBuilder<C> {
+    pub fn builder(url: impl Into<String>) -> WorkerBuilder<C>
+    where
+        C: WorkerConnection,
+    {
         let url = url.into();
         Self::builder_with(move || {
             let url = url.clone();
@@ -90,6 +96,7 @@ impl<C: WorkerConnection> Worker<C> {
     /// Sets one up, with a function that opens connections: each time that the worker needs one. It keeps one.
     pub fn builder_with<F, Fut>(connect: F) -> WorkerBuilder<C>
     where
+        C: WorkerConnection,
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ConnectionResult<C>> + Send + 'static,
     {
@@ -154,8 +161,8 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const CONCURRENCY: usize = 10;
 
 impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
-    /// Works on this queue, so many tasks at a time (1 at least). Without any, the worker works on all queues that the program's tasks name,
-    /// ten tasks of each at a time.
+    /// Works on this queue, so many tasks at a time (1 at least). Without any, the worker works on `default` and on all queues that the
+    /// attributes of the program's tasks name, ten tasks of each at a time; one that only a call names (`.queue(…)`) is not among them.
     pub fn queue(mut self, queue: impl Into<Arc<str>>, concurrency: usize) -> Self {
         let queue = queue.into();
         self.queues.retain(|(other, _)| *other != queue);
@@ -171,7 +178,8 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
 
     /// Puts a layer of tower's around what runs tasks: rate limits, tracing, metrics. The first one that is added is the outermost.
     ///
-    /// An error of the layer's is a failed attempt. One that is not ready yet holds up the tasks behind it.
+    /// An error of the layer's is a failed attempt. One that is not ready yet holds up the tasks behind it. One that gives an attempt up, as a
+    /// timeout does, stops an `async fn`, but no plain `fn`: that goes on on its thread, and the next attempt may begin beside it.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
         let Self { connect, queues, states, layers, lease, settings, kept } = self;
         WorkerBuilder { connect, queues, states, layers: Stack::new(layer, layers), lease, settings, kept }
@@ -210,9 +218,8 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         self
     }
 
-    /// What to do when an attempt has failed. It is called by the thread that ran the task, and must not block.
-    ///
-    /// A worker that dies tells nobody: of its tasks those that have no attempt left become dead letters without it.
+    /// What to do when an attempt has failed. It is called by a thread of the runtime, and must not block. Of an attempt whose worker died
+    /// it is not told: the row says so.
     pub fn on_failure(mut self, handler: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Self {
         self.settings.on_failure = Some(Box::new(handler));
         self

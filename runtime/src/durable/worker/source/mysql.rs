@@ -8,8 +8,8 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, MAY_TRY_MORE, RESCUE_ERROR, RESCUE_STATE,
-    RenewedSql, TAKE,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
+    TAKE, settle,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
@@ -45,7 +45,9 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.transaction::<_, Error, _>(async move |conn| {
-            settle(conn, &lease, &settled).await?;
+            for statement in settle(&lease, &settled, NOW) {
+                statement.execute(conn).await?;
+            }
             let mut rows = Vec::with_capacity(claims.len());
             for (claim, _) in &claims {
                 rows.push(take(conn, &lease, claim).await?);
@@ -142,43 +144,6 @@ async fn change(conn: &mut AsyncMysqlConnection, of: String, change: String) -> 
         Ok(rows.len())
     })
     .await
-}
-
-async fn settle(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
-    let done = Settlement::done(settled);
-    if !done.is_empty() {
-        let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE worker = ")
-            .bind(lease.worker)
-            .sql(" AND id IN (")
-            .list(done)
-            .sql(")");
-        delete.execute(conn).await?;
-    }
-    for settlement in settled {
-        let Some(left) = settlement.left() else { continue };
-        // Assignments are made one after the other, and see those before them: what others look at goes last.
-        let update = Sql::<()>::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
-            .bind(matches!(left.state, "scheduled" | "ready"))
-            .sql(" THEN 'cancelled' ELSE ")
-            .bind(left.state)
-            .sql(format!(" END, ended_at_ms = CASE WHEN state IN ('dead', 'cancelled') THEN {NOW} END, run_at_ms = "))
-            .sql(if left.delay_ms.is_some() { NOW } else { "run_at_ms" })
-            .sql(" + ")
-            .bind(left.delay_ms.unwrap_or(0))
-            .sql(", attempts = attempts - ")
-            .bind(left.refund)
-            .sql(format!(", {MAY_TRY_MORE}"))
-            .bind(left.more)
-            .sql(", error = COALESCE(")
-            .bind(left.error)
-            .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
-            .bind(settlement.id)
-            .sql(" AND worker = ")
-            .bind(lease.worker);
-        // `LET_GO` has the worker last, so that the row is ours until then.
-        update.execute(conn).await?;
-    }
-    Ok(())
 }
 
 async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> QueryResult<Vec<ClaimedRow>> {

@@ -11,8 +11,8 @@ use diesel_async::AsyncConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, MAY_TRY_MORE, RESCUE_ERROR, RESCUE_STATE,
-    RenewedSql, TAKE,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
+    TAKE, settle,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
@@ -49,7 +49,9 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                settle(conn, &lease, &settled)?;
+                settle(&lease, &settled, NOW)
+                    .into_iter()
+                    .try_for_each(|statement| statement.execute(conn).map(drop))?;
                 claims.iter().map(|(claim, _)| take(conn, &lease, claim)).collect()
             })
         })
@@ -129,44 +131,6 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         })
         .await
     }
-}
-
-fn settle(conn: &mut SqliteConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
-    let done = Settlement::done(settled);
-    if !done.is_empty() {
-        let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE worker = ")
-            .bind(lease.worker)
-            .sql(" AND id IN (")
-            .list(done)
-            .sql(")");
-        delete.execute(conn)?;
-    }
-    for settlement in settled {
-        let Some(left) = settlement.left() else { continue };
-        let goes_on = matches!(left.state, "scheduled" | "ready");
-        let update = Sql::<()>::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
-            .bind(goes_on)
-            .sql(" THEN 'cancelled' ELSE ")
-            .bind(left.state)
-            .sql(" END, ended_at_ms = CASE WHEN cancel_requested OR NOT ")
-            .bind(goes_on)
-            .sql(format!(" THEN {NOW} END, run_at_ms = "))
-            .sql(if left.delay_ms.is_some() { NOW } else { "run_at_ms" })
-            .sql(" + ")
-            .bind(left.delay_ms.unwrap_or(0))
-            .sql(", attempts = attempts - ")
-            .bind(left.refund)
-            .sql(format!(", {MAY_TRY_MORE}"))
-            .bind(left.more)
-            .sql(", error = COALESCE(")
-            .bind(left.error)
-            .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
-            .bind(settlement.id)
-            .sql(" AND worker = ")
-            .bind(lease.worker);
-        update.execute(conn)?;
-    }
-    Ok(())
 }
 
 fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResult<Vec<ClaimedRow>> {

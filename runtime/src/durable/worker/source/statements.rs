@@ -2,9 +2,13 @@
 //!
 //! Must not know: how a database takes them.
 
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+use super::table::Lease;
 use super::{Outcome, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+use crate::durable::sql::Sql;
 
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
@@ -100,4 +104,42 @@ impl Settlement {
             .map(|settlement| settlement.id)
             .collect()
     }
+}
+
+/// What tells of ends where there are no arrays: a statement for all that ended well, and one for each other; `now` is the SQL of the time.
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static str) -> Vec<Sql<'s>> {
+    let mut statements = Vec::new();
+    let done = Settlement::done(settled);
+    if !done.is_empty() {
+        let delete = Sql::new("DELETE FROM deferred_tasks WHERE worker = ").bind(lease.worker);
+        statements.push(delete.sql(" AND id IN (").list(done).sql(")"));
+    }
+    for settlement in settled {
+        let Some(left) = settlement.left() else { continue };
+        let goes_on = matches!(left.state, "scheduled" | "ready");
+        // MySQL makes one assignment after the other, SQLite all at once: none looks at what another one has changed before it.
+        let update = Sql::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
+            .bind(goes_on)
+            .sql(" THEN 'cancelled' ELSE ")
+            .bind(left.state)
+            .sql(" END, ended_at_ms = CASE WHEN cancel_requested OR NOT ")
+            .bind(goes_on)
+            .sql(format!(" THEN {now} END, run_at_ms = "))
+            .sql(if left.delay_ms.is_some() { now } else { "run_at_ms" })
+            .sql(" + ")
+            .bind(left.delay_ms.unwrap_or(0))
+            .sql(", attempts = attempts - ")
+            .bind(left.refund)
+            .sql(format!(", {MAY_TRY_MORE}"))
+            .bind(left.more)
+            .sql(", error = COALESCE(")
+            .bind(left.error)
+            .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
+            .bind(settlement.id)
+            .sql(" AND worker = ")
+            .bind(lease.worker);
+        statements.push(update);
+    }
+    statements
 }
