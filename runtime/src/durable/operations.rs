@@ -86,7 +86,7 @@ pub fn replay_dead(task: impl Into<String>) -> TaskStatement {
 }
 
 fn replay() -> Sql<'static> {
-    Sql::new("UPDATE deferred_tasks SET state = 'ready', attempts = 0, ended_at_ms = NULL, run_at_ms = ")
+    Sql::new("UPDATE deferred_tasks SET state = 'ready', attempts = 0, snoozes = 0, ended_at_ms = NULL, run_at_ms = ")
         .now()
         .sql(" WHERE ")
 }

@@ -10,12 +10,13 @@ use diesel_deferred_tests::{AsyncDatabase, Notes, Scratch, at_work, on_every_asy
 use tower_layer::{Layer, layer_fn};
 use tower_service::Service;
 
-use crate::support::{committed, hold, lease_end, lease_extended, note, with, words, worker, worker_of};
+use crate::support::{committed, hold, hold_blocking, lease_end, lease_extended, note, with, words, worker, worker_of};
 
 on_every_async_database!(
     a_layer_sees_every_attempt,
     a_rate_limit_holds_back,
     an_attempt_that_a_layer_gives_up_has_failed,
+    a_thread_that_a_layer_gives_up_is_waited_for,
     a_layer_that_fails_or_panics_is_contained,
     leases_are_kept_while_a_layer_is_not_ready,
 );
@@ -124,6 +125,42 @@ async fn an_attempt_that_a_layer_gives_up_has_failed<A: AsyncDatabase>(_: &Scrat
     assert_eq!((rows[0].attempts, rows[0].error.as_deref()), (2, Some("request timed out")));
     words(db, &["after"]);
     notes.wait_until(|all| all.iter().any(|note| note == "after")).await;
+    at_work.stop().await;
+}
+
+/// Lets what holds go on, also where a test fails: a thread that holds would keep its process from ending.
+struct Go(Notes);
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        self.0.add("go");
+    }
+}
+
+/// D11: a thread goes on when a layer has given it up, and nobody begins its task anew beside it, or another one of its key.
+async fn a_thread_that_a_layer_gives_up_is_waited_for<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    let go = Go(notes.clone());
+    committed(db, |conn| {
+        hold_blocking("a").max_attempts(2).key("k").after_commit(conn)?;
+        note("behind").key("k").after_commit(conn)
+    });
+    let limit = tower::timeout::TimeoutLayer::new(Duration::from_millis(20));
+    let at_work = at_work!(worker_of::<A>(db, &notes, 2).layer(limit));
+    notes.wait_for(1).await;
+    // Longer than the limit and the backoff: others that are called meanwhile run beside it.
+    for round in 0..20 {
+        words(db, &["beside"]);
+        notes.wait_for(2 + round).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(notes.all()[0], "begin a");
+    assert!(notes.all()[1..].iter().all(|note| note == "beside"), "{:?}", notes.all());
+    drop(go);
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
+    assert_eq!(with(&notes.all(), "begin "), ["a", "a"], "it was given up once, and tried again");
+    assert_eq!(notes.all().last().map(String::as_str), Some("behind"));
     at_work.stop().await;
 }
 

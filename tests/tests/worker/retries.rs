@@ -169,7 +169,11 @@ async fn snooze_is_no_attempt<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let at_work = at_work!(worker::<A>(db, &notes).on_failure(move |failure| told.add(&*failure.error)));
     let rows = db.wait_for_tasks(|rows| rows[0].error.is_some()).await;
     // Four times it was no attempt; the fifth was the first of two.
-    assert_eq!((rows[0].state.as_str(), rows[0].max_attempts - rows[0].attempts), ("scheduled", 1));
+    assert_eq!((rows[0].state.as_str(), rows[0].max_attempts), ("scheduled", 2));
+    // It waits as long as after a first attempt: ten seconds, a quarter more or less.
+    let wait = "SELECT run_at_ms AS number FROM deferred_tasks";
+    let wait = A::Blocking::number(&mut db.observer(), wait) - A::Blocking::now_ms(&mut db.observer());
+    assert!(wait < 12_500, "{wait} ms");
     assert_eq!(notes.all(), ["woken false"; 5]);
     assert_eq!(failures.all(), ["at last"]);
     db.run_sql("UPDATE deferred_tasks SET run_at_ms = 0");

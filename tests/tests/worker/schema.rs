@@ -7,6 +7,7 @@ use crate::support::{committed, hold, states, with, words, worker};
 
 on_every_async_database!(
     a_worker_without_tables_says_so,
+    a_worker_whose_tables_were_changed_says_so,
     a_worker_that_meets_newer_tables_says_so,
     tables_that_become_newer_stop_a_worker_that_works,
     a_later_migration_loses_no_rows,
@@ -24,6 +25,19 @@ async fn a_worker_without_tables_says_so<A: AsyncDatabase>(db: &Scratch<A::Block
     db.run_sql("DELETE FROM deferred_schema");
     let error = at_work!(worker::<A>(db, &Notes::default())).fails().await;
     assert!(matches!(error, WorkerError::NoTables { .. }), "{error:?}");
+}
+
+/// Bad input: "a table changed by hand: each gets a clear error".
+async fn a_worker_whose_tables_were_changed_says_so<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    words(db, &["a"]);
+    db.run_sql("ALTER TABLE deferred_tasks RENAME COLUMN max_attempts TO tries");
+    let error = at_work!(worker::<A>(db, &Notes::default())).fails().await;
+    let message = error.to_string();
+    assert!(matches!(error, WorkerError::NoTables { .. }), "{error:?}");
+    assert!(message.contains("changed by hand") && message.contains("max_attempts"), "{message}");
+    // What a `main` shows that returns it.
+    assert_eq!(format!("{error:?}"), message);
 }
 
 /// "a worker that meets a newer table says so and stops".

@@ -73,6 +73,7 @@ async fn a_worker_without_a_state_is_refused<A: AsyncDatabase>(_: &Scratch<A::Bl
     committed(db, |conn| send("y").queue("default").after_commit(conn));
     let at_work = at_work!(worker::<A>(db, &notes));
     let rows = db.wait_for_tasks(|rows| rows[0].error.is_some()).await;
-    assert_eq!((&*rows[0].state, rows[0].error.as_deref()), ("scheduled", Some("a `#[state]` of the task is missing")));
+    let error = "it takes a `#[state]` of type `worker::states::Mailer`, which the worker does not have; add it with `.state(…)`";
+    assert_eq!((&*rows[0].state, rows[0].error.as_deref()), ("scheduled", Some(error)));
     at_work.stop().await;
 }

@@ -12,6 +12,8 @@ CREATE TABLE deferred_tasks (
     state text NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'scheduled', 'running', 'dead', 'cancelled')),
     run_at_ms bigint NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
+    -- How many of the attempts asked to be run again: they do not count.
+    snoozes integer NOT NULL DEFAULT 0 CHECK (snoozes >= 0),
     max_attempts integer NOT NULL,
     -- What it is about: tasks of one key run one after the other, in the order of their ids.
     task_key text,

@@ -12,6 +12,8 @@ CREATE TABLE deferred_tasks (
     state TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'scheduled', 'running', 'dead', 'cancelled')),
     run_at_ms BIGINT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
+    -- How many of the attempts asked to be run again: they do not count.
+    snoozes INTEGER NOT NULL DEFAULT 0 CHECK (snoozes >= 0),
     max_attempts INTEGER NOT NULL,
     -- What it is about: tasks of one key run one after the other, in the order of their ids.
     task_key TEXT,
@@ -31,7 +33,7 @@ CREATE TABLE deferred_tasks (
     CHECK (state <> 'running' OR lease_until_ms IS NOT NULL),
     -- SQLite takes any value in any column otherwise.
     CHECK (typeof(id) = 'blob' AND length(id) = 16 AND typeof(priority) = 'integer' AND typeof(run_at_ms) = 'integer'
-        AND typeof(attempts) = 'integer' AND typeof(max_attempts) = 'integer')
+        AND typeof(attempts) = 'integer' AND typeof(snoozes) = 'integer' AND typeof(max_attempts) = 'integer')
 ) WITHOUT ROWID;
 
 CREATE INDEX deferred_tasks_ready ON deferred_tasks (queue, priority, run_at_ms, id) WHERE state = 'ready';

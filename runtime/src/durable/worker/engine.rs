@@ -182,7 +182,11 @@ where
             if outlook.ended {
                 // After an outage it may be our own leases that have ended. They are still ours where nobody has noticed.
                 self.renew().await?;
-                if limited(self.lease, self.source.rescue()).await? > 0 {
+                let rescued = limited(self.lease, self.source.rescue()).await?;
+                if rescued > 0 {
+                    emit(|| {
+                        tracing::warn!(tasks = rescued, "took back durable tasks whose workers died, or gave them up");
+                    });
                     round.hungry.fill(true);
                     round.tend_at = now;
                 }

@@ -11,7 +11,6 @@ use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
 
 /// Why a worker cannot work.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// Two durable tasks have one name, so that nobody knows which of them a row means.
@@ -32,7 +31,7 @@ pub enum WorkerError {
         /// The state's type.
         state: &'static str,
     },
-    /// The tables of durable tasks are not there.
+    /// The tables of durable tasks are not there, or not as the migrations left them.
     #[non_exhaustive]
     NoTables {
         /// What the database says.
@@ -69,7 +68,7 @@ impl fmt::Display for WorkerError {
             ),
             Self::NoTables { source } => write!(
                 f,
-                "the tables of durable tasks are not there ({source}); create them with \
+                "the tables of durable tasks are not there, or were changed by hand ({source}); create them with \
                  `conn.run_pending_migrations(diesel_deferred::migrations())`"
             ),
             Self::NewerTables { found, known } => write!(
@@ -78,6 +77,13 @@ impl fmt::Display for WorkerError {
                  with the version of diesel-deferred that migrated them. No task was lost"
             ),
         }
+    }
+}
+
+/// Its message: it is what a `main` prints that returns it.
+impl fmt::Debug for WorkerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use tokio::sync::Notify;
 use tower_service::Service;
 
 use super::source::Outcome;
-use crate::dispatch::{States, pause};
+use crate::dispatch::{Required, States, pause};
 use crate::durable::payload::Undecodable;
 use crate::durable::registry::{Registered, Registry};
 use crate::durable::running::{Attempt, Discard, Running, Snooze};
@@ -28,17 +29,50 @@ pub struct Job {
     attempt: Attempt,
     task: &'static Registered,
     payload: Arc<str>,
-    /// Whether it runs on a thread that nobody can stop.
-    blocks: Arc<AtomicBool>,
+    thread: Arc<Thread>,
+}
+
+/// A thread that nobody can stop, where the task runs on one.
+#[derive(Debug, Default)]
+struct Thread {
+    runs: AtomicBool,
+    ended: Notify,
+}
+
+impl Thread {
+    fn begin(self: &Arc<Self>) -> RunningThread {
+        self.runs.store(true, Ordering::SeqCst);
+        RunningThread(Arc::clone(self))
+    }
+}
+
+/// Dropped by the thread at its end.
+struct RunningThread(Arc<Thread>);
+
+impl Drop for RunningThread {
+    fn drop(&mut self) {
+        self.0.runs.store(false, Ordering::SeqCst);
+        self.0.ended.notify_waiters();
+    }
 }
 
 impl Job {
     pub(super) fn new(attempt: Attempt, task: &'static Registered, payload: Arc<str>) -> Self {
-        Self { attempt, task, payload, blocks: Arc::default() }
+        Self { attempt, task, payload, thread: Arc::default() }
     }
 
+    /// Whether a thread runs it at this moment.
     pub(super) fn is_blocking(&self) -> bool {
-        self.blocks.load(Ordering::Relaxed)
+        self.thread.runs.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no thread runs it any more.
+    pub(super) async fn thread_ended(&self) {
+        let mut ended = pin!(self.thread.ended.notified());
+        ended.as_mut().enable();
+        if self.is_blocking() {
+            ended.await;
+        }
     }
 
     /// The task's name.
@@ -104,7 +138,11 @@ impl Service<Job> for Handlers {
                 None => Handling(body),
             },
             Ok(Some(Running::Blocking(body))) => Handling(Box::pin(async move {
-                job.blocks.store(true, Ordering::Relaxed);
+                let thread = job.thread.begin();
+                let body = move || {
+                    let _thread = thread;
+                    body()
+                };
                 match tokio::task::spawn_blocking(body).await {
                     Ok(result) => result,
                     Err(error) => match error.try_into_panic() {
@@ -114,7 +152,14 @@ impl Service<Job> for Handlers {
                     },
                 }
             })),
-            Ok(None) => Handling(Box::pin(std::future::ready(Err(crate::task::start::missing_state())))),
+            Ok(None) => {
+                let lacks = |state: &&Required| !states.has(state);
+                let state = job.task.states.iter().find(lacks).map_or("?", Required::name);
+                let error = format!(
+                    "it takes a `#[state]` of type `{state}`, which the worker does not have; add it with `.state(…)`"
+                );
+                Handling(Box::pin(std::future::ready(Err(error.into()))))
+            }
             Err(undecodable) => Handling(Box::pin(std::future::ready(Err(undecodable.into())))),
         }
     }
@@ -136,7 +181,7 @@ async fn within(
     timeout: Duration,
     body: Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>,
 ) -> Result<(), BoxError> {
-    match select(body, std::pin::pin!(pause(timeout))).await {
+    match select(body, pin!(pause(timeout))).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => Err(TimedOut(timeout).into()),
     }

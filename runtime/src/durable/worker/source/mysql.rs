@@ -8,8 +8,8 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
-    TAKE, settle,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE,
+    RenewedSql, TAKE, settle,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
@@ -116,7 +116,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         // Assignments are made one after the other, and see those before them: what others look at goes last.
         let rescue = format!(
             "UPDATE deferred_tasks SET state = {RESCUE_STATE}, \
-             ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, \
+             ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, \
              cancel_requested = FALSE, error = '{RESCUE_ERROR}', {LET_GO} WHERE id IN ("
         );
         change(conn, ended, rescue).await

@@ -11,8 +11,8 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
-    TAKE,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE,
+    RenewedSql, TAKE,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
@@ -29,7 +29,7 @@ struct LeftRow<'s> {
     delay_ms: Option<i64>,
     error: Option<&'s str>,
     refund: i32,
-    more: i32,
+    snoozed: i32,
 }
 
 /// A list as PostgreSQL writes arrays.
@@ -149,7 +149,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     async fn rescue(conn: &mut AsyncPgConnection) -> QueryResult<usize> {
         let rescue = Sql::<()>::new(format!(
             "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = false, \
-             ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, error = "
+             ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, error = "
         ))
         .bind(RESCUE_ERROR)
         .sql(format!(
@@ -203,7 +203,7 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
                 delay_ms: left.delay_ms,
                 error: left.error,
                 refund: left.refund,
-                more: left.more,
+                snoozed: left.snoozed,
             })
         })
         .collect();
@@ -214,13 +214,13 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
         "UPDATE deferred_tasks AS t SET \
          state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready') THEN 'cancelled' ELSE l.state END, \
          run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
-         max_attempts = t.max_attempts + CASE WHEN t.max_attempts < 2147483647 THEN l.more ELSE 0 END, error = COALESCE(l.error, t.error), \
+         snoozes = t.snoozes + CASE WHEN t.snoozes < 2147483647 THEN l.snoozed ELSE 0 END, error = COALESCE(l.error, t.error), \
          ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
          cancel_requested = false, {LET_GO} FROM json_to_recordset("
     ))
     .bind(serde_json::to_string(&left).unwrap_or_default())
     .sql(
-        "::text::json) AS l(id uuid, state text, delay_ms bigint, error text, refund integer, more integer) \
+        "::text::json) AS l(id uuid, state text, delay_ms bigint, error text, refund integer, snoozed integer) \
          WHERE t.id = l.id AND t.worker = ",
     )
     .bind(lease.worker);

@@ -11,8 +11,8 @@ use diesel_async::AsyncConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE, RenewedSql,
-    TAKE, settle,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE,
+    RenewedSql, TAKE, settle,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement};
@@ -108,7 +108,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         conn.spawn_blocking(|conn| {
             let rescue = Sql::<()>::new(format!(
                 "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = FALSE, \
-                 ended_at_ms = CASE WHEN cancel_requested OR attempts >= max_attempts THEN {NOW} END, error = "
+                 ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, error = "
             ))
             .bind(RESCUE_ERROR)
             .sql(format!(

@@ -15,11 +15,11 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
 /// The rows of a claim.
 pub(super) type ClaimedSql = (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt);
 
-/// Id, task, payload, attempts, attempts at most, priority, and when it was due.
+/// Id, task, payload, attempts that count, attempts at most, priority, and when it was due.
 pub(super) type ClaimedRow = (TaskId, String, String, i32, i32, i16, i64);
 
 /// The columns of one.
-pub(super) const CLAIMED: &str = "id, task, payload, attempts, max_attempts, priority, run_at_ms";
+pub(super) const CLAIMED: &str = "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms";
 
 /// The rows of what is still ours.
 pub(super) type RenewedSql = (SqlTaskId, Bool);
@@ -54,12 +54,14 @@ pub(super) const TAKE: &str = "state = 'running', unique_key = NULL, \
 /// What is left of a row that nobody runs any more.
 pub(super) const LET_GO: &str = "worker = NULL, lease_until_ms = NULL";
 
-/// More attempts are allowed by a number that follows: as many as there can be.
-pub(super) const MAY_TRY_MORE: &str =
-    "max_attempts = max_attempts + CASE WHEN max_attempts < 2147483647 THEN 1 ELSE 0 END * ";
+/// One more snooze, or none, by a number that follows.
+pub(super) const SNOOZES: &str = "snoozes = snoozes + CASE WHEN snoozes < 2147483647 THEN 1 ELSE 0 END * ";
+
+/// No attempt is left.
+pub(super) const IS_OVER: &str = "attempts - snoozes >= max_attempts";
 
 /// The row of a task whose lease has ended goes back, or is given up.
-pub(super) const RESCUE_STATE: &str = "CASE WHEN cancel_requested THEN 'cancelled' WHEN attempts >= max_attempts THEN 'dead' \
+pub(super) const RESCUE_STATE: &str = "CASE WHEN cancel_requested THEN 'cancelled' WHEN attempts - snoozes >= max_attempts THEN 'dead' \
      ELSE 'ready' END";
 
 /// What is told of it.
@@ -76,20 +78,20 @@ pub(super) struct Left<'s> {
     pub(super) error: Option<&'s str>,
     /// How many attempts did not count.
     pub(super) refund: i32,
-    /// How many attempts more it may have.
-    pub(super) more: i32,
+    /// How many attempts asked to be run again.
+    pub(super) snoozed: i32,
 }
 
 impl Settlement {
     /// The row that is left; `None` where it is deleted.
     pub(super) fn left(&self) -> Option<Left<'_>> {
-        let left = |state| Left { state, delay_ms: None, error: None, refund: 0, more: 0 };
+        let left = |state| Left { state, delay_ms: None, error: None, refund: 0, snoozed: 0 };
         let ms = |after: &std::time::Duration| Some(milliseconds(*after));
         Some(match &self.outcome {
             Outcome::Done => return None,
             Outcome::Retry { after, error } => Left { delay_ms: ms(after), error: Some(error), ..left("scheduled") },
             // It counts for the lease, but not for the task.
-            Outcome::Snoozed(after) => Left { delay_ms: ms(after), more: 1, ..left("scheduled") },
+            Outcome::Snoozed(after) => Left { delay_ms: ms(after), snoozed: 1, ..left("scheduled") },
             Outcome::Dead(error) => Left { error: Some(error), ..left("dead") },
             Outcome::Cancelled => left("cancelled"),
             Outcome::Released => Left { refund: 1, ..left("ready") },
@@ -131,8 +133,8 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
             .bind(left.delay_ms.unwrap_or(0))
             .sql(", attempts = attempts - ")
             .bind(left.refund)
-            .sql(format!(", {MAY_TRY_MORE}"))
-            .bind(left.more)
+            .sql(format!(", {SNOOZES}"))
+            .bind(left.snoozed)
             .sql(", error = COALESCE(")
             .bind(left.error)
             .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))

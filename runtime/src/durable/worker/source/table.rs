@@ -151,10 +151,11 @@ fn is_about_others(error: &Error) -> bool {
     )
 }
 
-/// Each database has its own words for a table that is not there.
+/// Each database has its own words for a table, or a column of one, that is not there. By this connection nothing else is asked for.
 fn says_missing(message: &str) -> bool {
-    let missing = ["does not exist", "doesn't exist", "no such table"];
-    message.contains("deferred_") && missing.iter().any(|words| message.contains(words))
+    let missing = ["does not exist", "doesn't exist", "no such table", "no such column", "Unknown column"];
+    missing.iter().any(|words| message.contains(words))
+        && ["deferred_", "column"].iter().any(|ours| message.contains(ours))
 }
 
 impl<C: WorkerConnection> Source for TableSource<C> {
