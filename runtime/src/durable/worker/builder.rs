@@ -179,7 +179,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// Puts a layer of tower's around what runs tasks: rate limits, tracing, metrics. The first one that is added is the outermost.
     ///
     /// An error of the layer's is a failed attempt. One that is not ready yet holds up the tasks behind it. One that gives an attempt up, as a
-    /// timeout does, stops an `async fn`, but no plain `fn`: that goes on on its thread, and the next attempt may begin beside it.
+    /// timeout does, stops an `async fn`; a plain `fn` goes on on its thread, and is tried again when that has ended.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
         let Self { connect, queues, states, layers, lease, settings, kept } = self;
         WorkerBuilder { connect, queues, states, layers: Stack::new(layer, layers), lease, settings, kept }
