@@ -76,11 +76,48 @@ pub fn cancel_task(id: TaskId) -> TaskStatement {
 /// Has a dead letter, or a cancelled task, run again: now, with all of its attempts.
 ///
 /// It counts the tasks that it found: 0 or 1.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use diesel::prelude::*;
+/// use diesel_deferred::{TaskId, replay_task};
+/// # use diesel_migrations::MigrationHarness;
+///
+/// # let conn = &mut SqliteConnection::establish(":memory:")?;
+/// # conn.run_pending_migrations(diesel_deferred::migrations())?;
+/// # let dead_letter = "0192f0c1-2b5e-7c3a-9d4e-5f6071829304";
+/// let id: TaskId = dead_letter.parse()?; // of `SELECT id, task, error FROM deferred_tasks WHERE state = 'dead'`
+/// assert_eq!(replay_task(id).execute(conn)?, 0, "there is no such task");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 pub fn replay_task(id: TaskId) -> TaskStatement {
     TaskStatement(replay().sql("id = ").bind(id).sql(" AND state IN ('dead', 'cancelled')"))
 }
 
 /// Has all dead letters of a task run again; it counts them.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use diesel::prelude::*;
+/// use diesel_deferred::replay_dead;
+/// # use diesel_migrations::MigrationHarness;
+///
+/// # let conn = &mut SqliteConnection::establish(":memory:")?;
+/// # conn.run_pending_migrations(diesel_deferred::migrations())?;
+/// let replayed = replay_dead("my_service::orders::send_receipt").execute(conn)?;
+/// assert_eq!(replayed, 0);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 pub fn replay_dead(task: impl Into<String>) -> TaskStatement {
     TaskStatement(replay().sql("state = 'dead' AND task = ").bind(task.into()))
 }
@@ -92,6 +129,25 @@ fn replay() -> Sql<'static> {
 }
 
 /// Has no worker take tasks of a queue until it is [resumed](resume_queue). What runs goes on.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use diesel::prelude::*;
+/// use diesel_deferred::{pause_queue, resume_queue};
+/// # use diesel_migrations::MigrationHarness;
+///
+/// # let conn = &mut SqliteConnection::establish(":memory:")?;
+/// # conn.run_pending_migrations(diesel_deferred::migrations())?;
+/// pause_queue("mail").execute(conn)?;
+/// // … until the mail server is back …
+/// resume_queue("mail").execute(conn)?;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "sqlite"))]
+/// # fn main() {}
+/// ```
 pub fn pause_queue(queue: impl Into<String>) -> TaskStatement {
     let queue = queue.into();
     let pause = Sql::new("INSERT INTO deferred_paused_queues (queue) SELECT ")

@@ -57,6 +57,16 @@ impl fmt::Debug for Running {
 /// What a worker tells a durable task of the attempt that it is: ask for it with `#[state] attempt: Attempt`.
 ///
 /// A durable task may run more than once, so that what it does elsewhere should be keyed by its [`id`](Self::id).
+///
+/// # Examples
+/// ```
+/// use diesel_deferred::{Attempt, deferred_task};
+///
+/// #[deferred_task(durable)]
+/// fn charge(#[state] attempt: Attempt, order_id: i64) {
+///     println!("order {order_id}: Idempotency-Key {}, attempt {}", attempt.id(), attempt.number());
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub(crate) id: TaskId,
@@ -126,6 +136,20 @@ impl Error for Snooze {}
 /// Returned as an error by a durable task, it is not tried again: the task becomes a dead letter at once.
 ///
 /// It may be the error itself, or a source of it.
+///
+/// # Examples
+/// ```
+/// use diesel_deferred::{BoxError, Discard, deferred_task};
+///
+/// # fn is_open(_: i64) -> bool { false }
+/// #[deferred_task(durable)]
+/// fn send_statement(account_id: i64) -> Result<(), BoxError> {
+///     if !is_open(account_id) {
+///         return Err(Discard("the account was closed".to_owned()).into());
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discard(pub String);
 

@@ -142,7 +142,7 @@ impl<C, S> fmt::Debug for Worker<C, S> {
     }
 }
 
-/// Sets a [`Worker`] up.
+/// Sets a [`Worker`] up; an example is there.
 #[must_use = "a builder does nothing until `build`"]
 pub struct WorkerBuilder<C, L = Identity> {
     connect: Connect<C>,
