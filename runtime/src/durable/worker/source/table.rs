@@ -172,7 +172,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let mut conn = self.connected().await?;
         let mut rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         if rows.as_ref().is_err_and(is_about_others) {
-            // As on PostgreSQL, where all of it is one transaction.
+            // All of it was one transaction, which the other worker has undone; on PostgreSQL each claim is one, and tried again by itself.
             rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         }
         let rows = self.keep(conn, rows)?;
