@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
-use diesel_deferred::{DeferredConnection, TaskId, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport};
+use diesel_async::SimpleAsyncConnection;
+use diesel_deferred::{
+    AsyncDeferredConnection, DeferredConnection, TaskId, Worker, WorkerBuilder, WorkerConnection, WorkerError,
+    WorkerReport,
+};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::{Database, Scratch};
+use crate::{AsyncDatabase, Database, Scratch};
 
 /// What tasks did, in order.
 #[derive(Debug, Clone, Default)]
@@ -114,6 +118,16 @@ impl<C: Database> Scratch<C> {
             conn.batch_execute("PRAGMA busy_timeout = 10000").expect("set the time");
         }
         DeferredConnection::new(conn)
+    }
+
+    /// An asynchronous one.
+    pub async fn patient_async<A: AsyncDatabase<Blocking = C>>(&self) -> AsyncDeferredConnection<A> {
+        let mut conn = self.connect_async::<A>().await;
+        if C::NAME == "SQLite" {
+            let set = SimpleAsyncConnection::batch_execute(&mut conn, "PRAGMA busy_timeout = 10000");
+            set.await.expect("set the time");
+        }
+        conn
     }
 
     /// Changes rows by hand.

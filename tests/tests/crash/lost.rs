@@ -110,7 +110,7 @@ async fn d04_ended_while_it_claims<A: Server>(db: &Scratch<A::Blocking>) {
     let notes = Notes::default();
     let mut lock = db.observer();
     lock.batch_execute(A::LOCK).expect("locked");
-    enqueue(&mut db.connect(), [1], 0).expect("committed");
+    enqueue(&mut db.patient(), [1], 0).expect("committed");
     let worker = at_work!(db.worker::<A>().queue("lost", 2).state(notes.clone()));
     let observer = &mut db.observer();
     for _ in 0..3 {
@@ -133,7 +133,7 @@ async fn d04_ended_while_it_claims<A: Server>(db: &Scratch<A::Blocking>) {
 /// D4: the worker's connection is ended again and again while it works: each task runs, and the worker goes on.
 async fn d04_ended_again_and_again<A: Server>(db: &Scratch<A::Blocking>) {
     let notes = Notes::default();
-    enqueue(&mut db.connect(), 0..200, 20).expect("committed");
+    enqueue(&mut db.patient(), 0..200, 20).expect("committed");
     let url = A::to_be_ended(db.url());
     let worker = diesel_deferred::Worker::<A>::builder(url).queue("lost", 4).lease(Duration::from_secs(1));
     let worker = at_work!(worker.poll_interval(Duration::from_millis(20)).state(notes.clone()));
@@ -168,7 +168,7 @@ async fn d01_ended_before_and_behind_commit<A: Server>(db: &Scratch<A::Blocking>
     let conn = &mut DeferredConnection::<A::Blocking>::establish(&in_front_of(&address, db.url())).expect("connected");
     assert_eq!(refusal(&enqueue(conn, [1], 0)), "Unknown");
     // COMMIT does not get there.
-    let conn = &mut db.connect();
+    let conn = &mut db.patient();
     let ended = atomic!(conn, -> QueryResult<()>, {
         A::Blocking::insert(conn, 2)?;
         noted(2, 0).after_commit(conn)?;
@@ -176,7 +176,7 @@ async fn d01_ended_before_and_behind_commit<A: Server>(db: &Scratch<A::Blocking>
         Ok(())
     });
     assert!(ended.is_err(), "{ended:?}");
-    enqueue(&mut db.connect(), [3], 0).expect("committed");
+    enqueue(&mut db.patient(), [3], 0).expect("committed");
     let ends = ["1 ends", "3 ends"].map(str::to_owned);
     notes.wait_until(|all| ends.iter().all(|end| all.contains(end))).await;
     db.wait_for_tasks(|rows| rows.is_empty()).await;
@@ -192,16 +192,16 @@ async fn d04_a_connection_that_hangs<A: Server>(db: &Scratch<A::Blocking>) {
     let proxy = Proxy::new(server_of(db.url()));
     let worker = diesel_deferred::Worker::<A>::builder(proxy.in_front_of(db.url())).queue("lost", 2).lease(lease);
     let worker = at_work!(worker.poll_interval(Duration::from_millis(50)).state(notes.clone()));
-    enqueue(&mut db.connect(), [1], 1_000).expect("committed");
+    enqueue(&mut db.patient(), [1], 1_000).expect("committed");
     notes.wait_for(1).await;
     proxy.hang();
     let begin = Instant::now();
-    enqueue(&mut db.connect(), [2], 0).expect("committed");
+    enqueue(&mut db.patient(), [2], 0).expect("committed");
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     assert!(begin.elapsed() < lease, "{:?}: a lease had ended", begin.elapsed());
     assert_eq!(notes.all(), ["1 begins", "1 ends", "2 begins", "2 ends"]);
     // Q9: it stops in time, whatever the database does, and tells what ended meanwhile.
-    enqueue(&mut db.connect(), [3], 300).expect("committed");
+    enqueue(&mut db.patient(), [3], 300).expect("committed");
     notes.wait_for(5).await;
     proxy.hang();
     let begin = Instant::now();
@@ -228,7 +228,7 @@ async fn d01_ended_within_commit() {
         .expect("a COMMIT that waits");
     let notes = Notes::default();
     let worker = at_work!(db.worker::<diesel_async::AsyncPgConnection>().queue("lost", 2).state(notes.clone()));
-    let mut conn = db.connect();
+    let mut conn = db.patient();
     let committing = tokio::task::spawn_blocking(move || enqueue(&mut conn, [1], 0));
     let mut waits = 0;
     eventually("COMMIT waits", || {
@@ -242,7 +242,7 @@ async fn d01_ended_within_commit() {
     observer.batch_execute(&format!("SELECT pg_terminate_backend({waits})")).expect("ended");
     assert_eq!(refusal(&committing.await.expect("no panic")), "Unknown");
     observer.batch_execute(&format!("SELECT pg_advisory_unlock({key})")).expect("unlocked");
-    enqueue(&mut db.connect(), [2], 0).expect("committed");
+    enqueue(&mut db.patient(), [2], 0).expect("committed");
     notes.wait_for(2).await;
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     worker.stop().await;

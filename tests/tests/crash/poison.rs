@@ -28,7 +28,7 @@ async fn d10_a_task_that_kills_its_worker<A: AsyncDatabase>(_: &Scratch<A::Block
     let db = &Scratch::<A::Blocking>::with_tasks();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("journal");
-    let conn = &mut db.connect();
+    let conn = &mut db.patient();
     atomic!(conn, -> QueryResult<()>, {
         poison().after_commit(conn)?;
         harmless().after_commit(conn)?;

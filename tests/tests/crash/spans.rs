@@ -64,7 +64,7 @@ async fn span(#[state] clock: &Clock, #[state] attempt: Attempt, number: u32, ms
 
 /// A connection to enqueue by, which waits for its turn to write.
 pub fn connect<C: Database>(db: &Scratch<C>) -> DeferredConnection<C> {
-    let mut conn = db.connect();
+    let mut conn = db.patient();
     if C::NAME == "SQLite" {
         conn.batch_execute("PRAGMA busy_timeout = 20000").expect("set");
     }

@@ -16,7 +16,7 @@ async fn a_committed_call_runs<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
     let worker = at_work!(crate::support::worker_of::<A>(db, &notes, 1));
-    let conn = &mut db.connect_async::<A>().await;
+    let conn = &mut db.patient_async::<A>().await;
     let written: QueryResult<()> = atomic!(conn, async {
         for id in 1..=3 {
             A::insert(conn, id).await?;
@@ -29,7 +29,7 @@ async fn a_committed_call_runs<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     assert_eq!(notes.wait_for(3).await, ["1 async", "2 async", "3 async"]);
     db.wait_for_tasks(|rows| rows.is_empty()).await;
 
-    let conn = &mut db.connect();
+    let conn = &mut db.patient();
     let written: QueryResult<()> = atomic!(conn, {
         note(4, "sync");
         Ok(())
@@ -44,7 +44,7 @@ async fn a_committed_call_runs<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
 /// D1, D3
 async fn a_call_that_was_rolled_back_does_not<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
-    let conn = &mut db.connect_async::<A>().await;
+    let conn = &mut db.patient_async::<A>().await;
     let written: QueryResult<()> = atomic!(conn, async {
         note(1, "outer");
         let inner: QueryResult<()> = atomic!(conn, async {

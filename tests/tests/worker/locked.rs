@@ -17,7 +17,7 @@ async fn a_locked_row_holds_up_no_other<A: AsyncDatabase>() {
         ["locked", "free"].map(|text| hold(text).after_commit(conn)).into_iter().collect::<QueryResult<Vec<_>>>()
     });
     notes.wait_until(|all| with(all, "begin ").len() == 2).await;
-    let mut open = db.connect();
+    let mut open = db.patient();
     open.build_transaction()
         .run(|conn| {
             assert_eq!(<A::Blocking as Database>::tell(conn, cancel_task(ids[0]))?, 1);

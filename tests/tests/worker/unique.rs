@@ -137,7 +137,7 @@ async fn a_running_one_does_not_count<A: AsyncDatabase>(_: &Scratch<A::Blocking>
 async fn a_conflict_leaves_the_transaction_as_it_is<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     committed(db, |conn| reindex("a").after_commit(conn));
-    let conn = &mut db.connect();
+    let conn = &mut db.patient();
     let written: QueryResult<()> = atomic!(conn, {
         A::Blocking::insert(conn, 1)?;
         reindex("a");
@@ -146,7 +146,7 @@ async fn a_conflict_leaves_the_transaction_as_it_is<A: AsyncDatabase>(_: &Scratc
         Ok(())
     });
     written.expect("committed");
-    let conn = &mut db.connect_async::<A>().await;
+    let conn = &mut db.patient_async::<A>().await;
     let written: QueryResult<()> = atomic!(conn, async {
         A::insert(conn, 3).await?;
         reindex("a");
@@ -164,7 +164,7 @@ async fn a_conflict_leaves_the_transaction_as_it_is<A: AsyncDatabase>(_: &Scratc
 /// E15: "unique/dedupe locks taken at call time are released on rollback": none is taken.
 async fn a_call_that_was_rolled_back_does_not_count<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
-    let conn = &mut db.connect();
+    let conn = &mut db.patient();
     let inner = |conn: &mut diesel_deferred::DeferredConnection<A::Blocking>| -> QueryResult<()> {
         atomic!(conn, {
             summarise(1, "inner");

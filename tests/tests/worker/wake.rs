@@ -32,7 +32,7 @@ async fn a_commit_in_the_same_process_wakes<A: AsyncDatabase>(_: &Scratch<A::Blo
     for round in 1..=3 {
         words(db, &["sync"]);
         notes.wait_for(2 * round - 1).await;
-        let conn = &mut db.connect_async::<A>().await;
+        let conn = &mut db.patient_async::<A>().await;
         if A::Blocking::NAME == "SQLite" {
             A::execute_raw(conn, "PRAGMA busy_timeout = 10000").await.expect("set the time");
         }
@@ -216,7 +216,7 @@ mod postgres_only {
         let db = &Scratch::<PgConnection>::with_tasks();
         let mut listener = db.observer();
         listener.batch_execute("LISTEN deferred_tasks; LISTEN marker").expect("listens");
-        let conn = &mut db.connect();
+        let conn = &mut db.patient();
         let ours: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("pg_backend_pid()"))
             .get_result(conn)
             .expect("the backend's number");
