@@ -195,11 +195,12 @@ where
         self.exchange(round).await
     }
 
-    /// Extends leases that are a third over.
+    /// Extends leases, three times in their duration.
     async fn renew(&mut self) -> Result<(), SourceError> {
         let begin = Instant::now();
-        let Some(third) = begin.checked_sub(self.lease / 4) else { return Ok(()) };
-        let asked = self.shared.lanes.leased_before(third);
+        // A quarter: those that were taken just behind the last time are not to wait for the next one.
+        let Some(a_quarter_ago) = begin.checked_sub(self.lease / 4) else { return Ok(()) };
+        let asked = self.shared.lanes.leased_before(a_quarter_ago);
         if asked.is_empty() {
             return Ok(());
         }

@@ -32,19 +32,15 @@ struct LeftRow<'s> {
     snoozed: i32,
 }
 
-/// A list as PostgreSQL writes arrays.
-fn array(values: impl IntoIterator<Item = String>) -> String {
+/// Identifiers as PostgreSQL writes an array.
+fn ids(tasks: &[TaskId]) -> String {
     let mut text = String::from("{");
-    for (at, value) in values.into_iter().enumerate() {
+    for (at, id) in tasks.iter().enumerate() {
         text.push_str(if at == 0 { "" } else { "," });
-        text.push_str(&value);
+        text.push_str(&id.to_string());
     }
     text.push('}');
     text
-}
-
-fn ids(tasks: impl IntoIterator<Item = TaskId>) -> String {
-    array(tasks.into_iter().map(|id| id.to_string()))
 }
 
 impl WorkerConnection for AsyncPgConnection {
@@ -103,7 +99,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     }
 
     async fn renew(conn: &mut AsyncPgConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
-        let list = ids(tasks.iter().copied());
+        let list = ids(tasks);
         // One that somebody is about to cancel is locked for as long as that transaction is open: the others do not wait for it.
         let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = (SELECT {NOW}) + "))
             .bind(lease.ms())
@@ -188,7 +184,7 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
     let done = Settlement::done(settled);
     if !done.is_empty() {
         let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE id = ANY(")
-            .bind(ids(done))
+            .bind(ids(&done))
             .sql("::text::uuid[]) AND worker = ")
             .bind(lease.worker);
         delete.execute(conn).await?;
