@@ -1,14 +1,14 @@
 //! How a worker learns that there is something to do, and where it can work.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel::ConnectionError;
 use diesel::prelude::*;
 use diesel_deferred::{Worker, atomic};
 use diesel_deferred_tests::{
-    AsyncDatabase, AsyncSqliteConnection, Database, Notes, Scratch, at_work, on_every_async_database,
+    AsyncDatabase, AsyncSqliteConnection, Database, Notes, Scratch, Session, at_work, on_every_async_database,
 };
 
 use crate::support::{committed, note, with, words, worker};
@@ -103,34 +103,37 @@ async fn a_worker_waits_for_its_database<A: AsyncDatabase>(_: &Scratch<A::Blocki
 
 /// ECOSYSTEM: `pg_terminate_backend` on idle connections; a worker that ended. What was committed meanwhile is found, although nobody
 /// listened.
-async fn a_worker_reconnects<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+async fn a_worker_reconnects<A: Session>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
-    let name = A::Blocking::NAME;
-    let application = format!("worker_reconnects_{}", std::process::id());
-    let url = match name {
-        "PostgreSQL" => format!("{}&application_name={application}", db.url()),
-        _ => db.url().to_owned(),
-    };
-    let builder = Worker::<A>::builder(url).queue("default", 1).state(notes.clone());
+    let sessions = Arc::new(Mutex::new(Vec::new()));
+    let url = db.url().to_owned();
+    let opened = Arc::clone(&sessions);
+    let builder = Worker::<A>::builder_with(move || {
+        let (url, opened) = (url.clone(), Arc::clone(&opened));
+        async move {
+            let mut conn = A::establish(&url).await?;
+            let session = A::session(&mut conn).await;
+            opened.lock().expect("not poisoned").push(session);
+            Ok(conn)
+        }
+    });
+    let builder = builder.queue("default", 1).state(notes.clone());
     let at_work = at_work!(builder.poll_interval(Duration::from_millis(200)));
     words(db, &["a"]);
     notes.wait_for(1).await;
     db.wait_for_tasks(|rows| rows.is_empty()).await;
-    match name {
-        "PostgreSQL" => db.run_sql(&format!(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = '{application}'"
-        )),
-        "MariaDB" => {
-            // Each test has a database of its own there.
-            let theirs = "SELECT id AS number FROM information_schema.processlist \
-                          WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info IS NULL LIMIT 1";
-            db.run_sql(&format!("KILL CONNECTION {}", A::Blocking::number(&mut db.observer(), theirs)));
-        }
+    let before = sessions.lock().expect("not poisoned").clone();
+    match A::Blocking::NAME {
+        "PostgreSQL" => before.iter().for_each(|id| db.run_sql(&format!("SELECT pg_terminate_backend({id}, 5000)"))),
+        "MariaDB" => before.iter().for_each(|id| db.run_sql(&format!("KILL CONNECTION {id}"))),
+        // No server: there is nothing that could end the connection.
         _ => {}
     }
     write_by_hand::<A>(db, "b", "");
     notes.wait_for(2).await;
+    let reconnected = sessions.lock().expect("not poisoned").len() > before.len();
+    assert_eq!(reconnected, A::Blocking::NAME != "SQLite");
     at_work.stop().await;
 }
 
