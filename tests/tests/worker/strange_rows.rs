@@ -164,7 +164,8 @@ async fn a_row_that_claims_to_run_is_refused_or_runs<A: AsyncDatabase>(_: &Scrat
 /// D11: "lease expiry redelivers", and D10: what was counted stays counted.
 async fn a_row_of_a_worker_that_is_not_there_is_taken_when_its_lease_ends<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
-    let notes = Notes::default();
+    let (notes, failures) = (Notes::default(), Notes::default());
+    let told = failures.clone();
     committed(db, |conn| {
         fail("x".into()).max_attempts(7).after_commit(conn)?;
         note("cancelled").after_commit(conn)?;
@@ -177,7 +178,9 @@ async fn a_row_of_a_worker_that_is_not_there_is_taken_when_its_lease_ends<A: Asy
         now + 300
     ));
     // The end of the lease is known: no look in between is needed.
-    let at_work = at_work!(worker::<A>(db, &notes).poll_interval(std::time::Duration::from_secs(600)));
+    let worker = worker::<A>(db, &notes).poll_interval(std::time::Duration::from_secs(600));
+    let at_work =
+        at_work!(worker.on_failure(move |failure| told.add(format!("{} {}", failure.attempt, failure.is_dead))));
     assert_eq!(notes.wait_for(2).await, ["attempt 6", "attempt 7"]);
     let after = <A::Blocking as diesel_deferred_tests::Database>::now_ms(&mut db.observer());
     assert!(after >= now + 300, "taken {} ms before the lease ended", now + 300 - after);
@@ -186,6 +189,10 @@ async fn a_row_of_a_worker_that_is_not_there_is_taken_when_its_lease_ends<A: Asy
     assert_eq!(ends, [("dead", 7), ("cancelled", 5), ("dead", 5)]);
     assert!(rows[2].error.as_deref().is_some_and(|error| error.contains("its worker died")), "{rows:#?}");
     at_work.stop().await;
+    // To be cancelled is no failure.
+    let mut failures = failures.all();
+    failures.sort();
+    assert_eq!(failures, ["5 false", "5 true", "6 false", "7 true"]);
 }
 
 /// Q4, several queues: another worker's queue is its own.

@@ -219,7 +219,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     }
 
     /// What to do when an attempt has failed. It is called by a thread of the runtime, and must not block. Of an attempt whose worker died
-    /// it is not told: the row says so.
+    /// the worker is told that takes the task back, whatever queue it is of.
     pub fn on_failure(mut self, handler: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Self {
         self.settings.on_failure = Some(Box::new(handler));
         self

@@ -183,10 +183,10 @@ where
                 // After an outage it may be our own leases that have ended. They are still ours where nobody has noticed.
                 self.renew().await?;
                 let rescued = limited(self.lease, self.source.rescue()).await?;
-                if rescued > 0 {
-                    emit(|| {
-                        tracing::warn!(tasks = rescued, "took back durable tasks whose workers died, or gave them up");
-                    });
+                if !rescued.is_empty() {
+                    let shared = Arc::clone(&self.shared);
+                    // Beside the engine: the handler is a user's, and leases are to be extended while it has much to do.
+                    self.tracker.spawn(async move { shared.tell_rescued(&rescued).await });
                     round.hungry.fill(true);
                     round.tend_at = now;
                 }

@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::errors::FailedAttempt;
 use super::job::{self, Job};
 use super::lane::{Lanes, SharedLanes, Stop};
-use super::source::{Claimed, Outcome};
+use super::source::{Claimed, Fate, Outcome, Rescued, WORKER_DIED};
 use crate::durable::id::TaskId;
 use crate::durable::registry::Registry;
 use crate::durable::running::Attempt;
@@ -174,6 +174,22 @@ where
             service.call(job)
         };
         called.await.map_err(Into::into)
+    }
+
+    /// Tells of the attempts whose workers died, one of which may have been a task's last.
+    pub(super) async fn tell_rescued(&self, rescued: &[Rescued]) {
+        for Rescued { id, task, attempt, fate } in rescued {
+            if *fate != Fate::Cancelled {
+                self.tell_failure(&FailedAttempt {
+                    id: *id,
+                    task: task.clone(),
+                    attempt: u32::try_from(*attempt).unwrap_or(1).max(1),
+                    is_dead: *fate == Fate::Dead,
+                    error: WORKER_DIED.to_owned(),
+                });
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     fn tell_failure(&self, failure: &FailedAttempt) {

@@ -37,8 +37,8 @@ pub(crate) trait Source: Send + 'static {
     /// What is to be done now and then: scheduled tasks that are due, what is kept no longer. Says what there is.
     fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
 
-    /// Takes back the tasks whose lease has ended; says how many. Those that run here are to be renewed before.
-    fn rescue(&mut self) -> impl Future<Output = Result<usize, SourceError>> + Send;
+    /// Takes back the tasks whose lease has ended; says which. Those that run here are to be renewed before.
+    fn rescue(&mut self) -> impl Future<Output = Result<Vec<Rescued>, SourceError>> + Send;
 
     /// Something was written: it may have to start before what was taken last.
     fn called(&mut self) {}
@@ -107,6 +107,31 @@ pub(crate) struct Renewed {
     pub(crate) id: TaskId,
     pub(crate) cancel: bool,
 }
+
+/// A task whose lease had ended: the worker that had it died, or was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rescued {
+    pub(crate) id: TaskId,
+    pub(crate) task: String,
+    /// The how-manieth attempt it was, from 1.
+    pub(crate) attempt: i32,
+    pub(crate) fate: Fate,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Anybody may take it.
+    Again,
+    /// That was its last attempt.
+    Dead,
+    /// It was to be cancelled.
+    Cancelled,
+}
+
+/// What is told of those that were not cancelled.
+pub(crate) const WORKER_DIED: &str =
+    "its worker died during this attempt, or was cut off from the database for longer than the lease";
 
 /// What a source knows of the time to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

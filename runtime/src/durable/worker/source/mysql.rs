@@ -8,11 +8,11 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE,
-    RenewedSql, TAKE, settle,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
+    RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement};
+use super::{Claim, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -111,15 +111,26 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         change(conn, due, "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (".to_owned()).await
     }
 
-    async fn rescue(conn: &mut AsyncMysqlConnection) -> QueryResult<usize> {
-        let ended = format!("state = 'running' AND lease_until_ms < {NOW} ORDER BY lease_until_ms");
-        // Assignments are made one after the other, and see those before them: what others look at goes last.
-        let rescue = format!(
-            "UPDATE deferred_tasks SET state = {RESCUE_STATE}, \
-             ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, \
-             cancel_requested = FALSE, error = '{RESCUE_ERROR}', {LET_GO} WHERE id IN ("
-        );
-        change(conn, ended, rescue).await
+    async fn rescue(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<RescuedRow>> {
+        conn.transaction::<_, Error, _>(async move |conn| {
+            let choose = Sql::<RescuedSql>::new(format!(
+                "SELECT {RESCUED}, {RESCUE_STATE} FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
+                 ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
+            ));
+            let rows: Vec<RescuedRow> = choose.load(conn).await?;
+            if rows.is_empty() {
+                return Ok(rows);
+            }
+            // Assignments are made one after the other, and see those before them: what others look at goes last.
+            let rescue = Sql::<()>::new(format!(
+                "UPDATE deferred_tasks SET state = {RESCUE_STATE}, \
+                 ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, \
+                 cancel_requested = FALSE, error = '{WORKER_DIED}', {LET_GO} WHERE id IN ("
+            ));
+            rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
+            Ok(rows)
+        })
+        .await
     }
 
     async fn prune(conn: &mut AsyncMysqlConnection, kept: Duration) -> QueryResult<usize> {

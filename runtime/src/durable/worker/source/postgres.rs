@@ -11,11 +11,11 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE,
-    RenewedSql, TAKE,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
+    RenewedSql, RescuedRow, RescuedSql, TAKE,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement};
+use super::{Claim, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::TaskId;
@@ -142,17 +142,17 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         promote.execute(conn).await
     }
 
-    async fn rescue(conn: &mut AsyncPgConnection) -> QueryResult<usize> {
-        let rescue = Sql::<()>::new(format!(
+    async fn rescue(conn: &mut AsyncPgConnection) -> QueryResult<Vec<RescuedRow>> {
+        let rescue = Sql::<RescuedSql>::new(format!(
             "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = false, \
              ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, error = "
         ))
-        .bind(RESCUE_ERROR)
+        .bind(WORKER_DIED)
         .sql(format!(
             " WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
-             ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
+             ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state"
         ));
-        rescue.execute(conn).await
+        rescue.load(conn).await
     }
 
     async fn prune(conn: &mut AsyncPgConnection, kept: Duration) -> QueryResult<usize> {

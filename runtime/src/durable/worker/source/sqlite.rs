@@ -11,11 +11,11 @@ use diesel_async::AsyncConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_ERROR, RESCUE_STATE,
-    RenewedSql, TAKE, settle,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
+    RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
 };
 use super::table::{Floor, Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement};
+use super::{Claim, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
 use crate::durable::id::TaskId;
@@ -104,18 +104,18 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         .await
     }
 
-    async fn rescue(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<usize> {
+    async fn rescue(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<Vec<RescuedRow>> {
         conn.spawn_blocking(|conn| {
-            let rescue = Sql::<()>::new(format!(
+            let rescue = Sql::<RescuedSql>::new(format!(
                 "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = FALSE, \
                  ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, error = "
             ))
-            .bind(RESCUE_ERROR)
+            .bind(WORKER_DIED)
             .sql(format!(
                 " WHERE id IN (SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
-                 ORDER BY lease_until_ms LIMIT {BATCH})"
+                 ORDER BY lease_until_ms LIMIT {BATCH}) RETURNING {RESCUED}, state"
             ));
-            rescue.execute(conn)
+            rescue.load(conn)
         })
         .await
     }

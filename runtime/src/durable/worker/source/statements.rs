@@ -64,9 +64,14 @@ pub(super) const IS_OVER: &str = "attempts - snoozes >= max_attempts";
 pub(super) const RESCUE_STATE: &str = "CASE WHEN cancel_requested THEN 'cancelled' WHEN attempts - snoozes >= max_attempts THEN 'dead' \
      ELSE 'ready' END";
 
-/// What is told of it.
-pub(super) const RESCUE_ERROR: &str =
-    "its worker died during this attempt, or was cut off from the database for longer than the lease";
+/// The rows of what was taken back: id, task, attempts that count, state.
+pub(super) type RescuedSql = (SqlTaskId, Text, Integer, Text);
+
+/// The columns of one, but for the state, which may be the one to come.
+pub(super) const RESCUED: &str = "id, task, attempts - snoozes";
+
+/// See [`RescuedSql`].
+pub(super) type RescuedRow = (TaskId, String, i32, String);
 
 /// How many rows are moved or deleted by one statement that tidies up.
 pub(super) const BATCH: i32 = 1_000;

@@ -11,8 +11,8 @@ use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use futures_util::future::BoxFuture;
 
-use super::statements::{BATCH, ClaimedRow, Look};
-use super::{Claim, Claimed, Outlook, Renewed, Settlement, Source, SourceError};
+use super::statements::{BATCH, ClaimedRow, Look, RescuedRow};
+use super::{Claim, Claimed, Fate, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
@@ -61,8 +61,8 @@ pub trait Statements<C> {
     /// Scheduled tasks that are due become ready; says how many.
     fn promote(conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
 
-    /// Tasks whose lease has ended go back, or are given up; says how many.
-    fn rescue(conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
+    /// Tasks whose lease has ended go back, or are given up; says which.
+    fn rescue(conn: &mut C) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
 
     /// Deletes what ended so long ago; says how many.
     fn prune(conn: &mut C, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
@@ -249,10 +249,19 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         Ok(outlook)
     }
 
-    async fn rescue(&mut self) -> Result<usize, SourceError> {
+    async fn rescue(&mut self) -> Result<Vec<Rescued>, SourceError> {
         let mut conn = self.connected().await?;
-        let rescued = C::Statements::rescue(&mut conn).await;
-        self.keep(conn, rescued)
+        let rows = C::Statements::rescue(&mut conn).await;
+        let rows = self.keep(conn, rows)?;
+        let rescued = rows.into_iter().map(|(id, task, attempt, state)| {
+            let fate = match &*state {
+                "dead" => Fate::Dead,
+                "cancelled" => Fate::Cancelled,
+                _ => Fate::Again,
+            };
+            Rescued { id, task, attempt, fate }
+        });
+        Ok(rescued.collect())
     }
 
     fn called(&mut self) {
