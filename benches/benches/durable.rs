@@ -4,7 +4,7 @@
 //! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench durable`; `--test` runs each once. Words after `--` choose parts:
 //! `enqueue`, `drain`, `wake`, `idle`, `floor`. It makes a schema of its own, and drops it at the end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,9 @@ fn main() {
         runtime.block_on(idle(&schema, Duration::from_secs(if test { 1 } else { 10 })));
     }
     if asked("floor") {
-        runtime.block_on(floor(&schema, if test { 1 } else { 3 }, tasks));
+        // So many that what is dead makes itself felt.
+        let (slices, tasks) = if test { (1, tasks) } else { (3, 600_000) };
+        runtime.block_on(floor(&schema, slices, tasks));
     }
 }
 
@@ -393,6 +395,7 @@ fn cpu_time() -> Duration {
 async fn floor(schema: &Schema, slices: usize, tasks: u64) {
     let (mut theirs, mut mine) = (Vec::new(), Vec::new());
     let (mut their_slowdown, mut my_slowdown) = (Vec::new(), Vec::new());
+    let mut called = Vec::new();
     for _ in 0..slices {
         schema.fill(tasks);
         let long = schema.long_transaction();
@@ -406,7 +409,13 @@ async fn floor(schema: &Schema, slices: usize, tasks: u64) {
         mine.push(drain_by_worker(schema, &progress).await);
         my_slowdown.push(progress.slowdown(start));
         drop(long);
+        schema.fill(tasks);
+        let long = schema.long_transaction();
+        called.push(drain_while_called(schema, &Progress::of(tasks)).await);
+        drop(long);
     }
+    let called_ratio = called.iter().zip(&mine).map(|(called, mine)| called.as_secs_f64() / mine.as_secs_f64());
+    let called_ratio = median(called_ratio.collect());
     let tasks = i64::try_from(tasks).expect("few");
     print_rates(
         &format!("drain of {tasks} beside a long transaction, by hand not waiting either"),
@@ -419,6 +428,30 @@ async fn floor(schema: &Schema, slices: usize, tasks: u64) {
         median(their_slowdown),
         median(my_slowdown)
     );
+    println!("    while somebody calls every 2 ms ours took {called_ratio:.2} times as long");
+}
+
+/// [`drain_by_worker`], while another connection goes on calling: what it calls may have to start before what was taken last.
+async fn drain_while_called(schema: &Schema, progress: &Arc<Progress>) -> Duration {
+    let over = Arc::new(AtomicBool::new(false));
+    let (until, mut conn) = (Arc::clone(&over), DeferredConnection::new(schema.connect()));
+    let caller = tokio::task::spawn_blocking(move || {
+        while !until.load(Ordering::Relaxed) {
+            atomic!(conn, -> QueryResult<()>, {
+                noop(0);
+                Ok(())
+            })
+            .expect("commit");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let worker = schema.worker().state(Arc::clone(progress)).queue("bench", CONCURRENCY).build().expect("a worker");
+    let start = Instant::now();
+    worker.run(progress.all.notified()).await.expect("it can work");
+    let took = start.elapsed();
+    over.store(true, Ordering::Relaxed);
+    caller.await.expect("it called");
+    took
 }
 
 /// A schema with the tables, which lives as long as this value.

@@ -2,6 +2,7 @@
 //!
 //! Must not know: how tasks are run.
 
+mod floor;
 #[cfg(feature = "async-mysql")]
 mod mysql;
 #[cfg(feature = "async-postgres")]

@@ -7,11 +7,12 @@ use diesel::ConnectionResult;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
+use super::floor::Floor;
 use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
     RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
 };
-use super::table::{Floor, Lease, Statements, WorkerConnection};
+use super::table::{Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;

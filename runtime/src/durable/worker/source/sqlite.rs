@@ -10,11 +10,12 @@ use diesel::{ConnectionResult, RunQueryDsl, SqliteConnection};
 use diesel_async::AsyncConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
+use super::floor::Floor;
 use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
     RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
 };
-use super::table::{Floor, Lease, Statements, WorkerConnection};
+use super::table::{Lease, Statements, WorkerConnection};
 use super::{Claim, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;

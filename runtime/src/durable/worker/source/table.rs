@@ -11,6 +11,7 @@ use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use futures_util::future::BoxFuture;
 
+use super::floor::{Beginning, Floor};
 use super::statements::{BATCH, ClaimedRow, Look, RescuedRow};
 use super::{Claim, Claimed, Fate, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
 use crate::durable::call::milliseconds;
@@ -88,19 +89,6 @@ impl Lease {
     }
 }
 
-/// Where the last claim of a queue ended. To begin there spares PostgreSQL the dead rows before it, which stay for as long as a
-/// long transaction is open somewhere.
-#[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "async-postgres"), allow(dead_code, reason = "only PostgreSQL begins there"))]
-pub(crate) struct Floor {
-    pub(super) priority: i16,
-    pub(super) run_at_ms: i64,
-    pub(super) id: TaskId,
-}
-
-/// How long a floor is used: what commits late, or is tried again, may lie below it.
-const FLOOR_LASTS: Duration = Duration::from_millis(500);
-
 /// How one is opened.
 pub(crate) type Connect<C> = Box<dyn Fn() -> BoxFuture<'static, ConnectionResult<C>> + Send + Sync>;
 
@@ -110,14 +98,14 @@ pub(crate) struct TableSource<C> {
     conn: Option<C>,
     lease: Lease,
     queues: Vec<Arc<str>>,
-    floors: Vec<Option<(Floor, Instant)>>,
+    beginnings: Vec<Beginning>,
     kept: Duration,
 }
 
 impl<C: WorkerConnection> TableSource<C> {
     pub(crate) fn new(connect: Connect<C>, lease: Lease, queues: Vec<Arc<str>>, kept: Duration) -> Self {
-        let floors = vec![None; queues.len()];
-        Self { connect, conn: None, lease, queues, floors, kept }
+        let beginnings = vec![Beginning::default(); queues.len()];
+        Self { connect, conn: None, lease, queues, beginnings, kept }
     }
 
     /// Takes the connection out: a new one where there is none. Who is stopped before it is [kept](Self::keep) drops it in the middle of
@@ -160,35 +148,25 @@ fn says_missing(message: &str) -> bool {
 
 impl<C: WorkerConnection> Source for TableSource<C> {
     async fn exchange(&mut self, settled: &[Settlement], claims: &[Claim]) -> Result<Vec<Claimed>, SourceError> {
-        let now = Instant::now();
-        let claims: Vec<_> = claims
-            .iter()
-            .map(|claim| {
-                let floor = self.floors[claim.lane].filter(|(_, since)| now.duration_since(*since) < FLOOR_LASTS);
-                (claim.clone(), floor.map(|(floor, _)| floor))
-            })
-            .collect();
         let lease = self.lease;
         let mut conn = self.connected().await?;
+        let begin = Instant::now();
+        let claims: Vec<_> =
+            claims.iter().map(|claim| (claim.clone(), self.beginnings[claim.lane].at(begin))).collect();
         let mut rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         if rows.as_ref().is_err_and(is_about_others) {
             // All of it was one transaction, which the other worker has undone; on PostgreSQL each claim is one, and tried again by itself.
             rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         }
         let rows = self.keep(conn, rows)?;
+        let end = Instant::now();
         let mut claimed = Vec::with_capacity(rows.iter().map(Vec::len).sum());
         for ((Claim { lane, limit, .. }, floor), mut rows) in claims.into_iter().zip(rows) {
             // Databases return them in any order.
             rows.sort_unstable_by_key(|&(id, _, _, _, _, priority, run_at_ms)| (priority, run_at_ms, id));
-            let full = rows.len() >= limit as usize;
-            self.floors[lane] = match (rows.last(), self.floors[lane]) {
-                // Behind the last one there is more, or it ended for want of rows: then begin anew.
-                (Some(&(id, .., priority, run_at_ms)), since) if full => {
-                    let since = if floor.is_some() { since.map_or(now, |(_, since)| since) } else { now };
-                    Some((Floor { priority, run_at_ms, id }, since))
-                }
-                _ => None,
-            };
+            let last = rows.last().filter(|_| rows.len() >= limit as usize);
+            let last = last.map(|&(id, .., priority, run_at_ms)| Floor { priority, run_at_ms, id });
+            self.beginnings[lane].claimed(floor, last, end - begin, end);
             claimed.extend(rows.into_iter().map(|(id, task, payload, attempt, max_attempts, ..)| Claimed {
                 lane,
                 id,
@@ -265,7 +243,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     }
 
     fn called(&mut self) {
-        self.floors.fill(None);
+        self.beginnings.iter_mut().for_each(Beginning::called);
     }
 
     async fn hinted(&mut self) {
