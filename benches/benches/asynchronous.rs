@@ -50,52 +50,74 @@ async fn main() {
     }
 }
 
-/// A transaction with one hook, and diesel-async's own with a call behind it.
+/// A transaction with one hook, and diesel-async's own with a call behind it. Each slice has connections of its own, and the sides take
+/// turns at being first: how fast a connection is depends on the core that the server's process happens to be on.
 async fn on_postgres(url: &str, slices: usize, transactions: u32) {
-    let mut bare = AsyncPgConnection::establish(url).await.expect("connect");
-    bare.batch_execute("CREATE TEMPORARY TABLE bench_rows (id INTEGER)").await.expect("a table");
-    let mut deferred = AsyncDeferredConnection::new(AsyncPgConnection::establish(url).await.expect("connect"));
-    deferred.batch_execute("CREATE TEMPORARY TABLE bench_rows (id INTEGER)").await.expect("a table");
     for inserts in [0, 1] {
         for hooks in [0, 1] {
             let (mut theirs, mut mine) = (Vec::new(), Vec::new());
-            for _ in 0..slices {
-                let start = Instant::now();
-                for _ in 0..transactions {
-                    bare.transaction(async |conn| {
-                        for _ in 0..inserts {
-                            diesel::insert_into(bench_rows::table).values(bench_rows::id.eq(1)).execute(conn).await?;
-                        }
-                        QueryResult::Ok(())
-                    })
-                    .await
-                    .expect("commit");
-                    if hooks > 0 {
-                        SINK.fetch_add(1, Ordering::Relaxed);
-                    }
+            for slice in 0..slices {
+                let mut bare = connect(url).await;
+                let mut deferred = AsyncDeferredConnection::new(connect(url).await);
+                if slice % 2 == 0 {
+                    theirs.push(by_hand(&mut bare, transactions, inserts, hooks).await);
+                    mine.push(ours(&mut deferred, transactions, inserts, hooks).await);
+                } else {
+                    mine.push(ours(&mut deferred, transactions, inserts, hooks).await);
+                    theirs.push(by_hand(&mut bare, transactions, inserts, hooks).await);
                 }
-                theirs.push(start.elapsed() / transactions);
-                let start = Instant::now();
-                for _ in 0..transactions {
-                    let conn = &mut deferred;
-                    atomic!(conn, -> QueryResult<()>, async {
-                        for _ in 0..inserts {
-                            diesel::insert_into(bench_rows::table).values(bench_rows::id.eq(1)).execute(conn).await?;
-                        }
-                        if hooks > 0 {
-                            add(1);
-                        }
-                        Ok(())
-                    })
-                    .await
-                    .expect("commit");
-                }
-                mine.push(start.elapsed() / transactions);
             }
             let what = format!("PostgreSQL, {inserts} INSERTs, {hooks} hooks, a transaction");
             print_ratio(&what, theirs, mine);
         }
     }
+}
+
+async fn connect(url: &str) -> AsyncPgConnection {
+    let mut conn = AsyncPgConnection::establish(url).await.expect("connect");
+    conn.batch_execute("CREATE TEMPORARY TABLE bench_rows (id INTEGER)").await.expect("a table");
+    conn
+}
+
+async fn by_hand(conn: &mut AsyncPgConnection, transactions: u32, inserts: u32, hooks: u32) -> Duration {
+    let start = Instant::now();
+    for _ in 0..transactions {
+        conn.transaction(async |conn| {
+            for _ in 0..inserts {
+                diesel::insert_into(bench_rows::table).values(bench_rows::id.eq(1)).execute(conn).await?;
+            }
+            QueryResult::Ok(())
+        })
+        .await
+        .expect("commit");
+        if hooks > 0 {
+            SINK.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    start.elapsed() / transactions
+}
+
+async fn ours(
+    conn: &mut AsyncDeferredConnection<AsyncPgConnection>,
+    transactions: u32,
+    inserts: u32,
+    hooks: u32,
+) -> Duration {
+    let start = Instant::now();
+    for _ in 0..transactions {
+        atomic!(conn, -> QueryResult<()>, async {
+            for _ in 0..inserts {
+                diesel::insert_into(bench_rows::table).values(bench_rows::id.eq(1)).execute(conn).await?;
+            }
+            if hooks > 0 {
+                add(1);
+            }
+            Ok(())
+        })
+        .await
+        .expect("commit");
+    }
+    start.elapsed() / transactions
 }
 
 /// Async tasks out of one block, and the same futures by hand.
