@@ -45,7 +45,7 @@ async fn main() {
         Ok(url) => on_postgres(&url, if test { 1 } else { 400 }, if test { 1 } else { 50 }).await,
         Err(_) => println!("PG_DATABASE_URL is not set: nothing is measured on PostgreSQL"),
     }
-    for max_in_flight in [64, 1024] {
+    for max_in_flight in [64, 256, 1024] {
         many_tasks(max_in_flight, if test { 1 } else { 15 }, if test { 1_000 } else { 100_000 }).await;
     }
 }

@@ -30,6 +30,8 @@ const DEFAULT_IN_FLIGHT: usize = 256;
 /// A bounded number of tasks runs at a time; what comes beyond that waits, in the order of registration, and does not block
 /// the thread that commits. A handle: clones are the same dispatcher.
 ///
+/// An async task runs in a tokio task, which goes on with the next one that waits: `tokio::task::id()` is not the task's own.
+///
 /// # Which one a transaction uses
 /// 1. The connection's own, where it was given one
 ///    ([`DeferredConnection::set_dispatcher`](crate::DeferredConnection::set_dispatcher)).

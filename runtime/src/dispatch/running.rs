@@ -1,7 +1,8 @@
 //! The tasks of one dispatcher: those that wait for a slot, and those that run in one.
 //!
 //! A task that has ended hands its slot to the first that waits, so that nothing else is needed to keep things going, and
-//! tasks start in the order in which they came.
+//! tasks start in the order in which they came. An async one goes on in the tokio task of the one before it: to spawn another
+//! costs more than all the rest.
 //!
 //! Must not know: who hands tasks in, or why.
 
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
-use futures_util::future::CatchUnwind;
+use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use slab::Slab;
@@ -58,6 +59,8 @@ pub(super) struct Lists {
     pub(super) closed: bool,
     pub(super) waiting: VecDeque<Waiting>,
     running: Slab<Running>,
+    /// Of slots that are free: the memory is passed between threads otherwise, which costs more than the slot.
+    spare_alarms: Vec<Arc<AtomicWaker>>,
     /// How many tasks have got a slot so far.
     starts: u64,
     /// How many transactions hold the dispatcher open.
@@ -125,7 +128,7 @@ impl Waiting {
 /// A call and the way to launch it, their types erased.
 trait Call: Send {
     fn identity(&self, kind: HookKind) -> Identity;
-    fn launch(&mut self, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot>;
+    fn launch(&mut self, slot: Slot) -> Launched;
 }
 
 impl Identity {
@@ -142,10 +145,10 @@ impl<T: Task + Send, L: Launch<T>> Call for Option<(T, L)> {
         }
     }
 
-    fn launch(&mut self, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot> {
+    fn launch(&mut self, slot: Slot) -> Launched {
         match self.take() {
-            Some((task, launch)) => launch.launch(task, slot, runtime),
-            None => Err(slot),
+            Some((task, launch)) => launch.launch(task, slot),
+            None => Launched::Nothing(slot),
         }
     }
 }
@@ -176,13 +179,13 @@ impl Shared {
         {
             // Given back where nobody takes the slot over.
             permit.forget();
-            let (identity, alarm) = (Identity::of(&task, kind), Arc::new(AtomicWaker::new()));
+            let (identity, alarm) = (Identity::of(&task, kind), lists.spare_alarms.pop().unwrap_or_default());
             let number = lists.next_number();
             let key = lists.running.insert(Running { identity, number, alarm: Arc::clone(&alarm) });
             let token = self.tracker.token();
             drop(lists);
             let slot = Slot { shared: Arc::clone(self), key, identity, alarm, runtime: runtime.id(), _tracked: token };
-            if let Err(slot) = launch.launch(task, slot, Runtime::Of(runtime)) {
+            if let Err(slot) = launch.start(task, slot, runtime) {
                 slot.hand_on(None);
             }
         } else {
@@ -225,18 +228,31 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its task is over: the next one that waits gets it. `current` is the runtime that this runs on, where that is known.
-    fn hand_on(mut self, current: Option<Id>) {
+    /// Its task is over: the next one that waits gets it, in a tokio task of its own. `current` is the runtime that this runs on, where
+    /// that is known.
+    fn hand_on(self, current: Option<Id>) {
+        if let Some((launched, runtime)) = self.next(current) {
+            launched.spawn(runtime.as_ref());
+        }
+    }
+
+    /// Its task is over: the next one that waits gets it, to be spawned on that runtime, or on the one that this runs on.
+    fn next(mut self, current: Option<Id>) -> Option<(Launched, Option<Handle>)> {
         loop {
             let mut lists = self.shared.lists();
             let Some(mut next) = lists.waiting.pop_front() else {
                 lists.running.remove(self.key);
+                if lists.spare_alarms.len() < KEPT_CAPACITY {
+                    // The waker is that of this tokio task, which ends.
+                    self.alarm.take();
+                    lists.spare_alarms.push(self.alarm);
+                }
                 if lists.waiting.capacity() > KEPT_CAPACITY {
                     lists.waiting = VecDeque::new();
                 }
                 // Under the lock, so that whoever comes now finds either the slot or somebody who will look again.
                 self.shared.slots.add_permits(1);
-                return;
+                return None;
             };
             self.identity = next.identity();
             let number = lists.next_number();
@@ -245,16 +261,11 @@ impl Slot {
             }
             drop(lists);
             self.runtime = next.runtime;
-            let handle;
-            let runtime = if current == Some(next.runtime) {
-                Runtime::Current
-            } else {
-                handle = next.handle.or_else(|| self.shared.runtime.clone());
-                handle.as_ref().map_or(Runtime::Current, Runtime::Of)
-            };
-            match next.call.launch(self, runtime) {
-                Ok(()) => return,
-                Err(slot) => self = slot,
+            let runtime =
+                if current == Some(next.runtime) { None } else { next.handle.or_else(|| self.shared.runtime.clone()) };
+            match next.call.launch(self) {
+                Launched::Nothing(slot) => self = slot,
+                launched => return Some((launched, runtime)),
             }
         }
     }
@@ -277,36 +288,56 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// Where a task is to run.
-#[derive(Debug, Clone, Copy)]
-pub enum Runtime<'a> {
-    /// On the runtime that this thread is of.
-    Current,
-    /// On this one.
-    Of(&'a Handle),
+/// How a task ended: what it returned, or what it panicked with.
+type Ended = Result<Result<(), BoxError>, String>;
+
+/// A task that has got its slot.
+pub enum Launched {
+    /// It is to be polled.
+    Async(BoxFuture<'static, Ended>, Slot),
+    /// It is to be called on a thread for blocking work, and has the slot.
+    Blocking(Box<dyn FnOnce() + Send>),
+    /// There was nothing to start.
+    Nothing(Slot),
 }
 
-impl Runtime<'_> {
-    fn spawn(self, task: impl Future<Output = ()> + Send + 'static) {
-        match self {
-            Self::Current => drop(tokio::spawn(task)),
-            Self::Of(handle) => drop(handle.spawn(task)),
+impl Launched {
+    /// Has it run on that runtime; `None`: on the one that this thread is of.
+    fn spawn(self, runtime: Option<&Handle>) {
+        match (self, runtime) {
+            (Self::Async(task, slot), None) => drop(tokio::spawn(Flight::new(task, slot))),
+            (Self::Async(task, slot), Some(runtime)) => drop(runtime.spawn(Flight::new(task, slot))),
+            (Self::Blocking(task), None) => drop(tokio::task::spawn_blocking(task)),
+            (Self::Blocking(task), Some(runtime)) => drop(runtime.spawn_blocking(task)),
+            (Self::Nothing(slot), _) => slot.hand_on(None),
         }
     }
+}
 
-    fn spawn_blocking(self, task: impl FnOnce() + Send + 'static) {
-        match self {
-            Self::Current => drop(tokio::task::spawn_blocking(task)),
-            Self::Of(handle) => drop(handle.spawn_blocking(task)),
-        }
+impl fmt::Debug for Launched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Launched")
     }
 }
 
 /// How a dispatcher runs a task, once it has a slot for it.
 pub trait Launch<T>: Send + 'static {
-    /// Starts the task; gives the slot back where there was nothing to start.
+    /// Makes the task ready to run.
     #[doc(hidden)]
-    fn launch(self, task: T, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot>;
+    fn launch(self, task: T, slot: Slot) -> Launched;
+
+    /// Has the task run there, without an allocation that another thread is to free; gives the slot back where there was nothing to start.
+    #[doc(hidden)]
+    fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot>
+    where
+        Self: Sized,
+    {
+        match self.launch(task, slot) {
+            Launched::Nothing(slot) => return Err(slot),
+            launched => launched.spawn(Some(runtime)),
+        }
+        Ok(())
+    }
 }
 
 #[diagnostic::do_not_recommend]
@@ -316,12 +347,29 @@ where
     F: FnOnce(T, &States) -> Option<Fut> + Send + 'static,
     Fut: Future<Output = T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot> {
-        let Some(future) = slot.prepare(|states| (self.0)(task, states)) else { return Err(slot) };
-        let task = AssertUnwindSafe(future).catch_unwind();
-        runtime.spawn(Flight { task, can_be_woken: false, landing: Landing(Some(slot)) });
+    fn launch(self, task: T, slot: Slot) -> Launched {
+        match slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) {
+            Some(task) => Launched::Async(Box::pin(task), slot),
+            None => Launched::Nothing(slot),
+        }
+    }
+
+    fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot> {
+        let Some(task) = slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) else { return Err(slot) };
+        runtime.spawn(Flight::new(task, slot));
         Ok(())
     }
+}
+
+/// What becomes of a task, whatever it does.
+fn to_its_end<F>(task: F) -> impl Future<Output = Ended> + Send + use<F>
+where
+    F: Future<Output: TaskOutput> + Send,
+{
+    AssertUnwindSafe(task).catch_unwind().map(|ended| match ended {
+        Ok(output) => contain(|| output.into_result()),
+        Err(panic) => Err(message(panic)),
+    })
 }
 
 #[diagnostic::do_not_recommend]
@@ -330,44 +378,64 @@ where
     T: Task + Send + 'static,
     F: FnOnce(T, &States) -> Option<T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot, runtime: Runtime<'_>) -> Result<(), Slot> {
+    fn launch(self, task: T, slot: Slot) -> Launched {
         let mut landing = Landing(Some(slot));
-        runtime.spawn_blocking(move || {
+        Launched::Blocking(Box::new(move || {
             let Some(slot) = &landing.0 else { return };
             let states = &slot.shared.states;
-            let result =
-                contain(|| (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result));
-            landing.land(result);
-        });
-        Ok(())
+            let ended = contain(|| (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result));
+            if let Some(slot) = landing.land(ended) {
+                let runtime = slot.runtime;
+                slot.hand_on(Some(runtime));
+            }
+        }))
     }
 }
 
 pin_project! {
-    /// A task that runs, until it has ended or is told to stop.
+    /// A tokio task: it polls a task, and then those that get its slot, until it is told to stop or nothing waits.
     struct Flight<F> {
         #[pin]
-        task: CatchUnwind<AssertUnwindSafe<F>>,
+        first: F,
+        next: Option<BoxFuture<'static, Ended>>,
         can_be_woken: bool,
         landing: Landing,
     }
 }
 
-impl<F> Future for Flight<F>
-where
-    F: Future<Output: TaskOutput>,
-{
+impl<F> Flight<F> {
+    fn new(first: F, slot: Slot) -> Self {
+        Self { first, next: None, can_be_woken: false, landing: Landing(Some(slot)) }
+    }
+}
+
+impl<F: Future<Output = Ended>> Future for Flight<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         if !this.landing.is_abandoned() {
-            if let Poll::Ready(ended) = this.task.poll(context) {
-                this.landing.land(match ended {
-                    Ok(output) => contain(|| output.into_result()),
-                    Err(panic) => Err(message(panic)),
-                });
-                return Poll::Ready(());
+            let polled = match this.next {
+                Some(next) => next.as_mut().poll(context),
+                None => this.first.poll(context),
+            };
+            if let Poll::Ready(ended) = polled {
+                let Some(slot) = this.landing.land(ended) else { return Poll::Ready(()) };
+                let runtime = slot.runtime;
+                return match slot.next(Some(runtime)) {
+                    Some((Launched::Async(task, slot), None)) => {
+                        *this.next = Some(task);
+                        *this.landing = Landing(Some(slot));
+                        // Whatever else the runtime has to do has its turn first: there are tasks that never wait.
+                        context.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    Some((launched, runtime)) => {
+                        launched.spawn(runtime.as_ref());
+                        Poll::Ready(())
+                    }
+                    None => Poll::Ready(()),
+                };
             }
             if *this.can_be_woken {
                 return Poll::Pending;
@@ -408,10 +476,10 @@ impl Landing {
         }
     }
 
-    /// The task has ended by itself.
-    fn land(&mut self, result: Result<Result<(), BoxError>, String>) {
-        let Some(slot) = self.0.take() else { return };
-        let cause = match result {
+    /// The task has ended by itself: its slot is free.
+    fn land(&mut self, ended: Ended) -> Option<Slot> {
+        let slot = self.0.take()?;
+        let cause = match ended {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(FailureCause::Error(error)),
             Err(message) => Some(FailureCause::Panic(message)),
@@ -422,8 +490,7 @@ impl Landing {
             // The error is a user's: its `Drop` may panic, and the slot must be handed on.
             let _ = contain(|| drop(failure));
         }
-        let runtime = slot.runtime;
-        slot.hand_on(Some(runtime));
+        Some(slot)
     }
 }
 

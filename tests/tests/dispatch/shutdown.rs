@@ -121,6 +121,35 @@ fn at_the_deadline_it_reports_and_abandons() {
     }
 }
 
+/// Also one that waits, and has its slot from one that never did.
+#[test]
+fn at_the_deadline_it_abandons_what_follows_a_task_that_never_waited() {
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let dispatcher = at_most(1, &runtime).build();
+    let (open, shut, list, dropped) = (Gate::shut(), Gate::shut(), List::default(), Count::default());
+    open.open();
+    let conn = &mut memory(&dispatcher);
+    runtime.block_on(async {
+        atomic!(conn, -> QueryResult<()>, {
+            waits(open, list.clone(), 1, Count::default().guard());
+            waits(shut.clone(), list.clone(), 2, dropped.guard());
+            Ok(())
+        })
+        .expect("commits");
+        let turns = async |count| {
+            for _ in 0..count {
+                tokio::task::yield_now().await;
+            }
+        };
+        turns(100).await;
+        assert_eq!((list.lines().join(" "), dispatcher.in_flight()), ("1".to_owned(), 1));
+        let report = dispatcher.shutdown(NOW).await;
+        assert_eq!(report.abandoned().len(), 1, "{report}");
+        turns(100).await;
+    });
+    assert_eq!((list.lines().len(), dropped.get(), dispatcher.in_flight()), (1, 1, 0));
+}
+
 /// A connection that stops between the check of its tasks and its COMMIT, until it is told to go on.
 fn stopping(dispatcher: &Dispatcher) -> (DeferredConnection<SqliteConnection>, impl FnOnce(), impl FnOnce()) {
     let mut conn = memory(dispatcher);

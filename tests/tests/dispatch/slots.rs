@@ -1,7 +1,11 @@
 //! How many tasks run at a time, in which order they start, and that a slot is handed on whatever becomes of its task.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use diesel::prelude::*;
 use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+use tokio::runtime::Builder;
 
 use crate::support::{Count, Gate, List, at_most, idle, memory, occupy, runtime, waits};
 
@@ -91,6 +95,33 @@ fn c03_what_waits_starts_in_order_and_blocks_nobody() {
     gate.open();
     idle(&dispatcher);
     assert_eq!(list.lines(), (0..100).map(|id| id.to_string()).collect::<Vec<_>>());
+}
+
+/// Somebody else on the runtime has a turn between any two tasks, although these never wait.
+#[test]
+fn tasks_that_never_wait_leave_others_their_turn() {
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let dispatcher = at_most(1, &runtime).build();
+    let (gate, list) = (Gate::shut(), List::default());
+    gate.open();
+    let (conn, ran) = (&mut memory(&dispatcher), list.clone());
+    let observed = dispatcher.clone();
+    let most_in_a_turn = runtime.block_on(async {
+        commit(conn, &gate, &list, 0..100);
+        let (mut seen, mut most) = (0, 0);
+        let observer = tokio::spawn(poll_fn(move |context| {
+            let now = ran.lines().len();
+            most = most.max(now - seen);
+            seen = now;
+            if observed.in_flight() == 0 {
+                return Poll::Ready(most);
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        observer.await.expect("no panic")
+    });
+    assert_eq!((list.lines().len(), most_in_a_turn), (100, 1));
 }
 
 /// As bounded as ever, and nothing stays behind.
