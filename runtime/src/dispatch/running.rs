@@ -65,6 +65,10 @@ pub(super) struct Lists {
     starts: u64,
     /// How many transactions hold the dispatcher open.
     pub(super) committing: usize,
+    /// Slots whose tasks were dropped before they ended.
+    cancelled: Vec<Slot>,
+    /// Whether somebody hands those on.
+    clearing: bool,
 }
 
 /// A slot and what runs in it.
@@ -128,7 +132,7 @@ impl Waiting {
 /// A call and the way to launch it, their types erased.
 trait Call: Send {
     fn identity(&self, kind: HookKind) -> Identity;
-    fn launch(&mut self, slot: Slot) -> Launched;
+    fn launch(&mut self, slot: Slot) -> Result<Launched, Slot>;
 }
 
 impl Identity {
@@ -145,10 +149,10 @@ impl<T: Task + Send, L: Launch<T>> Call for Option<(T, L)> {
         }
     }
 
-    fn launch(&mut self, slot: Slot) -> Launched {
+    fn launch(&mut self, slot: Slot) -> Result<Launched, Slot> {
         match self.take() {
             Some((task, launch)) => launch.launch(task, slot),
-            None => Launched::Nothing(slot),
+            None => Err(slot),
         }
     }
 }
@@ -200,6 +204,31 @@ impl Shared {
         Ok(())
     }
 
+    /// Hands on the slots of tasks that were dropped before they ended, which only a runtime does that shuts down: what waits for
+    /// that runtime has nowhere to go either.
+    fn clear_cancelled(&self) {
+        loop {
+            let mut lists = self.lists();
+            let Some(slot) = lists.cancelled.pop() else {
+                lists.clearing = false;
+                return;
+            };
+            let runtime = slot.runtime;
+            let all = std::mem::take(&mut lists.waiting);
+            let (stranded, others): (Vec<_>, _) =
+                all.into_iter().partition(|waiting: &Waiting| waiting.runtime == runtime);
+            lists.waiting = others.into();
+            drop(lists);
+            self.tell(&slot.identity.failed(FailureCause::Cancelled));
+            for waiting in stranded {
+                self.tell(&waiting.identity().failed(FailureCause::Cancelled));
+                // Captured values are a user's: their `Drop` may panic.
+                let _ = contain(|| drop(waiting));
+            }
+            slot.hand_on(None);
+        }
+    }
+
     /// Tells of a failure.
     pub(super) fn tell(&self, failure: &HookFailure) {
         failure.emit();
@@ -239,12 +268,13 @@ impl Slot {
     /// Its task is over: the next one that waits gets it, to be spawned on that runtime, or on the one that this runs on.
     fn next(mut self, current: Option<Id>) -> Option<(Launched, Option<Handle>)> {
         loop {
+            // Dropped behind the lock: the waker may be the last that holds a runtime which is gone, and what users gave that.
+            let _waker;
             let mut lists = self.shared.lists();
             let Some(mut next) = lists.waiting.pop_front() else {
                 lists.running.remove(self.key);
                 if lists.spare_alarms.len() < KEPT_CAPACITY {
-                    // The waker is that of this tokio task, which ends.
-                    self.alarm.take();
+                    _waker = self.alarm.take();
                     lists.spare_alarms.push(self.alarm);
                 }
                 if lists.waiting.capacity() > KEPT_CAPACITY {
@@ -264,8 +294,8 @@ impl Slot {
             let runtime =
                 if current == Some(next.runtime) { None } else { next.handle.or_else(|| self.shared.runtime.clone()) };
             match next.call.launch(self) {
-                Launched::Nothing(slot) => self = slot,
-                launched => return Some((launched, runtime)),
+                Ok(launched) => return Some((launched, runtime)),
+                Err(slot) => self = slot,
             }
         }
     }
@@ -297,8 +327,6 @@ pub enum Launched {
     Async(BoxFuture<'static, Ended>, Slot),
     /// It is to be called on a thread for blocking work, and has the slot.
     Blocking(Box<dyn FnOnce() + Send>),
-    /// There was nothing to start.
-    Nothing(Slot),
 }
 
 impl Launched {
@@ -309,7 +337,6 @@ impl Launched {
             (Self::Async(task, slot), Some(runtime)) => drop(runtime.spawn(Flight::new(task, slot))),
             (Self::Blocking(task), None) => drop(tokio::task::spawn_blocking(task)),
             (Self::Blocking(task), Some(runtime)) => drop(runtime.spawn_blocking(task)),
-            (Self::Nothing(slot), _) => slot.hand_on(None),
         }
     }
 }
@@ -322,21 +349,17 @@ impl fmt::Debug for Launched {
 
 /// How a dispatcher runs a task, once it has a slot for it.
 pub trait Launch<T>: Send + 'static {
-    /// Makes the task ready to run.
+    /// Makes the task ready to run; gives the slot back where there is nothing to run.
     #[doc(hidden)]
-    fn launch(self, task: T, slot: Slot) -> Launched;
+    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot>;
 
-    /// Has the task run there, without an allocation that another thread is to free; gives the slot back where there was nothing to start.
+    /// The same, and has it run on that runtime.
     #[doc(hidden)]
     fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot>
     where
         Self: Sized,
     {
-        match self.launch(task, slot) {
-            Launched::Nothing(slot) => return Err(slot),
-            launched => launched.spawn(Some(runtime)),
-        }
-        Ok(())
+        self.launch(task, slot).map(|launched| launched.spawn(Some(runtime)))
     }
 }
 
@@ -347,13 +370,14 @@ where
     F: FnOnce(T, &States) -> Option<Fut> + Send + 'static,
     Fut: Future<Output = T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot) -> Launched {
+    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot> {
         match slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) {
-            Some(task) => Launched::Async(Box::pin(task), slot),
-            None => Launched::Nothing(slot),
+            Some(task) => Ok(Launched::Async(Box::pin(task), slot)),
+            None => Err(slot),
         }
     }
 
+    /// Without the box, which this thread would allocate, and another one free.
     fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot> {
         let Some(task) = slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) else { return Err(slot) };
         runtime.spawn(Flight::new(task, slot));
@@ -361,7 +385,7 @@ where
     }
 }
 
-/// What becomes of a task, whatever it does.
+/// What becomes of a task, whatever it does. It is an `async` block, which has dropped all that it had by its end.
 fn to_its_end<F>(task: F) -> impl Future<Output = Ended> + Send + use<F>
 where
     F: Future<Output: TaskOutput> + Send,
@@ -378,9 +402,9 @@ where
     T: Task + Send + 'static,
     F: FnOnce(T, &States) -> Option<T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot) -> Launched {
+    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot> {
         let mut landing = Landing(Some(slot));
-        Launched::Blocking(Box::new(move || {
+        Ok(Launched::Blocking(Box::new(move || {
             let Some(slot) = &landing.0 else { return };
             let states = &slot.shared.states;
             let ended = contain(|| (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result));
@@ -388,15 +412,16 @@ where
                 let runtime = slot.runtime;
                 slot.hand_on(Some(runtime));
             }
-        }))
+        })))
     }
 }
 
 pin_project! {
-    /// A tokio task: it polls a task, and then those that get its slot, until it is told to stop or nothing waits.
+    /// A tokio task: it polls a task, and then those that get its slot. It ends where it is told to, or where nothing waits that can run
+    /// here: what is async, and for this runtime.
     struct Flight<F> {
         #[pin]
-        first: F,
+        first: Option<F>,
         next: Option<BoxFuture<'static, Ended>>,
         can_be_woken: bool,
         landing: Landing,
@@ -405,7 +430,7 @@ pin_project! {
 
 impl<F> Flight<F> {
     fn new(first: F, slot: Slot) -> Self {
-        Self { first, next: None, can_be_woken: false, landing: Landing(Some(slot)) }
+        Self { first: Some(first), next: None, can_be_woken: false, landing: Landing(Some(slot)) }
     }
 }
 
@@ -413,14 +438,17 @@ impl<F: Future<Output = Ended>> Future for Flight<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
+        let mut this = self.project();
         if !this.landing.is_abandoned() {
-            let polled = match this.next {
-                Some(next) => next.as_mut().poll(context),
-                None => this.first.poll(context),
+            let polled = match (&mut *this.next, this.first.as_mut().as_pin_mut()) {
+                (Some(next), _) => next.as_mut().poll(context),
+                (None, Some(first)) => first.poll(context),
+                (None, None) => return Poll::Ready(()),
             };
             if let Poll::Ready(ended) = polled {
                 let Some(slot) = this.landing.land(ended) else { return Poll::Ready(()) };
+                // Not beside the next one.
+                drop_task(this.first, this.next);
                 let runtime = slot.runtime;
                 return match slot.next(Some(runtime)) {
                     Some((Launched::Async(task, slot), None)) => {
@@ -440,17 +468,27 @@ impl<F: Future<Output = Ended>> Future for Flight<F> {
             if *this.can_be_woken {
                 return Poll::Pending;
             }
-            // Only where it waits at all. Whoever abandons it from now on wakes it; somebody may have done so just now.
+            // Only where one waits at all, for those behind it too: slot and waker stay the same. Whoever abandons them from now on wakes
+            // them; somebody may have done so just now.
             *this.can_be_woken = true;
             this.landing.listen(context);
             if !this.landing.is_abandoned() {
                 return Poll::Pending;
             }
         }
-        // Whoever told it to stop has told of it.
+        // Whoever told it to stop has told of it. A shutdown that waits for its end waits for that of what it holds.
+        drop_task(this.first, this.next);
         this.landing.leave();
         Poll::Ready(())
     }
+}
+
+/// What a task holds is a user's, and so is what its `Drop` does.
+fn drop_task<F>(mut first: Pin<&mut Option<F>>, next: &mut Option<BoxFuture<'static, Ended>>) {
+    let _ = contain(|| {
+        first.set(None);
+        *next = None;
+    });
 }
 
 /// The slot of a task that runs: handed on when the task has ended, whichever way.
@@ -495,26 +533,17 @@ impl Landing {
 }
 
 impl Drop for Landing {
-    /// The task was dropped before it ended, which only a runtime does that shuts down: what waits for that runtime has
-    /// nowhere to go either.
+    /// The task was dropped before it ended.
     fn drop(&mut self) {
         let Some(slot) = self.0.take() else { return };
         let shared = Arc::clone(&slot.shared);
-        shared.tell(&slot.identity.failed(FailureCause::Cancelled));
-        let runtime = slot.runtime;
-        let stranded = {
-            let mut lists = shared.lists();
-            let all = std::mem::take(&mut lists.waiting);
-            let (stranded, others): (Vec<_>, _) =
-                all.into_iter().partition(|waiting: &Waiting| waiting.runtime == runtime);
-            lists.waiting = others.into();
-            stranded
-        };
-        for waiting in stranded {
-            shared.tell(&waiting.identity().failed(FailureCause::Cancelled));
-            // Captured values are a user's: their `Drop` may panic.
-            let _ = contain(|| drop(waiting));
+        let mut lists = shared.lists();
+        lists.cancelled.push(slot);
+        // Whoever is at it sees this one too. It may be this thread: what gets the slot next is dropped at once where its runtime is gone as
+        // well, and so on, deeper each time.
+        if !std::mem::replace(&mut lists.clearing, true) {
+            drop(lists);
+            shared.clear_cancelled();
         }
-        slot.hand_on(None);
     }
 }

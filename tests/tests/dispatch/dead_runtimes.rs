@@ -1,11 +1,18 @@
 //! No runtime, or one that is gone or goes: a transaction that comes too late fails, and what was committed is told.
 
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use diesel::prelude::*;
-use diesel_deferred::{Dispatcher, FailureCause, atomic};
+use diesel_deferred::{Dispatcher, FailureCause, atomic, deferred_task};
 use diesel_deferred_tests::witness;
+use tokio::runtime::Builder;
 
 use crate::support::{
-    Count, Gate, List, at_most, blocks, eventually, idle, memory, occupy, refused, runtime, waits, without_runtime,
+    Count, Gate, LONG, List, at_most, blocks, eventually, idle, memory, occupy, refused, runtime, waits,
+    without_runtime,
 };
 
 macro_rules! refused_by {
@@ -174,4 +181,102 @@ fn the_slots_of_a_runtime_that_is_gone_go_to_others() {
     gate.open();
     idle(&dispatcher);
     assert_eq!((ran.lines().join(" "), told.get()), ("1 3".to_owned(), 2));
+}
+
+/// A value of a user's that a runtime holds, and that asks the dispatcher something when it is dropped.
+struct Asks(Dispatcher);
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        let _ = self.0.in_flight();
+    }
+}
+
+/// The waker of a task may be the last that holds a runtime which is gone.
+#[test]
+fn the_last_of_a_runtime_is_dropped_behind_the_lock() {
+    let (over, is_over) = channel();
+    thread::spawn(move || {
+        let dispatcher = Dispatcher::builder().max_in_flight(1).build();
+        let asks = Asks(dispatcher.clone());
+        let one = Builder::new_current_thread()
+            .on_thread_stop(move || {
+                let _ = &asks;
+            })
+            .build()
+            .expect("a runtime");
+        let two = Builder::new_current_thread().build().expect("a runtime");
+        let (gate, list) = (Gate::shut(), List::default());
+        let conn = &mut memory(&dispatcher);
+        let mut call = |gate: &Gate, id| {
+            atomic!(conn, -> QueryResult<()>, {
+                waits(gate.clone(), list.clone(), id, Count::default().guard());
+                Ok(())
+            })
+            .expect("commits");
+        };
+        let turns = async || {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let open = Gate::shut();
+        open.open();
+        one.block_on(async { call(&gate, 1) });
+        two.block_on(async { call(&open, 2) });
+        one.block_on(turns());
+        gate.open();
+        one.block_on(turns());
+        drop(one);
+        // Its task waited, and its slot goes on here, in one that never does.
+        two.block_on(turns());
+        over.send(list.lines()).expect("somebody waits");
+    });
+    assert_eq!(is_over.recv_timeout(LONG).expect("no deadlock"), ["1", "2"]);
+}
+
+#[deferred_task]
+fn take_a_moment() {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_micros(20) {}
+}
+
+/// While a runtime is dropped somebody commits tasks to it, one for each that is told: the stack does not grow with them.
+#[test]
+fn a_runtime_that_goes_while_somebody_commits_is_no_recursion() {
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let known = Arc::new(OnceLock::<Dispatcher>::new());
+    let (dropping, stack, its) = (thread::current().id(), Arc::new(Mutex::new(Vec::new())), Arc::clone(&known));
+    let places = Arc::clone(&stack);
+    let dispatcher = at_most(1, &runtime)
+        .on_failure(move |_| {
+            if thread::current().id() == dropping {
+                let here = 0_u8;
+                places.lock().expect("not poisoned").push(&raw const here as usize);
+                let (begin, dispatcher) = (Instant::now(), its.get().expect("it is known"));
+                while begin.elapsed() < Duration::from_millis(20) && dispatcher.waiting() == 0 {}
+            }
+        })
+        .build();
+    known.set(dispatcher.clone()).expect("once");
+    let committing = {
+        let dispatcher = dispatcher.clone();
+        thread::spawn(move || {
+            let conn = &mut memory(&dispatcher);
+            atomic!(conn, -> QueryResult<()>, {
+                for id in 0..2_000 {
+                    waits(Gate::shut(), List::default(), id, Count::default().guard());
+                    take_a_moment();
+                }
+                Ok(())
+            })
+        })
+    };
+    eventually("some wait", || dispatcher.waiting() > 0);
+    drop(runtime);
+    committing.join().expect("no panic").expect("commits");
+    idle(&dispatcher);
+    let places = stack.lock().expect("not poisoned");
+    let (low, high) = (places.iter().min().expect("one"), places.iter().max().expect("one"));
+    assert!(high - low < 50_000, "{} bytes of the stack for {} tasks", high - low, places.len());
 }
