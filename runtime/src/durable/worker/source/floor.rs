@@ -3,69 +3,62 @@
 //!
 //! Must not know: how a claim is made.
 
+#![cfg_attr(not(feature = "async-postgres"), allow(dead_code, reason = "only PostgreSQL begins there"))]
+
 use std::time::{Duration, Instant};
 
 use crate::durable::id::TaskId;
 
 /// A place in the order in which tasks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "async-postgres"), allow(dead_code, reason = "only PostgreSQL begins there"))]
 pub(crate) struct Floor {
     pub(super) priority: i16,
     pub(super) run_at_ms: i64,
     pub(super) id: TaskId,
 }
 
-/// How long claims begin behind the last one: what commits late, or is tried again, may lie before it.
+/// Where a claim begins that does not begin at the front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(super) behind: Floor,
+    /// What is more urgent than the floor goes first: there may be something new.
+    pub(super) urgent_first: bool,
+}
+
+/// How long claims begin behind the last one, at least: what commits late, or was given back, lies before it.
 const LASTS: Duration = Duration::from_millis(500);
 
-/// How long they do so at most where it costs much to begin at the front.
+/// And at most.
 const LASTS_AT_MOST: Duration = Duration::from_secs(2);
 
 /// What is known of a queue's last claims.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Beginning {
-    /// Where the last one ended; `None`: there was nothing more.
-    floor: Option<Floor>,
-    /// When one last ended that had begun at the front, and how long it took.
-    at_front: Option<(Instant, Duration)>,
-    /// How long the last one took that did not.
-    behind: Option<Duration>,
-    /// Something was written since then, which may have to start before what was taken last.
+    /// Where the last one ended, and until when others begin there; `None`: there was nothing more.
+    floor: Option<(Floor, Instant)>,
+    /// Somebody called since then.
     called: bool,
 }
 
 impl Beginning {
     /// Where a claim begins now; `None`: at the front.
-    pub(super) fn at(&self, now: Instant) -> Option<Floor> {
-        let (since, took) = self.at_front?;
-        let lasts = if self.behind.is_some_and(|usual| took > usual * 2) {
-            // A tenth of the time at most goes into what is dead, however often somebody calls.
-            (took * 10).clamp(LASTS, LASTS_AT_MOST)
-        } else if self.called {
-            Duration::ZERO
-        } else {
-            LASTS
+    pub(super) fn at(&self, now: Instant) -> Option<Start> {
+        let (behind, until) = self.floor?;
+        (now < until).then_some(Start { behind, urgent_first: self.called })
+    }
+
+    /// A claim that began there has ended, after this time. It took all that it was to take, up to `last`, or there was no more.
+    pub(super) fn claimed(&mut self, start: Option<Start>, last: Option<Floor>, took: Duration, end: Instant) {
+        let until = match (start, self.floor) {
+            (Some(_), Some((_, until))) => until,
+            // Where there is much that is dead it takes long from the front: it is not to become most of what is done.
+            _ => end + (took * 10).clamp(LASTS, LASTS_AT_MOST),
         };
-        self.floor.filter(|_| now.duration_since(since) < lasts)
+        self.floor = last.map(|last| (last, until));
+        self.called = false;
     }
 
-    /// A claim has ended that began there, and took all that it was to take, up to `last`, or there was no more.
-    pub(super) fn claimed(&mut self, from: Option<Floor>, last: Option<Floor>, took: Duration, end: Instant) {
-        if last.is_none() {
-            *self = Self::default();
-            return;
-        }
-        self.floor = last;
-        if from.is_some() {
-            self.behind = Some(took);
-        } else {
-            self.at_front = Some((end, took));
-            self.called = false;
-        }
-    }
-
-    /// Something was written.
+    /// Somebody called. A call is due now, and so stands behind all that was taken, but for what is less urgent.
     pub(super) fn called(&mut self) {
         self.called = true;
     }
@@ -77,55 +70,46 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn floor(run_at_ms: i64) -> Option<Floor> {
-        Some(Floor { priority: 0, run_at_ms, id: TaskId::new() })
+    fn floor(run_at_ms: i64) -> Floor {
+        Floor { priority: 0, run_at_ms, id: TaskId::new() }
     }
 
-    /// When a claim ended that began at the front and took so long, and the end of one behind it, which took 10 ms.
-    fn after(took: Duration) -> (Beginning, Instant, Option<Floor>) {
-        let (mut beginning, end) = (Beginning::default(), Instant::now());
-        assert_eq!(beginning.at(end), None);
-        let (first, second) = (floor(1), floor(2));
-        beginning.claimed(None, first, took, end);
-        assert_eq!(beginning.at(end), first);
-        beginning.claimed(first, second, 10 * MS, end + 10 * MS);
-        (beginning, end, second)
+    fn behind(behind: Floor) -> Option<Start> {
+        Some(Start { behind, urgent_first: false })
     }
 
     #[test]
     fn begins_behind_the_last_claim_for_a_while() {
-        let (beginning, end, last) = after(10 * MS);
-        assert_eq!(beginning.at(end + 499 * MS), last);
-        assert_eq!(beginning.at(end + 500 * MS), None);
-    }
-
-    #[test]
-    fn begins_at_the_front_when_called() {
-        let (mut beginning, end, _) = after(20 * MS);
-        beginning.called();
-        assert_eq!(beginning.at(end + 20 * MS), None);
-        let last = floor(3);
-        beginning.claimed(None, last, 10 * MS, end + 30 * MS);
-        assert_eq!(beginning.at(end + 30 * MS), last);
-    }
-
-    #[test]
-    fn begins_there_less_often_where_that_costs_much() {
-        let (mut beginning, end, last) = after(21 * MS);
-        beginning.called();
-        assert_eq!(beginning.at(end + 499 * MS), last);
-        assert_eq!(beginning.at(end + 500 * MS), None);
-        for (took, lasts) in [(100, 1_000), (199, 1_990), (1_000, 2_000)] {
-            let (beginning, end, last) = after(took * MS);
-            assert_eq!(beginning.at(end + (lasts - 1) * MS), last);
+        for (took, lasts) in [(1, 500), (50, 500), (51, 510), (200, 2_000), (60_000, 2_000)] {
+            let (mut beginning, end) = (Beginning::default(), Instant::now());
+            assert_eq!(beginning.at(end), None);
+            let (first, second) = (floor(1), floor(2));
+            beginning.claimed(None, Some(first), took * MS, end);
+            assert_eq!(beginning.at(end), behind(first));
+            beginning.claimed(behind(first), Some(second), 300 * MS, end + 300 * MS);
+            assert_eq!(beginning.at(end + (lasts - 1) * MS), behind(second));
             assert_eq!(beginning.at(end + lasts * MS), None);
         }
     }
 
     #[test]
+    fn looks_for_what_is_more_urgent_once_a_call() {
+        let (mut beginning, end, last) = (Beginning::default(), Instant::now(), floor(1));
+        beginning.called();
+        beginning.claimed(None, Some(last), MS, end);
+        assert_eq!(beginning.at(end), behind(last));
+        beginning.called();
+        let start = Some(Start { behind: last, urgent_first: true });
+        assert_eq!(beginning.at(end), start);
+        beginning.claimed(start, Some(last), MS, end);
+        assert_eq!(beginning.at(end), behind(last));
+    }
+
+    #[test]
     fn begins_at_the_front_where_there_was_no_more() {
-        let (mut beginning, end, last) = after(100 * MS);
-        beginning.claimed(last, None, MS, end);
+        let (mut beginning, end, last) = (Beginning::default(), Instant::now(), floor(1));
+        beginning.claimed(None, Some(last), MS, end);
+        beginning.claimed(behind(last), None, MS, end);
         assert_eq!(beginning.at(end), None);
     }
 }

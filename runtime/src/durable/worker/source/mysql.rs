@@ -7,7 +7,7 @@ use diesel::ConnectionResult;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use super::floor::Floor;
+use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
     RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
@@ -42,7 +42,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         conn: &mut AsyncMysqlConnection,
         lease: &Lease,
         settled: &[Settlement],
-        claims: &[(Claim, Option<Floor>)],
+        claims: &[(Claim, Option<Start>)],
     ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.transaction::<_, Error, _>(async move |conn| {

@@ -10,7 +10,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncC
 use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
-use super::floor::Floor;
+use super::floor::{Floor, Start};
 use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
     RenewedSql, RescuedRow, RescuedSql, TAKE,
@@ -77,15 +77,15 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         conn: &mut AsyncPgConnection,
         lease: &Lease,
         settled: &[Settlement],
-        claims: &[(Claim, Option<Floor>)],
+        claims: &[(Claim, Option<Start>)],
     ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
         settle(conn, lease, settled).await?;
         let mut rows = Vec::with_capacity(claims.len());
-        for (claim, floor) in claims {
-            let taken = match take_all(conn, lease, claim, *floor).await {
+        for (claim, start) in claims {
+            let taken = match take_all(conn, lease, claim, *start).await {
                 // Two workers took two tasks of one key at the same moment, which the database does not allow. One of them has it now.
                 Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {
-                    take(conn, lease, claim, None).await
+                    take(conn, lease, claim, Part::All).await
                 }
                 taken => taken,
             };
@@ -225,32 +225,41 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
     Ok(())
 }
 
-/// Takes what lies behind the floor, and where that is not enough, what lies before it: the next task of a key that was busy then.
+/// Which tasks are looked at.
+#[derive(Clone, Copy)]
+enum Part {
+    MoreUrgentThan(i16),
+    Behind(Floor),
+    All,
+}
+
+/// Takes what lies behind the floor, after what is more urgent, and where that is not enough, what lies before it: the next task of a key
+/// that was busy then.
 async fn take_all(
     conn: &mut AsyncPgConnection,
     lease: &Lease,
     claim: &Claim,
-    floor: Option<Floor>,
+    start: Option<Start>,
 ) -> QueryResult<Vec<ClaimedRow>> {
-    let mut rows = take(conn, lease, claim, floor).await?;
-    let limit = claim.limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
-    if floor.is_some() && limit > 0 {
-        match take(conn, lease, &Claim { limit, ..claim.clone() }, None).await {
+    let urgent = start.filter(|start| start.urgent_first).map(|start| Part::MoreUrgentThan(start.behind.priority));
+    let behind = start.map(|start| Part::Behind(start.behind));
+    let mut rows = Vec::new();
+    for part in urgent.into_iter().chain(behind).chain([Part::All]) {
+        let limit = claim.limit.saturating_sub(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+        if limit == 0 {
+            break;
+        }
+        match take(conn, lease, &Claim { limit, ..claim.clone() }, part).await {
             Ok(more) => rows.extend(more),
             // What was taken must not get lost.
-            Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {}
+            Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) if !rows.is_empty() => {}
             Err(error) => return Err(error),
         }
     }
     Ok(rows)
 }
 
-async fn take(
-    conn: &mut AsyncPgConnection,
-    lease: &Lease,
-    claim: &Claim,
-    floor: Option<Floor>,
-) -> QueryResult<Vec<ClaimedRow>> {
+async fn take(conn: &mut AsyncPgConnection, lease: &Lease, claim: &Claim, part: Part) -> QueryResult<Vec<ClaimedRow>> {
     let queue = &*claim.queue;
     let mut take = Sql::<ClaimedSql>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
         .bind(lease.worker)
@@ -265,16 +274,18 @@ async fn take(
         .bind(queue)
         .sql(") AND c.state = 'ready' AND c.queue = ")
         .bind(queue);
-    if let Some(Floor { priority, run_at_ms, id }) = floor {
-        take = take
+    take = match part {
+        Part::MoreUrgentThan(priority) => take.sql(" AND c.priority < ").bind(priority),
+        Part::Behind(Floor { priority, run_at_ms, id }) => take
             .sql(" AND (c.priority, c.run_at_ms, c.id) > (")
             .bind(priority)
             .sql(", ")
             .bind(run_at_ms)
             .sql(", ")
             .bind(id)
-            .sql(")");
-    }
+            .sql(")"),
+        Part::All => take,
+    };
     let take = take
         .sql(format!(" AND {ITS_TURN} ORDER BY c.priority, c.run_at_ms, c.id LIMIT "))
         .bind(i64::from(claim.limit))

@@ -10,7 +10,7 @@ use diesel::{ConnectionResult, RunQueryDsl, SqliteConnection};
 use diesel_async::AsyncConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
-use super::floor::Floor;
+use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
     RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
@@ -45,7 +45,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         conn: &mut SyncConnectionWrapper<SqliteConnection>,
         lease: &Lease,
         settled: &[Settlement],
-        claims: &[(Claim, Option<Floor>)],
+        claims: &[(Claim, Option<Start>)],
     ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {

@@ -11,7 +11,7 @@ use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use futures_util::future::BoxFuture;
 
-use super::floor::{Beginning, Floor};
+use super::floor::{Beginning, Floor, Start};
 use super::statements::{BATCH, ClaimedRow, Look, RescuedRow};
 use super::{Claim, Claimed, Fate, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
 use crate::durable::call::milliseconds;
@@ -46,7 +46,7 @@ pub trait Statements<C> {
         conn: &mut C,
         lease: &Lease,
         settled: &[Settlement],
-        claims: &[(Claim, Option<Floor>)],
+        claims: &[(Claim, Option<Start>)],
     ) -> impl Future<Output = QueryResult<Vec<Vec<ClaimedRow>>>> + Send;
 
     /// See [`Source::renew`].
@@ -161,12 +161,12 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let rows = self.keep(conn, rows)?;
         let end = Instant::now();
         let mut claimed = Vec::with_capacity(rows.iter().map(Vec::len).sum());
-        for ((Claim { lane, limit, .. }, floor), mut rows) in claims.into_iter().zip(rows) {
+        for ((Claim { lane, limit, .. }, start), mut rows) in claims.into_iter().zip(rows) {
             // Databases return them in any order.
             rows.sort_unstable_by_key(|&(id, _, _, _, _, priority, run_at_ms)| (priority, run_at_ms, id));
             let last = rows.last().filter(|_| rows.len() >= limit as usize);
             let last = last.map(|&(id, .., priority, run_at_ms)| Floor { priority, run_at_ms, id });
-            self.beginnings[lane].claimed(floor, last, end - begin, end);
+            self.beginnings[lane].claimed(start, last, end - begin, end);
             claimed.extend(rows.into_iter().map(|(id, task, payload, attempt, max_attempts, ..)| Claimed {
                 lane,
                 id,
