@@ -32,8 +32,10 @@ use crate::error::BoxError;
 /// * No two workers run one task at the same time while its lease lasts. A worker extends the leases of what it runs.
 /// * Of what is due, a worker takes by priority, then by when it was due, then in the order of the calls. What it has taken ahead (see
 ///   [`batch`](WorkerBuilder::batch)) is not overtaken any more. Those that share a key run one after the other.
-/// * An attempt counts from its start, so that a task that kills its worker runs out of attempts like one that fails. One that has none left
-///   becomes a *dead letter*, which keeps its arguments and the reason, and can be [replayed](crate::replay_task).
+/// * An attempt counts from when its task is taken, so that a task that kills its worker runs out of attempts like one that fails. One that
+///   has none left becomes a *dead letter*, which keeps its arguments and the reason, and can be [replayed](crate::replay_task). What was
+///   taken ahead when its worker died has lost an attempt, too, although it never ran: with `max_attempts = 1` it is a dead letter then, unless
+///   [`batch(0)`](WorkerBuilder::batch) has nothing taken ahead.
 /// * Due times and leases are by the database's clock.
 ///
 /// # Failures
@@ -218,8 +220,11 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         self
     }
 
-    /// What to do when an attempt has failed. It is called by a thread of the runtime, and must not block. Of an attempt whose worker died
-    /// the worker is told that takes the task back, whatever queue it is of.
+    /// What to do when an attempt has failed. It is called by a thread of the runtime, and must not block.
+    ///
+    /// For an attempt whose worker died it is the handler of the worker that takes the task back, whatever queue that is of. It may be
+    /// called twice for one attempt, by two workers, where the first was only cut off from the database, and not at all where a worker dies
+    /// before it. What counts is in the row.
     pub fn on_failure(mut self, handler: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Self {
         self.settings.on_failure = Some(Box::new(handler));
         self

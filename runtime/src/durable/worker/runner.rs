@@ -176,7 +176,7 @@ where
         called.await.map_err(Into::into)
     }
 
-    /// Tells of the attempts whose workers died, one of which may have been a task's last.
+    /// Tells of the attempts whose workers died, each of which may have been its task's last.
     pub(super) async fn tell_rescued(&self, rescued: &[Rescued]) {
         for Rescued { id, task, attempt, fate } in rescued {
             if *fate != Fate::Cancelled {

@@ -130,7 +130,7 @@ pub(crate) enum Fate {
     Cancelled,
 }
 
-/// What is told of those that were not cancelled.
+/// What is said of its attempt.
 pub(crate) const WORKER_DIED: &str =
     "its worker died during this attempt, or was cut off from the database for longer than the lease";
 
