@@ -179,7 +179,7 @@ mod postgres_only {
     use diesel::result::Error;
     use diesel_async::AsyncPgConnection;
     use diesel_deferred::{DeferredConnection, atomic};
-    use diesel_deferred_tests::{Database, Notes, Scratch, at_work};
+    use diesel_deferred_tests::{Database, Notes, Scratch, at_work, eventually};
 
     use super::{NEVER, write_by_hand};
     use crate::support::{note, words, worker};
@@ -288,9 +288,7 @@ mod postgres_only {
         lock.batch_execute("BEGIN; LOCK TABLE deferred_tasks IN ACCESS EXCLUSIVE MODE").expect("locked");
         let waits = "SELECT COUNT(*) AS number FROM pg_locks \
                      WHERE NOT granted AND relation = 'deferred_tasks'::regclass";
-        while PgConnection::number(&mut lock, waits) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually("it waits for the lock", || PgConnection::number(&mut lock, waits) > 0).await;
         let stopped = tokio::time::timeout(Duration::from_secs(12), at_work.stop()).await;
         stopped.expect("it does not wait for ever");
     }

@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::engine::{Engine, Settings};
 use super::errors::{FailedAttempt, WorkerError, WorkerReport};
 use super::job::{Handlers, Job};
-use super::source::{Statements, TableSource, WorkerConnection};
+use super::source::{TableSource, WorkerConnection};
 use crate::dispatch::States;
 use crate::durable::id::TaskId;
 use crate::durable::registry::{Registered, Registry};
@@ -91,7 +91,7 @@ impl<C> Worker<C> {
         let url = url.into();
         Self::builder_with(move || {
             let url = url.clone();
-            async move { C::Statements::open(&url).await }
+            async move { C::establish(&url).await }
         })
     }
 

@@ -100,7 +100,7 @@ where
         if stop.is_cancelled() {
             return self.stopped(id, false);
         }
-        let number = u32::try_from(attempt).unwrap_or(1).max(1);
+        let number = from_one(attempt);
         let failed = |is_dead, error: &str| FailedAttempt {
             id,
             task: name.clone(),
@@ -183,7 +183,7 @@ where
                 self.tell_failure(&FailedAttempt {
                     id: *id,
                     task: task.clone(),
-                    attempt: u32::try_from(*attempt).unwrap_or(1).max(1),
+                    attempt: from_one(*attempt),
                     is_dead: *fate == Fate::Dead,
                     error: WORKER_DIED.to_owned(),
                 });
@@ -206,4 +206,9 @@ where
             let _ = contain(|| handler(failure));
         }
     }
+}
+
+/// The how-manieth attempt a row says that it is. It may have been changed by hand.
+fn from_one(attempt: i32) -> u32 {
+    u32::try_from(attempt).unwrap_or(1).max(1)
 }

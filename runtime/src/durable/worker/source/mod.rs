@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use diesel::result::Error;
 
-pub(super) use self::table::Statements;
 pub use self::table::WorkerConnection;
 pub(crate) use self::table::{Connect, Lease, TableSource};
 use crate::durable::id::TaskId;

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::ConnectionResult;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
-    RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, Look, LookSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow,
+    RescuedSql, TAKE, rescue, settle,
 };
 use super::table::{Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement, WORKER_DIED};
+use super::{Claim, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -29,10 +28,6 @@ pub struct OnMysql;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<AsyncMysqlConnection> for OnMysql {
-    async fn open(url: &str) -> ConnectionResult<AsyncMysqlConnection> {
-        AsyncMysqlConnection::establish(url).await
-    }
-
     async fn prepare(conn: &mut AsyncMysqlConnection) -> QueryResult<()> {
         // Or a claim would lock the gaps between rows, and keep those from being written that enqueue.
         conn.batch_execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await
@@ -122,12 +117,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             if rows.is_empty() {
                 return Ok(rows);
             }
-            // Assignments are made one after the other, and see those before them: what others look at goes last.
-            let rescue = Sql::<()>::new(format!(
-                "UPDATE deferred_tasks SET state = {RESCUE_STATE}, \
-                 ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, \
-                 cancel_requested = FALSE, error = '{WORKER_DIED}', {LET_GO} WHERE id IN ("
-            ));
+            let rescue = Sql::<()>::new(rescue(NOW)).sql("id IN (");
             rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
             Ok(rows)
         })

@@ -4,19 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
 use super::floor::{Floor, Start};
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
-    RenewedSql, RescuedRow, RescuedSql, TAKE,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUED, RenewedSql, RescuedRow,
+    RescuedSql, TAKE, rescue,
 };
 use super::table::{Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement, WORKER_DIED};
+use super::{Claim, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::TaskId;
@@ -54,10 +53,6 @@ pub struct OnPostgres;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<AsyncPgConnection> for OnPostgres {
-    async fn open(url: &str) -> ConnectionResult<AsyncPgConnection> {
-        AsyncPgConnection::establish(url).await
-    }
-
     async fn prepare(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         // What a worker writes may be lost when the server itself crashes: a task is run once more then, which at-least-once allows.
         // Not to wait for the disk is most of a small claim's time.
@@ -144,13 +139,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     }
 
     async fn rescue(conn: &mut AsyncPgConnection) -> QueryResult<Vec<RescuedRow>> {
-        let rescue = Sql::<RescuedSql>::new(format!(
-            "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = false, \
-             ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, error = "
-        ))
-        .bind(WORKER_DIED)
-        .sql(format!(
-            " WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
+        let rescue = Sql::<RescuedSql>::new(rescue(NOW)).sql(format!(
+            "id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
              ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state"
         ));
         rescue.load(conn).await

@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::result::QueryResult;
-use diesel::{ConnectionResult, RunQueryDsl, SqliteConnection};
-use diesel_async::AsyncConnection;
+use diesel::{RunQueryDsl, SqliteConnection};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, IS_OVER, ITS_TURN, LET_GO, Look, LookSql, RESCUE_STATE, RESCUED,
-    RenewedSql, RescuedRow, RescuedSql, TAKE, settle,
+    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, Look, LookSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, TAKE,
+    rescue, settle,
 };
 use super::table::{Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement, WORKER_DIED};
+use super::{Claim, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
 use crate::durable::id::TaskId;
@@ -32,10 +31,6 @@ pub struct OnSqlite;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
-    async fn open(url: &str) -> ConnectionResult<SyncConnectionWrapper<SqliteConnection>> {
-        <SyncConnectionWrapper<SqliteConnection>>::establish(url).await
-    }
-
     async fn prepare(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<()> {
         // One writes at a time: the others wait their turn, for five seconds at most.
         conn.spawn_blocking(|conn| conn.batch_execute("PRAGMA busy_timeout = 5000")).await
@@ -107,13 +102,8 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
 
     async fn rescue(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<Vec<RescuedRow>> {
         conn.spawn_blocking(|conn| {
-            let rescue = Sql::<RescuedSql>::new(format!(
-                "UPDATE deferred_tasks SET state = {RESCUE_STATE}, {LET_GO}, cancel_requested = FALSE, \
-                 ended_at_ms = CASE WHEN cancel_requested OR {IS_OVER} THEN {NOW} END, error = "
-            ))
-            .bind(WORKER_DIED)
-            .sql(format!(
-                " WHERE id IN (SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
+            let rescue = Sql::<RescuedSql>::new(rescue(NOW)).sql(format!(
+                "id IN (SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
                  ORDER BY lease_until_ms LIMIT {BATCH}) RETURNING {RESCUED}, state"
             ));
             rescue.load(conn)

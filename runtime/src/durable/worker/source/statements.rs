@@ -4,7 +4,7 @@
 
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
 use super::table::Lease;
-use super::{Outcome, Settlement};
+use super::{Outcome, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
@@ -57,12 +57,18 @@ pub(super) const LET_GO: &str = "worker = NULL, lease_until_ms = NULL";
 /// One more snooze, or none, by a number that follows.
 pub(super) const SNOOZES: &str = "snoozes = snoozes + CASE WHEN snoozes < 2147483647 THEN 1 ELSE 0 END * ";
 
-/// No attempt is left.
-pub(super) const IS_OVER: &str = "attempts - snoozes >= max_attempts";
-
-/// The row of a task whose lease has ended goes back, or is given up.
+/// The state of a row whose lease has ended: it goes back, or is given up.
 pub(super) const RESCUE_STATE: &str = "CASE WHEN cancel_requested THEN 'cancelled' WHEN attempts - snoozes >= max_attempts THEN 'dead' \
      ELSE 'ready' END";
+
+/// What is done with such rows, up to which they are; `now` is the SQL of the time. MySQL makes one assignment after the other, the others all
+/// at once: what the state is made of goes behind it.
+pub(super) fn rescue(now: &str) -> String {
+    format!(
+        "UPDATE deferred_tasks SET state = {RESCUE_STATE}, ended_at_ms = CASE WHEN ({RESCUE_STATE}) <> 'ready' THEN {now} END, \
+         cancel_requested = FALSE, error = '{WORKER_DIED}', {LET_GO} WHERE "
+    )
+}
 
 /// The rows of what was taken back: id, task, attempts that count, state.
 pub(super) type RescuedSql = (SqlTaskId, Text, Integer, Text);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+use diesel_async::AsyncConnection;
 use futures_util::future::BoxFuture;
 
 use super::floor::{Beginning, Floor, Start};
@@ -26,7 +27,7 @@ use crate::durable::migrations::SCHEMA_VERSION;
     note = "write `AsyncPgConnection`, `AsyncMysqlConnection` or `SyncConnectionWrapper<SqliteConnection>`, and turn on the feature \
             `async-postgres`, `async-mysql` or `async-sqlite` of diesel-deferred"
 )]
-pub trait WorkerConnection: Sized + Send + 'static {
+pub trait WorkerConnection: AsyncConnection + 'static {
     /// Not methods of the connection itself: their names might meet those of a user's traits.
     #[doc(hidden)]
     type Statements: Statements<Self>;
@@ -35,9 +36,6 @@ pub trait WorkerConnection: Sized + Send + 'static {
 /// What is done with the table by a connection of the type `C`.
 #[allow(private_interfaces, private_bounds, reason = "nobody can name the trait")]
 pub trait Statements<C> {
-    /// Opens a connection.
-    fn open(url: &str) -> impl Future<Output = ConnectionResult<C>> + Send;
-
     /// Makes a new one ready for a worker.
     fn prepare(conn: &mut C) -> impl Future<Output = QueryResult<()>> + Send;
 
