@@ -5,6 +5,8 @@
 
 #[cfg(feature = "tokio")]
 mod dispatcher;
+#[cfg(feature = "tokio")]
+mod flight;
 mod needs;
 #[cfg(feature = "tokio")]
 mod pause;
@@ -19,12 +21,12 @@ mod tests;
 
 #[cfg(feature = "tokio")]
 pub use self::dispatcher::{Dispatcher, DispatcherBuilder};
+#[cfg(feature = "tokio")]
+pub(crate) use self::flight::Launch;
 #[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
 pub use self::needs::{CannotRun, Missing, Needs};
 #[cfg(feature = "async")]
 pub(crate) use self::pause::pause;
-#[cfg(feature = "tokio")]
-pub(crate) use self::running::Launch;
 #[cfg(feature = "tokio")]
 pub use self::shutdown::{AbandonedTask, ShutdownReport};
 pub(crate) use self::stage::Route;

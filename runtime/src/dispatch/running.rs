@@ -1,24 +1,17 @@
 //! The tasks of one dispatcher: those that wait for a slot, and those that run in one.
 //!
 //! A task that has ended hands its slot to the first that waits, so that nothing else is needed to keep things going, and
-//! tasks start in the order in which they came. An async one goes on in the tokio task of the one before it: to spawn another
-//! costs more than all the rest.
+//! tasks start in the order in which they came.
 //!
-//! Must not know: who hands tasks in, or why.
+//! Must not know: who hands tasks in, or why; how a task is polled.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
-use std::panic::{AssertUnwindSafe, Location};
-use std::pin::Pin;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
-use pin_project_lite::pin_project;
 use slab::Slab;
 use smallbox::{SmallBox, smallbox};
 use tokio::runtime::{Handle, Id};
@@ -26,13 +19,14 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::flight::{Launch, Launched};
 use super::states::States;
 use crate::error::BoxError;
 use crate::hook::Inline;
-use crate::panics::{contain, message};
+use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
-use crate::task::start::{Blocking, Spawned, missing_state};
-use crate::task::{Task, TaskOutput};
+use crate::task::Task;
+use crate::task::start::missing_state;
 
 /// A buffer of more waiting tasks than this is not kept: what a burst left behind is not needed again. About 150 KB.
 pub(super) const KEPT_CAPACITY: usize = 1024;
@@ -246,12 +240,12 @@ impl Shared {
 
 /// A place among the tasks that run. It goes from one task to the next.
 pub struct Slot {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     key: usize,
-    identity: Identity,
-    alarm: Arc<AtomicWaker>,
+    pub(super) identity: Identity,
+    pub(super) alarm: Arc<AtomicWaker>,
     /// Where its task runs.
-    runtime: Id,
+    pub(super) runtime: Id,
     /// While it is held, a shutdown waits.
     _tracked: TaskTrackerToken,
 }
@@ -259,14 +253,14 @@ pub struct Slot {
 impl Slot {
     /// Its task is over: the next one that waits gets it, in a tokio task of its own. `current` is the runtime that this runs on, where
     /// that is known.
-    fn hand_on(self, current: Option<Id>) {
+    pub(super) fn hand_on(self, current: Option<Id>) {
         if let Some((launched, runtime)) = self.next(current) {
             launched.spawn(runtime.as_ref());
         }
     }
 
     /// Its task is over: the next one that waits gets it, to be spawned on that runtime, or on the one that this runs on.
-    fn next(mut self, current: Option<Id>) -> Option<(Launched, Option<Handle>)> {
+    pub(super) fn next(mut self, current: Option<Id>) -> Option<(Launched, Option<Handle>)> {
         loop {
             // Dropped behind the lock: the waker may be the last that holds a runtime which is gone, and what users gave that.
             let _waker;
@@ -300,8 +294,21 @@ impl Slot {
         }
     }
 
+    /// Its task was dropped before it ended: the next one that waits gets it.
+    pub(super) fn cancelled(self) {
+        let shared = Arc::clone(&self.shared);
+        let mut lists = shared.lists();
+        lists.cancelled.push(self);
+        // Whoever is at it sees this one too. It may be this thread: what gets the slot next is dropped at once where its runtime is gone as
+        // well, and so on, deeper each time.
+        if !std::mem::replace(&mut lists.clearing, true) {
+            drop(lists);
+            shared.clear_cancelled();
+        }
+    }
+
     /// The task's future, or closure, as far as it can be made.
-    fn prepare<R>(&self, make: impl FnOnce(&States) -> Option<R>) -> Option<R> {
+    pub(super) fn prepare<R>(&self, make: impl FnOnce(&States) -> Option<R>) -> Option<R> {
         let cause = match contain(|| make(&self.shared.states)) {
             Ok(Some(made)) => return Some(made),
             Ok(None) => FailureCause::Error(missing_state()),
@@ -315,235 +322,5 @@ impl Slot {
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.identity.fmt(f)
-    }
-}
-
-/// How a task ended: what it returned, or what it panicked with.
-type Ended = Result<Result<(), BoxError>, String>;
-
-/// A task that has got its slot.
-pub enum Launched {
-    /// It is to be polled.
-    Async(BoxFuture<'static, Ended>, Slot),
-    /// It is to be called on a thread for blocking work, and has the slot.
-    Blocking(Box<dyn FnOnce() + Send>),
-}
-
-impl Launched {
-    /// Has it run on that runtime; `None`: on the one that this thread is of.
-    fn spawn(self, runtime: Option<&Handle>) {
-        match (self, runtime) {
-            (Self::Async(task, slot), None) => drop(tokio::spawn(Flight::new(task, slot))),
-            (Self::Async(task, slot), Some(runtime)) => drop(runtime.spawn(Flight::new(task, slot))),
-            (Self::Blocking(task), None) => drop(tokio::task::spawn_blocking(task)),
-            (Self::Blocking(task), Some(runtime)) => drop(runtime.spawn_blocking(task)),
-        }
-    }
-}
-
-impl fmt::Debug for Launched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Launched")
-    }
-}
-
-/// How a dispatcher runs a task, once it has a slot for it.
-pub trait Launch<T>: Send + 'static {
-    /// Makes the task ready to run; gives the slot back where there is nothing to run.
-    #[doc(hidden)]
-    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot>;
-
-    /// The same, and has it run on that runtime.
-    #[doc(hidden)]
-    fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot>
-    where
-        Self: Sized,
-    {
-        self.launch(task, slot).map(|launched| launched.spawn(Some(runtime)))
-    }
-}
-
-#[diagnostic::do_not_recommend]
-impl<T, F, Fut> Launch<T> for Spawned<F>
-where
-    T: Task,
-    F: FnOnce(T, &States) -> Option<Fut> + Send + 'static,
-    Fut: Future<Output = T::Output> + Send + 'static,
-{
-    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot> {
-        match slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) {
-            Some(task) => Ok(Launched::Async(Box::pin(task), slot)),
-            None => Err(slot),
-        }
-    }
-
-    /// Without the box, which this thread would allocate, and another one free.
-    fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot> {
-        let Some(task) = slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) else { return Err(slot) };
-        runtime.spawn(Flight::new(task, slot));
-        Ok(())
-    }
-}
-
-/// What becomes of a task, whatever it does. It is an `async` block, which has dropped all that it had by its end.
-fn to_its_end<F>(task: F) -> impl Future<Output = Ended> + Send + use<F>
-where
-    F: Future<Output: TaskOutput> + Send,
-{
-    AssertUnwindSafe(task).catch_unwind().map(|ended| match ended {
-        Ok(output) => contain(|| output.into_result()),
-        Err(panic) => Err(message(panic)),
-    })
-}
-
-#[diagnostic::do_not_recommend]
-impl<T, F> Launch<T> for Blocking<F>
-where
-    T: Task + Send + 'static,
-    F: FnOnce(T, &States) -> Option<T::Output> + Send + 'static,
-{
-    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot> {
-        let mut landing = Landing(Some(slot));
-        Ok(Launched::Blocking(Box::new(move || {
-            let Some(slot) = &landing.0 else { return };
-            let states = &slot.shared.states;
-            let ended = contain(|| (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result));
-            if let Some(slot) = landing.land(ended) {
-                let runtime = slot.runtime;
-                slot.hand_on(Some(runtime));
-            }
-        })))
-    }
-}
-
-pin_project! {
-    /// A tokio task: it polls a task, and then those that get its slot. It ends where it is told to, or where nothing waits that can run
-    /// here: what is async, and for this runtime.
-    struct Flight<F> {
-        #[pin]
-        first: Option<F>,
-        next: Option<BoxFuture<'static, Ended>>,
-        can_be_woken: bool,
-        landing: Landing,
-    }
-}
-
-impl<F> Flight<F> {
-    fn new(first: F, slot: Slot) -> Self {
-        Self { first: Some(first), next: None, can_be_woken: false, landing: Landing(Some(slot)) }
-    }
-}
-
-impl<F: Future<Output = Ended>> Future for Flight<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if !this.landing.is_abandoned() {
-            let polled = match (&mut *this.next, this.first.as_mut().as_pin_mut()) {
-                (Some(next), _) => next.as_mut().poll(context),
-                (None, Some(first)) => first.poll(context),
-                (None, None) => return Poll::Ready(()),
-            };
-            if let Poll::Ready(ended) = polled {
-                let Some(slot) = this.landing.land(ended) else { return Poll::Ready(()) };
-                // Not beside the next one.
-                drop_task(this.first, this.next);
-                let runtime = slot.runtime;
-                return match slot.next(Some(runtime)) {
-                    Some((Launched::Async(task, slot), None)) => {
-                        *this.next = Some(task);
-                        *this.landing = Landing(Some(slot));
-                        // Whatever else the runtime has to do has its turn first: there are tasks that never wait.
-                        context.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    Some((launched, runtime)) => {
-                        launched.spawn(runtime.as_ref());
-                        Poll::Ready(())
-                    }
-                    None => Poll::Ready(()),
-                };
-            }
-            if *this.can_be_woken {
-                return Poll::Pending;
-            }
-            // Only where one waits at all, for those behind it too: slot and waker stay the same. Whoever abandons them from now on wakes
-            // them; somebody may have done so just now.
-            *this.can_be_woken = true;
-            this.landing.listen(context);
-            if !this.landing.is_abandoned() {
-                return Poll::Pending;
-            }
-        }
-        // Whoever told it to stop has told of it. A shutdown that waits for its end waits for that of what it holds.
-        drop_task(this.first, this.next);
-        this.landing.leave();
-        Poll::Ready(())
-    }
-}
-
-/// What a task holds is a user's, and so is what its `Drop` does.
-fn drop_task<F>(mut first: Pin<&mut Option<F>>, next: &mut Option<BoxFuture<'static, Ended>>) {
-    let _ = contain(|| {
-        first.set(None);
-        *next = None;
-    });
-}
-
-/// The slot of a task that runs: handed on when the task has ended, whichever way.
-struct Landing(Option<Slot>);
-
-impl Landing {
-    fn is_abandoned(&self) -> bool {
-        self.0.as_ref().is_none_or(|slot| slot.shared.abandoned.load(Ordering::SeqCst))
-    }
-
-    /// Has the task woken when it is abandoned.
-    fn listen(&self, context: &Context<'_>) {
-        if let Some(slot) = &self.0 {
-            slot.alarm.register(context.waker());
-        }
-    }
-
-    /// The task stops.
-    fn leave(&mut self) {
-        if let Some(slot) = self.0.take() {
-            let runtime = slot.runtime;
-            slot.hand_on(Some(runtime));
-        }
-    }
-
-    /// The task has ended by itself: its slot is free.
-    fn land(&mut self, ended: Ended) -> Option<Slot> {
-        let slot = self.0.take()?;
-        let cause = match ended {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(FailureCause::Error(error)),
-            Err(message) => Some(FailureCause::Panic(message)),
-        };
-        if let Some(cause) = cause {
-            let failure = slot.identity.failed(cause);
-            slot.shared.tell(&failure);
-            // The error is a user's: its `Drop` may panic, and the slot must be handed on.
-            let _ = contain(|| drop(failure));
-        }
-        Some(slot)
-    }
-}
-
-impl Drop for Landing {
-    /// The task was dropped before it ended.
-    fn drop(&mut self) {
-        let Some(slot) = self.0.take() else { return };
-        let shared = Arc::clone(&slot.shared);
-        let mut lists = shared.lists();
-        lists.cancelled.push(slot);
-        // Whoever is at it sees this one too. It may be this thread: what gets the slot next is dropped at once where its runtime is gone as
-        // well, and so on, deeper each time.
-        if !std::mem::replace(&mut lists.clearing, true) {
-            drop(lists);
-            shared.clear_cancelled();
-        }
     }
 }
