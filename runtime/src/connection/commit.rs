@@ -6,14 +6,17 @@ use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use diesel::connection::{InstrumentationEvent, TransactionDepthChange, TransactionManagerStatus};
-use diesel::result::{Error, QueryResult};
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 
 use super::CommitProof;
 use super::interrupt::recover;
 use super::keeper::{Doom, Interrupted, Keeper};
 use super::run::{abandon, bury_before_commit, drop_above, drop_broken, run_committed};
 use super::store::{spill, store_all, tell_workers};
-use super::transaction::{Promise, Statement, expect_depth, give_up, send, send_marked, unbalanced, unwind_to};
+use super::transaction::{
+    Promise, Statement, change_depth, expect_depth, give_up, roll_back_and_release, send, send_marked, send_rollback,
+    unbalanced, unwind_to,
+};
 use super::watch::{Doubt, says};
 use super::wrapper::{State, Wrapper};
 use crate::dispatch::Stage;
@@ -25,7 +28,7 @@ use crate::panics::caught;
 const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
 
 /// What Diesel's own savepoints are called.
-const DIESEL_SAVEPOINT: &str = "diesel_savepoint_";
+pub(super) const DIESEL_SAVEPOINT: &str = "diesel_savepoint_";
 
 /// Fails where there is no live transaction, and does nothing where there is one.
 pub(super) const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof";
@@ -150,16 +153,6 @@ pub(super) async fn rollback_doom<W: Wrapper>(conn: &mut W) -> Option<Doom> {
     (unproven && send(conn, Statement::Sql(PROOF)).await.is_err()).then_some(Doom::EndedEarly)
 }
 
-/// Ends the savepoint that was rolled back to, at the depth above `depth`. Where the transaction around it had ended,
-/// on SQLite the savepoint began one of its own, which must not pass for it.
-pub(super) async fn end_savepoint<W: Wrapper>(conn: &mut W, depth: usize) {
-    let begins_one = matches!(W::PROOF, CommitProof::Commit | CommitProof::Savepoint);
-    if begins_one && conn.keeper().watch.doubt() >= Doubt::RawSql {
-        // Where that fails the transaction is gone, which its COMMIT will find out.
-        let _ = send(conn, Statement::Sql(&format!("RELEASE SAVEPOINT {DIESEL_SAVEPOINT}{depth}"))).await;
-    }
-}
-
 /// Whether it is known before COMMIT that only a rollback can follow, or has happened.
 fn is_lost<W>(keeper: &Keeper<W>, state: State) -> bool {
     state.aborted || keeper.watch.lost_transaction()
@@ -195,7 +188,7 @@ async fn release<W: Wrapper>(conn: &mut W, depth: usize) -> QueryResult<()> {
 /// can be done in the transaction before that was rolled back to.
 async fn heal<W: Wrapper>(conn: &mut W, depth: usize) {
     if W::PROOF == CommitProof::Statement && depth > 1 && conn.state().is_some_and(|state| state.depth < depth) {
-        let _ = send(conn, Statement::Sql(&format!("ROLLBACK TO SAVEPOINT {DIESEL_SAVEPOINT}{}", depth - 1))).await;
+        let _ = send(conn, Statement::Sql(&roll_back_and_release(depth - 1))).await;
     }
 }
 
@@ -260,14 +253,17 @@ async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, error: Error) -> 
     };
     // diesel-async takes the transaction for ended whatever went wrong: nothing else tells that the connection was lost.
     let taken_for_ended = W::ASYNC && W::PROOF != CommitProof::Commit && depth == 1 && !still_open;
-    let rollback = match (still_open, taken_for_ended) {
-        (true, _) => Some(Statement::Rollback),
-        (_, true) => Some(Statement::Sql("ROLLBACK")),
-        _ => None,
+    let cleaned_up = if depth == 1 && was_refused::<W>(&error) {
+        // The server has rolled back, so that there is nothing to send.
+        if still_open { change_depth(conn, TransactionDepthChange::DecreaseDepth) } else { Ok(()) }
+    } else if still_open {
+        send_rollback(conn).await
+    } else if taken_for_ended {
+        send(conn, Statement::Sql("ROLLBACK")).await
+    } else {
+        Ok(())
     };
-    if let Some(rollback) = rollback
-        && send(conn, rollback).await.is_err()
-    {
+    if cleaned_up.is_err() {
         conn.status().set_in_error();
     }
     if doom.is_none() && conn.state().is_none() {
@@ -282,6 +278,25 @@ async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, error: Error) -> 
 /// Whether PostgreSQL says that the transaction has failed before. Nothing but the server's words tells.
 pub(super) fn is_aborted(error: &Error) -> bool {
     matches!(error, Error::DatabaseError(_, about) if says(about.message(), &[ABORTED]))
+}
+
+/// Whether PostgreSQL has executed COMMIT and refused it, which ends the transaction. Only asked where the
+/// client library keeps no state.
+///
+/// Errors that have no kind of their own in Diesel may also have come from the proof before the COMMIT,
+/// or from a server that is shutting down: a ROLLBACK finds out.
+fn was_refused<W: Wrapper>(error: &Error) -> bool {
+    use DatabaseErrorKind::{
+        CheckViolation, ForeignKeyViolation, NotNullViolation, SerializationFailure, UniqueViolation,
+    };
+    W::PROOF == CommitProof::Statement
+        && matches!(
+            error,
+            Error::DatabaseError(
+                CheckViolation | ForeignKeyViolation | NotNullViolation | SerializationFailure | UniqueViolation,
+                _
+            )
+        )
 }
 
 /// Whether it was the proof that failed, and not the COMMIT behind it.

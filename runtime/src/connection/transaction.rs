@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 use diesel::connection::{InstrumentationEvent, TransactionDepthChange, TransactionManagerStatus};
 use diesel::result::{Error, QueryResult};
 
-use super::commit::{commit_at, end_savepoint, is_gone, rollback_doom};
+use super::commit::{DIESEL_SAVEPOINT, commit_at, is_gone, rollback_doom};
 use super::interrupt::{end_around, recover};
 use super::keeper::Interrupted;
 use super::run::{abandon, abandon_leftovers, drop_above, drop_broken, run_ready};
@@ -21,6 +21,7 @@ use crate::atomic::BeginOptions;
 use crate::error::CommitError;
 #[cfg(feature = "async")]
 use crate::panics::Panic;
+use crate::report::emit;
 
 /// How a transaction is opened.
 #[derive(Debug, Clone, Copy)]
@@ -193,7 +194,7 @@ async fn begin_with_sql<W: Wrapper>(conn: &mut W, sql: String) -> QueryResult<()
     begun
 }
 
-fn change_depth<W: Wrapper>(conn: &mut W, change: TransactionDepthChange) -> QueryResult<()> {
+pub(super) fn change_depth<W: Wrapper>(conn: &mut W, change: TransactionDepthChange) -> QueryResult<()> {
     match conn.status() {
         TransactionManagerStatus::Valid(status) => status.change_transaction_depth(change),
         TransactionManagerStatus::InError => Err(Error::BrokenTransactionManager),
@@ -240,7 +241,12 @@ pub(super) async fn end_with_commit<W: Wrapper>(conn: &mut W, entry: usize, prom
     committed
 }
 
-/// Ends a transaction whose callback wants it rolled back. `Ok` where there is nothing to say beyond what the callback did.
+/// Ends a transaction whose callback wants it rolled back. `Ok` where there is nothing to say beyond
+/// what the callback returned: a ROLLBACK that fails changes nothing about why it was sent.
+///
+/// # Errors
+/// [`CommitError::EndedEarly`] or [`CommitError::RolledBack`] where the transaction had ended behind our
+/// back, so that what the callback did may be committed.
 pub(super) async fn end_with_rollback<W: Wrapper>(conn: &mut W, entry: usize) -> QueryResult<()> {
     if conn.keeper().interrupted != Interrupted::No {
         let _ = end_around(conn, entry).await;
@@ -259,7 +265,10 @@ pub(super) async fn end_with_rollback<W: Wrapper>(conn: &mut W, entry: usize) ->
             match doom {
                 _ if gone && entry == 0 => Ok(()),
                 Some(doom) => Err(CommitError::from(doom).into()),
-                None => Err(rollback_error),
+                None => {
+                    emit(|| tracing::warn!(error = %rollback_error, "the ROLLBACK of a failed block failed, too"));
+                    Ok(())
+                }
             }
         }
     }
@@ -283,22 +292,67 @@ pub(super) async fn rollback<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
         doom => doom,
     };
     conn.keeper().doom = doom;
-    let result = send(conn, Statement::Rollback).await;
+    let result = send_rollback(conn).await;
     let result = conn.keeper().watch.result(result);
     if result.as_ref().is_err_and(is_gone::<W>) {
         let keeper = conn.keeper();
         keeper.doom = Some(keeper.verdict());
     }
     let depth = conn.depth();
-    if depth > 0 && result.is_ok() {
-        end_savepoint(conn, depth).await;
-    }
     let doom = conn.keeper().doom;
     drop_above(conn, depth, doom).await;
     if depth == 0 {
         conn.keeper().doom = None;
     }
     result
+}
+
+/// Sends what rolls the innermost transaction or savepoint back.
+pub(super) async fn send_rollback<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+    match conn.state() {
+        Some(open) if open.depth > 1 => roll_back_savepoint(conn, open).await,
+        _ => send(conn, Statement::Rollback).await,
+    }
+}
+
+/// Rolls back to the savepoint of the innermost level, and releases it, in one message.
+///
+/// Diesel does not release it. Left behind, a savepoint takes memory and locks of the server until
+/// COMMIT, and a later one of the same name hides it: a raw `ROLLBACK TO SAVEPOINT` behind that one
+/// would go unnoticed.
+async fn roll_back_savepoint<W: Wrapper>(conn: &mut W, open: State) -> QueryResult<()> {
+    if conn.keeper().interrupted != Interrupted::No {
+        return Err(CommitError::Cancelled.into());
+    }
+    if let Some(depth) = u32::try_from(open.depth).ok().and_then(NonZeroU32::new) {
+        conn.tell(InstrumentationEvent::rollback_transaction(depth));
+    }
+    let Err(error) = send(conn, Statement::Sql(&roll_back_and_release(open.depth - 1))).await else {
+        return change_depth(conn, TransactionDepthChange::DecreaseDepth);
+    };
+    // As in Diesel's own rollback: the levels around this one can still be rolled back.
+    match conn.status() {
+        TransactionManagerStatus::Valid(status) => match &mut status.in_transaction {
+            Some(level) if level.transaction_depth.get() > 1 => {
+                level.requires_rollback_maybe_up_to_top_level = true;
+                change_depth(conn, TransactionDepthChange::DecreaseDepth)?;
+                // It was known that only the outermost rollback helps.
+                if open.aborted { Ok(()) } else { Err(error) }
+            }
+            Some(_) => {
+                conn.status().set_in_error();
+                Err(error)
+            }
+            // The client library has noticed that the transaction is over.
+            None => Err(error),
+        },
+        TransactionManagerStatus::InError => Err(error),
+    }
+}
+
+/// The message that undoes what ran behind Diesel's savepoint of this number, and ends the savepoint.
+pub(super) fn roll_back_and_release(number: usize) -> String {
+    format!("ROLLBACK TO SAVEPOINT {DIESEL_SAVEPOINT}{number}; RELEASE SAVEPOINT {DIESEL_SAVEPOINT}{number}")
 }
 
 /// Rolls back what is open above `depth`, whatever it takes.

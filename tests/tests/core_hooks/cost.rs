@@ -51,7 +51,7 @@ fn c21_the_proof_is_no_message_of_its_own<C: Database>(db: &Scratch<C>) {
     assert_eq!(log.ran(), [1]);
 }
 
-/// C21: savepoints are Diesel's own, with tasks in them or not.
+/// C21, N14: savepoints are Diesel's own, with tasks in them or not, and a rolled-back one is released in its ROLLBACK's message.
 fn c21_rollbacks_and_nesting_send_what_diesel_sends<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -75,7 +75,7 @@ fn c21_rollbacks_and_nesting_send_what_diesel_sends<C: Database>(db: &Scratch<C>
                 "SAVEPOINT diesel_savepoint_1",
                 "RELEASE SAVEPOINT diesel_savepoint_1",
                 "SAVEPOINT diesel_savepoint_1",
-                "ROLLBACK TO SAVEPOINT diesel_savepoint_1",
+                "ROLLBACK TO SAVEPOINT diesel_savepoint_1; RELEASE SAVEPOINT diesel_savepoint_1",
                 "ROLLBACK"
             ]
         );

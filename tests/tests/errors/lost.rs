@@ -26,6 +26,7 @@ on_every_server! {
     e11_lost_before_commit,
     e11_lost_when_commit_was_executed,
     e11_lost_in_the_block,
+    e17_the_blocks_own_error_wins,
     e11_lost_in_the_block_and_swallowed,
     e11_lost_in_an_inner_block,
     e11_lost_in_a_hook,
@@ -127,6 +128,43 @@ fn e11_lost_in_the_block<C: Database>(db: &Scratch<C>) {
     assert_eq!(log.ran(), [2], "rolled back for certain");
     assert_eq!(db.committed(), NOTHING);
     assert_broken(db, conn, &log);
+}
+
+/// E17: the block's own error is why it is rolled back, and is what the caller gets, also where the ROLLBACK
+/// behind it finds the connection gone.
+fn e17_the_blocks_own_error_wins<C: Database>(db: &Scratch<C>) {
+    #[derive(Debug, PartialEq)]
+    enum SaleError {
+        OutOfStock,
+        Database(Error),
+    }
+    impl From<Error> for SaleError {
+        fn from(error: Error) -> Self {
+            Self::Database(error)
+        }
+    }
+    for nested in [false, true] {
+        let conn = &mut db.connect();
+        let log = Log::new();
+        let result: Result<(), SaleError> = atomic!(conn, {
+            C::insert(conn, 1)?;
+            note(&log, 1);
+            if nested {
+                atomic!(conn, -> Result<(), SaleError>, {
+                    C::kill(conn, &mut db.observer());
+                    Err(SaleError::OutOfStock)
+                })
+            } else {
+                C::kill(conn, &mut db.observer());
+                Err(SaleError::OutOfStock)
+            }
+        });
+        assert_eq!(result, Err(SaleError::OutOfStock), "nested: {nested}");
+        assert_eq!(log.ran(), NOTHING);
+        assert_eq!(db.committed(), NOTHING);
+        assert_broken(db, conn, &log);
+        db.observer().batch_execute("DELETE FROM witness").unwrap();
+    }
 }
 
 /// E11: the block did not notice.

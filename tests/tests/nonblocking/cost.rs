@@ -76,7 +76,7 @@ async fn c21_the_proof_is_no_message_of_its_own<C: AsyncDatabase>(db: &Scratch<C
     assert_eq!(log.ran(), [1, 2]);
 }
 
-/// C21: savepoints are Diesel's own, with tasks in them or not.
+/// C21, N14: savepoints are Diesel's own, with tasks in them or not, and a rolled-back one is released in its ROLLBACK's message.
 async fn c21_rollbacks_and_nesting_send_what_diesel_sends<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let log = Log::new();
@@ -102,7 +102,7 @@ async fn c21_rollbacks_and_nesting_send_what_diesel_sends<C: AsyncDatabase>(db: 
                 "SAVEPOINT diesel_savepoint_1",
                 "RELEASE SAVEPOINT diesel_savepoint_1",
                 "SAVEPOINT diesel_savepoint_1",
-                "ROLLBACK TO SAVEPOINT diesel_savepoint_1",
+                "ROLLBACK TO SAVEPOINT diesel_savepoint_1; RELEASE SAVEPOINT diesel_savepoint_1",
                 "ROLLBACK"
             ]
         );

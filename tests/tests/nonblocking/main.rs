@@ -5,6 +5,7 @@ mod cost;
 mod ends;
 mod fixture;
 mod in_hooks;
+mod leftovers;
 mod library;
 mod options;
 mod pools;

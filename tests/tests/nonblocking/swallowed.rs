@@ -369,6 +369,34 @@ mod on_postgres {
         e06_a_deferred_constraint::<AsyncPgConnection>(&Scratch::new(), "SELECT 1").await;
     }
 
+    /// E6: a COMMIT that the server refuses has ended the transaction: no ROLLBACK is sent behind it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn e06_a_refused_commit_is_the_last_message() {
+        let db = &Scratch::<PgConnection>::new();
+        let conn = &mut db.connect_async::<AsyncPgConnection>().await;
+        db.observer().batch_execute(DEFERRED_CONSTRAINT).unwrap();
+        let statements = record_async(conn);
+        for hooks in [true, false] {
+            let log = Log::new();
+            let result = atomic!(conn, -> QueryResult<()>, async {
+                if hooks {
+                    note(&log, 1);
+                }
+                SimpleAsyncConnection::batch_execute(conn, "INSERT INTO child VALUES (1, 77)").await
+            })
+            .await;
+            assert!(
+                matches!(result, Err(Error::DatabaseError(DatabaseErrorKind::ForeignKeyViolation, _))),
+                "{result:?}"
+            );
+            let sent = statements.take();
+            assert!(sent.last().is_some_and(|last| last.ends_with("COMMIT")), "{sent:?}");
+            assert_eq!(sent.len(), 3, "{sent:?}");
+            assert_clean_async(db, conn, &log).await;
+            statements.take();
+        }
+    }
+
     /// E6, E13: two transactions read what the other writes; the second COMMIT is refused, and the block runs again.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn e13_serialization_failure_at_commit() {
