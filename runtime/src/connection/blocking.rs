@@ -161,6 +161,9 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// The hook is given the connection, which is outside of any transaction then. A transaction that it opens and leaves
     /// open is rolled back and reported; one that it opens by raw SQL is not seen.
     ///
+    /// A hook may open a block that registers the next hook, and so on, 32 deep. The block of the next one is
+    /// refused: [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun).
+    ///
     /// # Errors
     /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
@@ -328,6 +331,8 @@ impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     const IS_MYSQL: bool = C::IS_MYSQL;
     const OUTLIVES_DROPPED_STATEMENTS: bool = true;
     const ASYNC: bool = false;
+    // Seen in debug builds: some 30 KB each on PostgreSQL and MariaDB, 10 KB on SQLite.
+    const HOOK_DEPTH: usize = 32;
 
     #[inline(always)]
     fn keeper(&mut self) -> &mut Keeper<Self> {

@@ -19,9 +19,9 @@ use super::transaction::{
 };
 use super::watch::{Doubt, says};
 use super::wrapper::{State, Wrapper};
-use crate::dispatch::Stage;
+use crate::dispatch::{CannotRun, Missing, Stage};
 use crate::error::CommitError;
-use crate::hook::Step;
+use crate::hook::{Hook, Step};
 use crate::panics::caught;
 
 /// The name is looked for in the server's message, so that it must not be found in any other.
@@ -123,12 +123,30 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, state: Option<State>, promi
 
 /// Finds what the tasks that wait take to run. One that could not run must not be committed.
 #[inline(always)]
-fn stage<W>(keeper: &mut Keeper<W>) -> Result<Stage, CommitError> {
+fn stage<W: Wrapper>(keeper: &mut Keeper<W>) -> Result<Stage, CommitError> {
+    if keeper.running >= W::HOOK_DEPTH {
+        refuse_deeper_hooks(keeper)?;
+    }
     if !keeper.has_needs() {
         return Ok(Stage::none());
     }
     let needs = keeper.queue.waiting_for_commit().filter_map(|hook| hook.needs());
     keeper.route.stage(needs).map_err(CommitError::TaskCannotRun)
+}
+
+/// A hook that would run on this thread needs stack on top of all the hooks that are being run. What is
+/// spawned does not.
+#[cold]
+fn refuse_deeper_hooks<W: Wrapper>(keeper: &mut Keeper<W>) -> Result<(), CommitError> {
+    let runs_here = |hook: &&Hook<W>| !hook.needs().is_some_and(|needs| needs.dispatched);
+    match keeper.queue().waiting_for_commit().find(runs_here) {
+        Some(hook) => Err(CommitError::TaskCannotRun(CannotRun {
+            task: hook.name(),
+            call_site: hook.call_site(),
+            missing: Missing::HookDepth(W::HOOK_DEPTH),
+        })),
+        None => Ok(()),
+    }
 }
 
 /// COMMIT was never sent on a connection that broke before.

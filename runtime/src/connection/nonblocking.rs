@@ -182,6 +182,9 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     /// The hook is given the connection, which is outside of any transaction then. A transaction that it opens and leaves
     /// open is rolled back and reported; one that it opens by raw SQL is not seen.
     ///
+    /// A hook may open a block that registers the next hook, and so on, 8 deep. The block of the next one is
+    /// refused: [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun).
+    ///
     /// # Errors
     /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
@@ -324,6 +327,8 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     const IS_MYSQL: bool = C::IS_MYSQL;
     const OUTLIVES_DROPPED_STATEMENTS: bool = C::OUTLIVES_DROPPED_STATEMENTS;
     const ASYNC: bool = true;
+    // Seen in debug builds: some 100 KB each on PostgreSQL, 50 KB on MariaDB, 40 KB on SQLite.
+    const HOOK_DEPTH: usize = 8;
 
     fn keeper(&mut self) -> &mut Keeper<Self> {
         let lent = self.lent.get_mut();

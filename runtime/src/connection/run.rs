@@ -16,6 +16,8 @@ use crate::panics::contain;
 use crate::queue::Dropped;
 use crate::report::{FailureCause, HookFailure, HookKind, PendingHook, not_run};
 
+const TOO_DEEP: &str = "it belongs to hooks in hooks, too deep for the stack";
+
 const UNKNOWN_END: &str = "how its transaction ended is not known";
 
 /// The outermost transaction, the one above `depth`, has committed: runs what waited for that.
@@ -262,7 +264,11 @@ async fn discard<W: Wrapper>(conn: &mut W, depth: usize) {
     let Dropped { commit, rollback, before, calls: _ } = keeper.queue().rollback_to(depth);
     bury(keeper, commit, HookKind::AfterCommit);
     bury_before_commit(keeper, before);
-    if !rollback.is_empty() {
+    if keeper.running >= W::HOOK_DEPTH {
+        // There is nothing left to refuse.
+        lose(keeper, &rollback, HookKind::AfterRollback, depth, TOO_DEEP);
+        bury(keeper, rollback, HookKind::AfterRollback);
+    } else if !rollback.is_empty() {
         // A hook may open transactions of its own; whether this one is worth another attempt is not about those.
         let conflict = keeper.watch.saw_conflict();
         let stage = stage_for(conn, &rollback);

@@ -40,6 +40,10 @@ pub(crate) trait Wrapper: Deferring {
     /// Whether it is diesel-async's: closures are awaited.
     const ASYNC: bool;
 
+    /// How many lists of hooks may be run one in the other: a hook opens a block, whose hooks open blocks. They
+    /// must fit on the 2 MB of a thread of tokio's or of the standard library's, in a debug build.
+    const HOOK_DEPTH: usize;
+
     /// What it keeps.
     fn keeper(&mut self) -> &mut Keeper<Self>;
 

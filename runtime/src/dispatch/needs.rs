@@ -67,11 +67,19 @@ pub enum Missing {
     OpenDispatcher,
     /// The `#[state]` of this type.
     State(&'static str),
+    /// A place less deep: hooks are being run in hooks, as many as this one in the other, and each takes
+    /// some of the stack.
+    HookDepth(usize),
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::HookDepth(depth) => write!(
+                f,
+                "{depth} hooks are being run one in the other, each in a block of the one before; register it in the first \
+                 of these blocks, or make it an `async` or a `durable` task, which runs when they have ended"
+            ),
             Self::Runtime => f.write_str(
                 "there is no tokio runtime; commit on a thread of a running one, or build a `Dispatcher` in one (or with \
                  `.runtime(handle)`) and `install()` it at the start of the program",

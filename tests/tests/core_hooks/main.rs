@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cost;
+mod deep;
 mod in_hooks;
 mod registration;
 mod when;

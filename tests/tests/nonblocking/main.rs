@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cost;
+mod deep;
 mod ends;
 mod fixture;
 mod in_hooks;
