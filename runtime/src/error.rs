@@ -51,6 +51,16 @@ pub enum CommitError {
     /// A task that the transaction registered could not run after it: there is no tokio runtime for an `async` one, its dispatcher was
     /// shut down, or a `#[state]` is missing. Nothing was committed.
     TaskCannotRun(CannotRun),
+    /// A task or hook was to be registered outside of any transaction. It is not kept, and not run.
+    ///
+    /// [`is_not_in_transaction`](Self::is_not_in_transaction) finds it together with Diesel's own error.
+    #[non_exhaustive]
+    NotInTransaction {
+        /// The task's name, or the closure's.
+        task: &'static str,
+        /// Where it was called, or where the closure was to be registered.
+        call_site: &'static Location<'static>,
+    },
     /// A durable task that the transaction registered cannot be stored. Nothing was committed.
     TaskCannotBeStored(CannotStore),
     /// The rows of its durable tasks could not be written, because there is no table for them. Nothing was committed.
@@ -82,6 +92,27 @@ impl CommitError {
             _ => None,
         }
     }
+
+    /// Whether the error says that something needs a transaction and none was open: this crate's, which names
+    /// the task and where it was called, or Diesel's [`NotInTransaction`](Error::NotInTransaction), which has no
+    /// room for them.
+    ///
+    /// # Examples
+    /// ```
+    /// use diesel::prelude::*;
+    /// use diesel_deferred::{CommitError, DeferredConnection, deferred_task};
+    ///
+    /// #[deferred_task]
+    /// fn send_welcome(user_id: i32) {}
+    ///
+    /// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:").expect("in memory");
+    /// let error = send_welcome(7).after_commit(conn).unwrap_err();
+    /// assert!(CommitError::is_not_in_transaction(&error));
+    /// assert!(error.to_string().contains("send_welcome"));
+    /// ```
+    pub fn is_not_in_transaction(error: &Error) -> bool {
+        matches!(error, Error::NotInTransaction) || matches!(Self::of(error), Some(Self::NotInTransaction { .. }))
+    }
 }
 
 impl fmt::Display for CommitError {
@@ -107,6 +138,11 @@ impl fmt::Display for CommitError {
             Self::TaskCannotRun(cannot_run) => {
                 write!(f, "the transaction was rolled back, nothing was committed: the task {cannot_run}")
             }
+            Self::NotInTransaction { task, call_site } => write!(
+                f,
+                "`{task}` (called at {call_site}) was not registered: no transaction is open on this connection; call it in an \
+                 `atomic!` block, or say that it is to run at once where there is none: `.after_commit_or_now(conn)` or `.run()`"
+            ),
             Self::TaskCannotBeStored(cannot_store) => {
                 write!(f, "the transaction was rolled back, nothing was committed: the durable task {cannot_store}")
             }
@@ -135,7 +171,9 @@ impl StdError for CommitError {
             Self::Unknown { source } | Self::NoTaskTable { source } => Some(source),
             Self::TaskCannotRun(cannot_run) => Some(cannot_run),
             Self::TaskCannotBeStored(cannot_store) => Some(cannot_store),
-            Self::RolledBack | Self::EndedEarly | Self::LeftOpen | Self::Cancelled => None,
+            Self::RolledBack | Self::EndedEarly | Self::LeftOpen | Self::NotInTransaction { .. } | Self::Cancelled => {
+                None
+            }
         }
     }
 }

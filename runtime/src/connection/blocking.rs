@@ -165,7 +165,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// refused: [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun).
     ///
     /// # Errors
-    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
     pub fn after_commit<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -173,7 +173,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         R: TaskOutput,
     {
         let hook = Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) });
-        open_queue(self)?.after_commit(hook);
+        open_queue(self, type_name::<F>(), Location::caller())?.after_commit(hook);
         Ok(())
     }
 
@@ -185,7 +185,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// neither kind of hook.
     ///
     /// # Errors
-    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
     pub fn after_rollback<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -193,7 +193,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         R: TaskOutput,
     {
         let hook = Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) });
-        open_queue(self)?.after_rollback(hook);
+        open_queue(self, type_name::<F>(), Location::caller())?.after_rollback(hook);
         Ok(())
     }
 
@@ -201,7 +201,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// transaction returns.
     ///
     /// # Errors
-    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
     pub fn before_commit<F>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -212,7 +212,7 @@ impl<C: Deferrable> DeferredConnection<C> {
             call_site: Location::caller(),
             run: Box::new(|conn| Step::Done(hook(conn))),
         };
-        open_queue(self)?.before_commit(hook);
+        open_queue(self, type_name::<F>(), Location::caller())?.before_commit(hook);
         Ok(())
     }
 

@@ -3,10 +3,11 @@
 //! Must not know: how a transaction begins and ends.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diesel::result::{Error, QueryResult};
+use diesel::result::QueryResult;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::run::{Ready, lose_strays};
@@ -173,14 +174,22 @@ impl<W> Keeper<W> {
     }
 }
 
-/// The queue, where a transaction is open, with a mark for each depth.
-pub(super) fn open_queue<W: Wrapper>(conn: &mut W) -> QueryResult<&mut Waiting<W>> {
+/// The queue, where a transaction is open, with a mark for each depth; `task` and `call_site` say what is to be
+/// registered there.
+///
+/// # Errors
+/// [`CommitError::NotInTransaction`] or [`CommitError::Cancelled`].
+pub(super) fn open_queue<'c, W: Wrapper>(
+    conn: &'c mut W,
+    task: &'static str,
+    call_site: &'static Location<'static>,
+) -> QueryResult<&'c mut Waiting<W>> {
     if conn.keeper().interrupted != Interrupted::No {
         return Err(CommitError::Cancelled.into());
     }
     // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
     let Some(State { depth, .. }) = conn.state().filter(|state| state.is_nested()) else {
-        return Err(Error::NotInTransaction);
+        return Err(CommitError::NotInTransaction { task, call_site }.into());
     };
     let queue = conn.keeper().queue();
     // Transactions may have been opened below the wrapper, or before it.

@@ -186,7 +186,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     /// refused: [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun).
     ///
     /// # Errors
-    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
     pub fn after_commit<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -194,7 +194,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         R: TaskOutput + 'static,
     {
         let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));
-        open_queue(self)?.after_commit(hook);
+        open_queue(self, type_name::<F>(), Location::caller())?.after_commit(hook);
         Ok(())
     }
 
@@ -206,7 +206,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     /// closures.
     ///
     /// # Errors
-    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
     pub fn after_rollback<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -214,7 +214,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         R: TaskOutput + 'static,
     {
         let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));
-        open_queue(self)?.after_rollback(hook);
+        open_queue(self, type_name::<F>(), Location::caller())?.after_rollback(hook);
         Ok(())
     }
 
@@ -222,7 +222,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     /// transaction returns.
     ///
     /// # Errors
-    /// [`NotInTransaction`](Error::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
     #[track_caller]
     pub fn before_commit<F>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -236,7 +236,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
             call_site: Location::caller(),
             run: Box::new(|conn| Step::Later(Box::pin(async move { hook(conn).await }))),
         };
-        open_queue(self)?.before_commit(hook);
+        open_queue(self, type_name::<F>(), Location::caller())?.before_commit(hook);
         Ok(())
     }
 

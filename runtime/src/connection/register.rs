@@ -42,7 +42,7 @@ pub trait AfterCommit {
     /// Registers a task to run after the outermost commit.
     ///
     /// # Errors
-    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction.
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction.
     fn defer_task<T: Task>(&mut self, task: T) -> QueryResult<()> {
         task.hand_over(Deferred(self.deferring()))
     }
@@ -50,7 +50,7 @@ pub trait AfterCommit {
     /// Registers a task to run after a rollback of the innermost open transaction or of one around it.
     ///
     /// # Errors
-    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction;
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction;
     /// [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun) where the task could not run.
     fn compensate_task<T: Task>(&mut self, task: T) -> QueryResult<()> {
         task.hand_over(Compensation(self.deferring()))
@@ -68,7 +68,7 @@ pub trait AfterCommit {
     /// Has a durable task stored, in the transaction that is open, and says which identity it has.
     ///
     /// # Errors
-    /// [`NotInTransaction`](diesel::result::Error::NotInTransaction) outside of a transaction;
+    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction;
     /// [`CommitError::TaskCannotBeStored`](crate::CommitError::TaskCannotBeStored) where something is wrong with the call.
     #[cfg(feature = "durable")]
     #[doc(hidden)]
@@ -134,7 +134,7 @@ impl<W: Wrapper> Registry for W {
     }
 
     fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()> {
-        open_queue(self)?.after_commit(Hook::task(task, start));
+        open_queue(self, T::NAME, task.call_site())?.after_commit(Hook::task(task, start));
         if Needs::any::<T, S>() {
             self.keeper().note_needs();
         }
@@ -142,11 +142,12 @@ impl<W: Wrapper> Registry for W {
     }
 
     fn register_compensation<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()> {
-        let needs = Needs::of::<T, S>(task.call_site());
-        open_queue(self)?;
+        let call_site = task.call_site();
+        let needs = Needs::of::<T, S>(call_site);
+        open_queue(self, T::NAME, call_site)?;
         // After a rollback there is nothing left to refuse.
         self.stage(needs).map_err(CommitError::TaskCannotRun)?;
-        open_queue(self)?.after_rollback(Hook::task(task, start));
+        open_queue(self, T::NAME, call_site)?.after_rollback(Hook::task(task, start));
         Ok(())
     }
 
@@ -156,7 +157,11 @@ impl<W: Wrapper> Registry for W {
 
     #[cfg(feature = "durable")]
     fn store(&mut self, call: Result<NewTask, CannotStore>) -> QueryResult<TaskId> {
-        let queue = open_queue(self)?;
+        let (task, call_site) = match &call {
+            Ok(call) => (call.task, call.call_site),
+            Err(cannot_store) => (cannot_store.task, cannot_store.call_site),
+        };
+        let queue = open_queue(self, task, call_site)?;
         let call = call.map_err(CommitError::TaskCannotBeStored)?;
         let id = call.id;
         queue.store(Ok(call));

@@ -60,7 +60,8 @@ fn c12_outside_of_a_transaction_nothing_is_stored<C: Database>(db: &Scratch<C>) 
     assert_not_in_transaction(first(1).key("").after_commit(conn));
     assert_not_in_transaction(conn.defer_task(first(1)));
     let error = conn.defer_task_or_run_it(first(1)).unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(Error::NotInTransaction)), "{error}");
+    assert!(error.downcast_ref().is_some_and(CommitError::is_not_in_transaction), "{error}");
+    assert!(error.to_string().contains("first") && error.to_string().contains("calls.rs"), "{error}");
     assert_eq!(statements.take(), [""; 0], "C13");
     atomic!(conn, -> QueryResult<()>, {
         let _ = first(1);

@@ -50,7 +50,7 @@ pub fn stored<C: Database>(db: &Scratch<C>) -> Vec<String> {
 
 /// C12
 pub fn assert_not_in_transaction<T: std::fmt::Debug>(result: QueryResult<T>) {
-    assert!(matches!(result, Err(diesel::result::Error::NotInTransaction)), "{result:?}");
+    assert!(matches!(&result, Err(error) if diesel_deferred::CommitError::is_not_in_transaction(error)), "{result:?}");
 }
 
 /// How many rows there are.

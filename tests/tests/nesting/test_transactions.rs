@@ -1,8 +1,7 @@
 //! T1: in a test transaction everything happens at the same point and in the same order as in production.
 
 use diesel::prelude::*;
-use diesel::result::Error;
-use diesel_deferred::{FailureCause, HookKind, atomic};
+use diesel_deferred::{CommitError, FailureCause, HookKind, atomic};
 use diesel_deferred_tests::{
     Database, Log, NOTHING, Scratch, note, note_failing, noting, on_every_database, record, rolled_back,
 };
@@ -111,9 +110,9 @@ fn t01_the_test_transaction_itself_takes_no_hooks<C: Database>(db: &Scratch<C>) 
     let log = Log::new();
     conn.begin_test_transaction().unwrap();
     assert!(!conn.in_transaction());
-    assert!(matches!(note(&log, 1).after_commit(conn), Err(Error::NotInTransaction)));
-    assert!(matches!(conn.after_rollback(noting(&log, 2)), Err(Error::NotInTransaction)));
-    assert!(matches!(conn.before_commit(|_| Ok(())), Err(Error::NotInTransaction)));
+    assert!(note(&log, 1).after_commit(conn).is_err_and(|error| CommitError::is_not_in_transaction(&error)));
+    assert!(conn.after_rollback(noting(&log, 2)).is_err_and(|error| CommitError::is_not_in_transaction(&error)));
+    assert!(conn.before_commit(|_| Ok(())).is_err_and(|error| CommitError::is_not_in_transaction(&error)));
     note(&log, 3).after_commit_or_now(conn).unwrap();
     assert_eq!(log.ran(), [3]);
     atomic!(conn, -> QueryResult<()>, {

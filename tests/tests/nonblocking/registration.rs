@@ -1,9 +1,10 @@
 //! How and where hooks are registered.
 
-use diesel::result::{Error, QueryResult};
+use diesel::result::QueryResult;
 use diesel_async::TransactionManager;
 use diesel_deferred::{
-    AfterCommit, AsyncDeferredConnection, AsyncDeferredTransactionManager as Manager, HookKind, atomic, deferred_task,
+    AfterCommit, AsyncDeferredConnection, AsyncDeferredTransactionManager as Manager, CommitError, HookKind, atomic,
+    deferred_task,
 };
 use diesel_deferred_tests::{
     AsyncDatabase, Log, NOTHING, Scratch, note, on_every_async_database, record_async, refusal, rolled_back,
@@ -27,7 +28,7 @@ async fn spawned(log: Log, id: i32) {
 }
 
 fn not_in_transaction(result: QueryResult<()>) -> bool {
-    matches!(result, Err(Error::NotInTransaction))
+    result.is_err_and(|error| CommitError::is_not_in_transaction(&error))
 }
 
 /// C12: an error, or now and on purpose; never silently dropped, never silently immediate.
@@ -146,7 +147,8 @@ async fn c18_explicit_registration_of_spawned_tasks<C: AsyncDatabase>(db: &Scrat
             spawned(log.clone(), id + 1).after_commit(conn)?;
             spawned(log.clone(), id + 2).after_rollback(conn)?;
             spawned(log.clone(), id + 3).after_commit_or_now(conn).unwrap();
-            assert_eq!(log.ran().len(), if commit { 0 } else { log.ran().len() });
+            // What the first block has spawned may be running beside the second one.
+            assert!(!commit || log.ran().is_empty());
             if commit { Ok(()) } else { rolled_back() }
         })
         .await;

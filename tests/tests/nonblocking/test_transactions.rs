@@ -2,7 +2,7 @@
 
 use diesel::result::{Error, QueryResult};
 use diesel_async::AsyncConnection;
-use diesel_deferred::{AsyncDeferredConnection, atomic};
+use diesel_deferred::{AsyncDeferredConnection, CommitError, atomic};
 use diesel_deferred_tests::{
     AsyncDatabase, Log, NOTHING, Scratch, note, note_failing, on_every_async_database, record_async, rolled_back,
 };
@@ -117,10 +117,10 @@ async fn t01_the_test_transaction_itself_takes_no_hooks<C: AsyncDatabase>(db: &S
     let log = Log::new();
     conn.begin_test_transaction().await.unwrap();
     assert!(!conn.in_transaction());
-    assert!(matches!(note(&log, 1).after_commit(conn), Err(Error::NotInTransaction)));
-    assert!(matches!(noting(conn, &log, 2), Err(Error::NotInTransaction)));
-    assert!(matches!(noting_rollback(conn, &log, 2), Err(Error::NotInTransaction)));
-    assert!(matches!(conn.before_commit(async |_| Ok(())), Err(Error::NotInTransaction)));
+    assert!(note(&log, 1).after_commit(conn).is_err_and(|error| CommitError::is_not_in_transaction(&error)));
+    assert!(noting(conn, &log, 2).is_err_and(|error| CommitError::is_not_in_transaction(&error)));
+    assert!(noting_rollback(conn, &log, 2).is_err_and(|error| CommitError::is_not_in_transaction(&error)));
+    assert!(conn.before_commit(async |_| Ok(())).is_err_and(|error| CommitError::is_not_in_transaction(&error)));
     note(&log, 3).after_commit_or_now(conn).unwrap();
     assert_eq!(log.ran(), [3]);
     atomic!(conn, -> QueryResult<()>, async {
