@@ -272,26 +272,23 @@ fn is_known(path: &syn::Path) -> bool {
     path.segments.last().is_some_and(|segment| KNOWN_MACROS.iter().any(|known| segment.ident == known))
 }
 
-/// Whether a free function may be called in these tokens: a name that no `.` stands before, then parentheses.
+/// Whether something may be called in these tokens: parentheses behind what can be called, which is a name
+/// (of a function or a method), a turbofish, or an expression in brackets of any kind.
 fn holds_call(tokens: TokenStream) -> bool {
-    let (mut after_dot, mut after_name) = (false, false);
+    let mut callable = false;
     for token in tokens {
-        match token {
+        callable = match token {
             TokenTree::Group(group) => {
-                if after_name && group.delimiter() == proc_macro2::Delimiter::Parenthesis || holds_call(group.stream())
-                {
+                let arguments = callable && group.delimiter() == proc_macro2::Delimiter::Parenthesis;
+                if arguments || holds_call(group.stream()) {
                     return true;
                 }
-                (after_dot, after_name) = (false, false);
+                true
             }
-            TokenTree::Ident(_) => (after_dot, after_name) = (false, !after_dot),
-            // `f::<T>(x)`
-            TokenTree::Punct(punct) => {
-                after_name = after_name && matches!(punct.as_char(), '>' | ':' | '<');
-                after_dot = punct.as_char() == '.';
-            }
-            TokenTree::Literal(_) => (after_dot, after_name) = (false, false),
-        }
+            TokenTree::Ident(_) => true,
+            TokenTree::Punct(punct) => punct.as_char() == '>',
+            TokenTree::Literal(_) => false,
+        };
     }
     false
 }
