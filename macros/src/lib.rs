@@ -169,10 +169,10 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// It does not reach into closures, async blocks, nested functions and arguments of macros, which may outlive the block or
 /// never run. Write `send_welcome(user.id).after_commit(conn)?` there. What happens to one who forgets:
-/// * a task that is a statement of a closure or async block, or the value of a closure that is given to `for_each`, is a
-///   compile error;
-/// * in a block with a macro of your own (or `dbg!`) whose arguments hold a call, `unused_must_use` is denied; where the
-///   macro itself writes the call, and in nested functions, it warns;
+/// * a task that is a statement of a closure or async block, or the value of one that is given to `for_each`, `spawn`,
+///   `spawn_blocking` or `spawn_local`, is a compile error;
+/// * in a block with a macro of your own (or `dbg!`) whose arguments hold a call of any kind, `unused_must_use` is denied;
+///   where the macro itself writes the call, and in nested functions, it warns;
 /// * what you hand to something else is yours: `let _ = task(x);`, `drop(task(x))`, a list of tasks that is kept or counted.
 ///
 /// # Other statements

@@ -8,6 +8,7 @@
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::punctuated::Punctuated;
 use syn::visit_mut::{self, VisitMut};
 use syn::{Attribute, Block, Expr, ExprMacro, Ident, Macro, Stmt, StmtMacro, Token};
 
@@ -179,18 +180,24 @@ impl VisitMut for Rewriter<'_> {
     }
 
     fn visit_expr_method_call_mut(&mut self, expr: &mut syn::ExprMethodCall) {
-        if expr.method != "for_each" {
+        if !drops_values(&expr.method) {
             visit_mut::visit_expr_method_call_mut(self, expr);
             return;
         }
-        // Its closure's value is dropped like a statement's: a task there is refused as one, and not as a wrong type.
         self.visit_expr_mut(&mut expr.receiver);
-        for argument in &mut expr.args {
-            match argument {
-                Expr::Closure(closure) => self.elsewhere(|this| this.statement(&mut closure.body, true)),
-                other => self.visit_expr_mut(other),
-            }
+        self.dropped_values(&mut expr.args);
+    }
+
+    fn visit_expr_call_mut(&mut self, expr: &mut syn::ExprCall) {
+        let called = match &*expr.func {
+            Expr::Path(path) => path.path.segments.last().map(|segment| &segment.ident),
+            _ => None,
+        };
+        if !called.is_some_and(drops_values) {
+            visit_mut::visit_expr_call_mut(self, expr);
+            return;
         }
+        self.dropped_values(&mut expr.args);
     }
 
     fn visit_expr_closure_mut(&mut self, expr: &mut syn::ExprClosure) {
@@ -218,6 +225,23 @@ impl Rewriter<'_> {
         visit(self);
         self.reach = reach;
     }
+
+    /// Arguments of what drops the values of its closures and async blocks, as a statement does: a task there is
+    /// refused in our words, and not lost in a `JoinHandle`.
+    fn dropped_values(&mut self, arguments: &mut Punctuated<Expr, Token![,]>) {
+        for argument in arguments {
+            match argument {
+                Expr::Closure(closure) => self.elsewhere(|this| this.statement(&mut closure.body, true)),
+                Expr::Async(block) => self.elsewhere(|this| this.block(&mut block.block, true)),
+                other => self.visit_expr_mut(other),
+            }
+        }
+    }
+}
+
+/// Functions and methods whose closures' and async blocks' values are dropped, or mostly are.
+fn drops_values(called: &Ident) -> bool {
+    ["for_each", "spawn", "spawn_blocking", "spawn_local"].iter().any(|name| called == name)
 }
 
 /// `Err(e)?`, also behind methods: `Err(e).context("…")?`.
