@@ -141,7 +141,7 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// atomic!(conn, async { … }).await               the same on an async connection
 /// atomic!(conn, -> Result<T, E>, { … })          names the result where inference can't
 /// atomic!(conn = expr, { … })                    when the connection isn't a plain identifier
-/// atomic!(conn, isolation = Serializable, read_only, deferrable, immediate, outermost, retries = 3, { … })
+/// atomic!(conn, isolation = Serializable, read_only, deferrable, immediate, exclusive, outermost, retries = 3, { … })
 /// ```
 ///
 /// Options and result type stand before `async { … }` and `async move { … }` as they do before `{ … }`.
@@ -192,6 +192,7 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `read_only` | PostgreSQL, MySQL/MariaDB | forbids writing |
 /// | `deferrable` | PostgreSQL | waits for a snapshot on which a serializable read-only transaction cannot fail |
 /// | `immediate` | SQLite | takes the write lock at the start |
+/// | `exclusive` | SQLite | as `immediate`, and in rollback-journal mode nobody else reads meanwhile |
 /// | `outermost` | all | nested, it is refused with `AlreadyInTransaction` before any SQL |
 /// | `retries = n` | all | runs the outermost block again, `n` times at most, after a serialisation failure, a deadlock or `SQLITE_BUSY` |
 /// | `crate = path` | all | where `diesel_deferred` is re-exported by another crate |

@@ -39,13 +39,13 @@ pub(super) struct Opt {
 
 pub(super) enum OptKind {
     Isolation(Ident),
-    /// `read_only`, `deferrable`, `immediate`, `outermost`.
+    /// `read_only`, `deferrable`, `immediate`, `exclusive`, `outermost`.
     Flag,
     Retries(Expr),
 }
 
 const OPTIONS: &str =
-    "`isolation = …`, `read_only`, `deferrable`, `immediate`, `outermost`, `retries = …`, `crate = …`";
+    "`isolation = …`, `read_only`, `deferrable`, `immediate`, `exclusive`, `outermost`, `retries = …`, `crate = …`";
 const MISSING: &str = "the block is missing; write `atomic!(conn, { … })`, or `atomic!(conn, async { … }).await`";
 const LEVELS: [&str; 4] = ["Serializable", "RepeatableRead", "ReadCommitted", "ReadUncommitted"];
 
@@ -183,7 +183,9 @@ fn option(input: ParseStream<'_>, options: &mut Vec<Opt>, errors: &mut Errors) -
     let kind = match name.as_str() {
         "isolation" => value(input, &key, "isolation = Serializable").and_then(|value| level(&value)),
         "retries" => value(input, &key, "retries = 3").map(OptKind::Retries),
-        "read_only" | "deferrable" | "immediate" | "outermost" => match input.parse::<Option<Token![=]>>()? {
+        "read_only" | "deferrable" | "immediate" | "exclusive" | "outermost" => match input
+            .parse::<Option<Token![=]>>()?
+        {
             None => Ok(OptKind::Flag),
             Some(equals) => {
                 skip_to_comma(input)?;
@@ -232,15 +234,23 @@ fn level(value: &Expr) -> syn::Result<OptKind> {
     }
 }
 
-/// No database has both of these.
+/// No transaction has both of these.
 fn contradictions(options: &[Opt], errors: &mut Errors) {
-    let Some(immediate) = options.iter().find(|option| option.key == "immediate") else { return };
+    let find = |name: &str| options.iter().find(|option| option.key == name);
+    let (immediate, exclusive) = (find("immediate"), find("exclusive"));
+    if let (Some(immediate), Some(_)) = (immediate, exclusive) {
+        errors.push(syn::Error::new(
+            immediate.key.span(),
+            "`immediate` contradicts `exclusive`: a transaction begins in one of these ways; leave one of them out",
+        ));
+    }
+    let Some(sqlite) = immediate.or(exclusive) else { return };
     for other in options {
         if ["isolation", "read_only", "deferrable"].iter().any(|name| other.key == name) {
-            let name = &other.key;
+            let (sqlite, name) = (&sqlite.key, &other.key);
             errors.push(syn::Error::new(
-                immediate.key.span(),
-                format!("`immediate` contradicts `{name}`: SQLite has the one, PostgreSQL and MySQL have the other"),
+                sqlite.span(),
+                format!("`{sqlite}` contradicts `{name}`: SQLite has the one, PostgreSQL and MySQL have the other"),
             ));
         }
     }

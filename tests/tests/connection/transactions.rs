@@ -91,6 +91,11 @@ mod on_sqlite {
         conn.immediate_transaction(|conn| note(&log, 2).after_commit(conn)).unwrap();
         conn.exclusive_transaction(|conn| note(&log, 3).after_commit(conn)).unwrap();
         conn.build_transaction().exclusive().retries(1).run(|conn| note(&log, 4).after_commit(conn)).unwrap();
+        atomic!(conn, exclusive, -> QueryResult<()>, {
+            note(&log, 5);
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(
             statements.take(),
             [
@@ -101,10 +106,12 @@ mod on_sqlite {
                 "BEGIN EXCLUSIVE",
                 "COMMIT",
                 "BEGIN EXCLUSIVE",
+                "COMMIT",
+                "BEGIN EXCLUSIVE",
                 "COMMIT"
             ]
         );
-        assert_eq!(log.ran(), [1, 2, 3, 4]);
+        assert_eq!(log.ran(), [1, 2, 3, 4, 5]);
         assert_clean(db, conn, &log);
     }
 }
