@@ -1,7 +1,7 @@
 //! What hooks cost beside what one would write by hand, side by side in one run. In-memory SQLite, so that the database is
 //! as cheap as one can be.
 //!
-//! `cargo bench -p diesel-deferred-benches`; the ratios are in ARCHITECTURE.md.
+//! `cargo bench -p diesel-deferred-benches`; the ratios are in RESULTS.md.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
