@@ -40,7 +40,6 @@ const KNOWN: &[&[&str]] = &[
         "runtime/src/connection/transaction.rs",
         "runtime/src/connection/wrapper.rs",
     ],
-    &["runtime/src/dispatch/flight.rs", "runtime/src/dispatch/running.rs"],
     &["runtime/src/durable/worker/source/statements.rs", "runtime/src/durable/worker/source/table.rs"],
 ];
 
@@ -49,11 +48,7 @@ const KNOWN: &[&[&str]] = &[
 const TIES: &[(&str, &str)] = &[
     ("runtime/src/connection/blocking.rs", "runtime/src/atomic/mod.rs"),
     ("runtime/src/connection/register.rs", "runtime/src/task/expansion.rs"),
-    ("runtime/src/dispatch/running.rs", "runtime/src/hook.rs"),
-    ("runtime/src/dispatch/states.rs", "runtime/src/durable/running.rs"),
-    ("runtime/src/error.rs", "runtime/src/dispatch/needs.rs"),
     ("runtime/src/task.rs", "runtime/src/task/expansion.rs"),
-    ("runtime/src/task/start.rs", "runtime/src/dispatch/flight.rs"),
     ("runtime/src/task/start.rs", "runtime/src/dispatch/stage.rs"),
 ];
 

@@ -1,6 +1,6 @@
 //! The dispatcher as users see it: how it is built, installed and shut down.
 //!
-//! Must not know: how a task gets its turn (`running`).
+//! Must not know: how a task gets its turn (`slots`).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::pause::pause;
-use super::running::{FailureHandler, Lists, Shared};
 use super::shutdown::{AbandonedTask, ShutdownReport};
+use super::slots::{FailureHandler, Lists, Shared};
 use super::states::States;
 use crate::report::HookFailure;
 
@@ -133,8 +133,8 @@ impl Dispatcher {
             shared.abandoned.store(true, Ordering::SeqCst);
             (lists.in_order_of_start(), std::mem::take(&mut lists.waiting), lists.committing)
         };
-        for (_, alarm) in &running {
-            alarm.wake();
+        for (_, waker) in &running {
+            waker.wake();
         }
         let running = running.into_iter().map(|(identity, _)| (identity, true));
         let never_started = waiting.iter().map(|waiting| (waiting.identity(), false));
@@ -147,13 +147,13 @@ impl Dispatcher {
         for task in &report.abandoned {
             task.emit();
         }
-        bury(waiting);
+        drop_contained(waiting);
         report
     }
 }
 
 /// Drops what a user's tasks captured, where a panic has nobody to go to.
-fn bury<T>(waiting: VecDeque<T>) {
+fn drop_contained<T>(waiting: VecDeque<T>) {
     for call in waiting {
         let _ = crate::panics::contain(|| drop(call));
     }

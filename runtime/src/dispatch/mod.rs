@@ -3,32 +3,35 @@
 //!
 //! Must not know: transactions or connections.
 
+mod cannot_run;
 #[cfg(feature = "tokio")]
 mod dispatcher;
-#[cfg(feature = "tokio")]
-mod flight;
 mod needs;
 #[cfg(feature = "tokio")]
 mod pause;
 #[cfg(feature = "tokio")]
-mod running;
+mod runner;
 #[cfg(feature = "tokio")]
 mod shutdown;
+#[cfg(feature = "tokio")]
+mod slots;
 mod stage;
 mod states;
 #[cfg(all(test, feature = "tokio"))]
 mod tests;
 
+#[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
+pub use self::cannot_run::{CannotRun, Missing};
 #[cfg(feature = "tokio")]
 pub use self::dispatcher::{Dispatcher, DispatcherBuilder};
-#[cfg(feature = "tokio")]
-pub(crate) use self::flight::Launch;
 #[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
-pub use self::needs::{CannotRun, Missing, Needs};
+pub use self::needs::Needs;
 #[cfg(feature = "async")]
 pub(crate) use self::pause::pause;
 #[cfg(feature = "tokio")]
 pub use self::shutdown::{AbandonedTask, ShutdownReport};
+#[cfg(feature = "tokio")]
+pub(crate) use self::slots::Launch;
 pub(crate) use self::stage::Route;
 #[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
 pub use self::stage::Stage;

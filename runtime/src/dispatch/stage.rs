@@ -40,37 +40,37 @@ mod with_tokio {
 
         /// Finds what the tasks take, or says which of them could not run.
         pub(crate) fn stage(&self, needs: impl Iterator<Item = Needs>) -> Result<Stage, CannotRun> {
-            let mut lease = None;
+            let mut hold = None;
             let mut alive = false;
             for needs in needs {
-                let lease = match &mut lease {
-                    Some(lease) => lease,
-                    none => {
-                        none.insert(self.dispatcher().lease().ok_or_else(|| needs.cannot_run(Missing::OpenDispatcher))?)
-                    }
+                let hold = match &mut hold {
+                    Some(hold) => hold,
+                    none => none.insert(
+                        self.dispatcher().hold_open().ok_or_else(|| needs.cannot_run(Missing::OpenDispatcher))?,
+                    ),
                 };
                 if needs.dispatched && !alive {
-                    let runtime = lease.runtime.as_ref().ok_or_else(|| needs.cannot_run(Missing::Runtime))?;
+                    let runtime = hold.runtime.as_ref().ok_or_else(|| needs.cannot_run(Missing::Runtime))?;
                     alive = is_alive(runtime);
                     if !alive {
                         return Err(needs.cannot_run(Missing::LivingRuntime));
                     }
                 }
-                let states = &lease.dispatcher.0.states;
+                let states = &hold.dispatcher.0.states;
                 if let Some(state) = needs.states.iter().find(|state| !states.has(state)) {
                     return Err(needs.cannot_run(Missing::State(state.name())));
                 }
             }
-            Ok(Stage(lease))
+            Ok(Stage(hold))
         }
 
-        /// Finds what there is of what the tasks take, where nothing can be refused any more: each fails by itself for what it lacks.
+        /// Finds what the tasks take, where nothing can be refused any more: a task that lacks something fails by itself.
         pub(crate) fn stage_what_there_is(&self, mut needs: impl Iterator<Item = Needs>) -> Stage {
-            let mut lease = needs.next().and_then(|_| self.dispatcher().lease());
-            if let Some(lease) = &mut lease {
-                lease.runtime = lease.runtime.take().filter(is_alive);
+            let mut hold = needs.next().and_then(|_| self.dispatcher().hold_open());
+            if let Some(hold) = &mut hold {
+                hold.runtime = hold.runtime.take().filter(is_alive);
             }
-            Stage(lease)
+            Stage(hold)
         }
 
         /// Tells the dispatcher of a hook that failed on the committing thread.
@@ -79,19 +79,19 @@ mod with_tokio {
         }
     }
 
-    /// A dispatcher that waits for the tasks of one transaction.
+    /// The dispatcher of one transaction's tasks, which waits for them.
     #[derive(Debug)]
-    pub struct Stage(Option<Lease>);
+    pub struct Stage(Option<Hold>);
 
     #[derive(Debug)]
-    struct Lease {
+    struct Hold {
         dispatcher: Dispatcher,
         runtime: Option<Handle>,
         /// While it is held, a shutdown waits.
         _open: TaskTrackerToken,
     }
 
-    impl Drop for Lease {
+    impl Drop for Hold {
         fn drop(&mut self) {
             self.dispatcher.0.lists().committing -= 1;
         }
@@ -99,7 +99,7 @@ mod with_tokio {
 
     impl Dispatcher {
         /// Keeps it open for a transaction's tasks; `None` where it was shut down.
-        fn lease(self) -> Option<Lease> {
+        fn hold_open(self) -> Option<Hold> {
             let mut lists = self.0.lists();
             if lists.closed {
                 return None;
@@ -109,7 +109,7 @@ mod with_tokio {
             let open = self.0.tracker.token();
             drop(lists);
             let runtime = self.0.runtime.clone().or_else(|| Handle::try_current().ok());
-            Some(Lease { dispatcher: self, runtime, _open: open })
+            Some(Hold { dispatcher: self, runtime, _open: open })
         }
     }
 
@@ -121,7 +121,7 @@ mod with_tokio {
 
         pub(crate) fn states(&self) -> &States {
             match &self.0 {
-                Some(lease) => &lease.dispatcher.0.states,
+                Some(hold) => &hold.dispatcher.0.states,
                 None => States::none(),
             }
         }
@@ -132,7 +132,7 @@ mod with_tokio {
             T: Task + Send + 'static,
             L: Launch<T>,
         {
-            let Some(Lease { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
+            let Some(Hold { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
                 return Err(
                     "it could not be run any more: its dispatcher was shut down, or there is no tokio runtime".into()
                 );
@@ -170,7 +170,7 @@ mod without_tokio {
             Ok(Stage::none())
         }
 
-        /// Finds what there is of what the tasks take.
+        /// Finds what the tasks take: nothing, without a dispatcher.
         pub(crate) fn stage_what_there_is(&self, _: impl Iterator<Item = Needs>) -> Stage {
             Stage::none()
         }

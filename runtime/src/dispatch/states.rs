@@ -7,16 +7,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-#[cfg(feature = "durable")]
-use crate::durable::Attempt;
-
 /// The states of one dispatcher, or of one worker.
 #[derive(Clone, Default)]
 pub struct States {
     shared: Arc<HashMap<TypeId, State>>,
     /// What a worker says of the attempt that they are for: a state, too.
     #[cfg(feature = "durable")]
-    attempt: Option<Arc<dyn Any + Send + Sync>>,
+    attempt: Option<(TypeId, Arc<dyn Any + Send + Sync>)>,
 }
 
 #[derive(Clone)]
@@ -40,15 +37,17 @@ impl States {
 
     /// The same, for one attempt.
     #[cfg(feature = "worker")]
-    pub(crate) fn of_attempt(&self, attempt: Attempt) -> Self {
-        Self { shared: Arc::clone(&self.shared), attempt: Some(Arc::new(attempt)) }
+    pub(crate) fn of_attempt<A: Send + Sync + 'static>(&self, attempt: A) -> Self {
+        Self { shared: Arc::clone(&self.shared), attempt: Some((TypeId::of::<A>(), Arc::new(attempt))) }
     }
 
     /// The value of this type.
     fn get(&self, id: TypeId) -> Option<&Arc<dyn Any + Send + Sync>> {
         #[cfg(feature = "durable")]
-        if id == TypeId::of::<Attempt>() && self.attempt.is_some() {
-            return self.attempt.as_ref();
+        if let Some((of, attempt)) = &self.attempt
+            && *of == id
+        {
+            return Some(attempt);
         }
         self.shared.get(&id).map(|state| &state.value)
     }

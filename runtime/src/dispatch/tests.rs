@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 
 use super::Dispatcher;
-use super::running::KEPT_CAPACITY;
+use super::slots::KEPT_CAPACITY;
 use crate::report::HookKind;
 use crate::task::Task;
 use crate::task::expansion::Receiver;

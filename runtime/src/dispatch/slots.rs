@@ -3,7 +3,7 @@
 //! A task that has ended hands its slot to the first that waits, so that nothing else is needed to keep things going, and
 //! tasks start in the order in which they came.
 //!
-//! Must not know: who hands tasks in, or why; how a task is polled.
+//! Must not know: who hands tasks in, or why; how a task is run. For that [`Launch`] is asked.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,6 +11,7 @@ use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 use smallbox::{SmallBox, smallbox};
@@ -19,14 +20,43 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::flight::{Launch, Launched};
 use super::states::States;
 use crate::error::BoxError;
-use crate::hook::Inline;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
 use crate::task::Task;
-use crate::task::start::missing_state;
+
+/// What a waiting call holds without an allocation: as much as a hook does, so that a task which needed none
+/// there needs none here.
+type Inline = [usize; 9];
+
+/// How a task ended: what it returned, or what it panicked with.
+pub(super) type Ended = Result<Result<(), BoxError>, String>;
+
+/// A task that has got its slot.
+pub enum Launched {
+    /// It is to be polled.
+    Async(BoxFuture<'static, Ended>, Slot),
+    /// It is to be called on a thread for blocking work, and has the slot.
+    Blocking(Box<dyn FnOnce() + Send>),
+}
+
+impl fmt::Debug for Launched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Launched")
+    }
+}
+
+/// How a dispatcher runs a task, once it has a slot for it.
+pub trait Launch<T>: Send + 'static {
+    /// Makes the task ready to run; gives the slot back where there is nothing to run.
+    #[doc(hidden)]
+    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot>;
+
+    /// The same, and has it run on that runtime. Where there is nothing to run, the slot is handed on.
+    #[doc(hidden)]
+    fn start(self, task: T, slot: Slot, runtime: &Handle);
+}
 
 /// A buffer of more waiting tasks than this is not kept: what a burst left behind is not needed again. About 150 KB.
 pub(super) const KEPT_CAPACITY: usize = 1024;
@@ -52,9 +82,9 @@ pub(super) struct Lists {
     /// Takes no more tasks than those of transactions that are about to commit.
     pub(super) closed: bool,
     pub(super) waiting: VecDeque<Waiting>,
-    running: Slab<Running>,
+    running: Slab<RunningTask>,
     /// Of slots that are free: the memory is passed between threads otherwise, which costs more than the slot.
-    spare_alarms: Vec<Arc<AtomicWaker>>,
+    spare_wakers: Vec<Arc<AtomicWaker>>,
     /// How many tasks have got a slot so far.
     starts: u64,
     /// How many transactions hold the dispatcher open.
@@ -66,12 +96,11 @@ pub(super) struct Lists {
 }
 
 /// A slot and what runs in it.
-struct Running {
+struct RunningTask {
     identity: Identity,
-    /// The how-manieth it is that was started.
+    /// Its place in the order in which tasks were started, from 1.
     number: u64,
-    /// Wakes the task.
-    alarm: Arc<AtomicWaker>,
+    waker: Arc<AtomicWaker>,
 }
 
 impl Lists {
@@ -89,7 +118,7 @@ impl Lists {
     pub(super) fn in_order_of_start(&self) -> Vec<(Identity, Arc<AtomicWaker>)> {
         let mut running: Vec<_> = self.running.iter().map(|(_, running)| running).collect();
         running.sort_unstable_by_key(|running| running.number);
-        running.into_iter().map(|running| (running.identity, Arc::clone(&running.alarm))).collect()
+        running.into_iter().map(|running| (running.identity, Arc::clone(&running.waker))).collect()
     }
 }
 
@@ -177,15 +206,13 @@ impl Shared {
         {
             // Given back where nobody takes the slot over.
             permit.forget();
-            let (identity, alarm) = (Identity::of(&task, kind), lists.spare_alarms.pop().unwrap_or_default());
+            let (identity, waker) = (Identity::of(&task, kind), lists.spare_wakers.pop().unwrap_or_default());
             let number = lists.next_number();
-            let key = lists.running.insert(Running { identity, number, alarm: Arc::clone(&alarm) });
+            let key = lists.running.insert(RunningTask { identity, number, waker: Arc::clone(&waker) });
             let token = self.tracker.token();
             drop(lists);
-            let slot = Slot { shared: Arc::clone(self), key, identity, alarm, runtime: runtime.id(), _tracked: token };
-            if let Err(slot) = launch.start(task, slot, runtime) {
-                slot.hand_on(None);
-            }
+            let slot = Slot { shared: Arc::clone(self), key, identity, waker, runtime: runtime.id(), _tracked: token };
+            launch.start(task, slot, runtime);
         } else {
             let handle = if self.runtime.is_some() { None } else { Some(runtime.clone()) };
             lists.waiting.push_back(Waiting {
@@ -198,33 +225,31 @@ impl Shared {
         Ok(())
     }
 
-    /// Hands on the slots of tasks that were dropped before they ended, which only a runtime does that shuts down: what waits for
-    /// that runtime has nowhere to go either.
-    fn clear_cancelled(&self) {
-        loop {
-            let mut lists = self.lists();
-            let Some(slot) = lists.cancelled.pop() else {
-                lists.clearing = false;
-                return;
-            };
-            let runtime = slot.runtime;
-            let all = std::mem::take(&mut lists.waiting);
-            let (stranded, others): (Vec<_>, _) =
-                all.into_iter().partition(|waiting: &Waiting| waiting.runtime == runtime);
-            lists.waiting = others.into();
-            drop(lists);
-            self.tell(&slot.identity.failed(FailureCause::Cancelled));
-            for waiting in stranded {
-                self.tell(&waiting.identity().failed(FailureCause::Cancelled));
-                // Captured values are a user's: their `Drop` may panic.
-                let _ = contain(|| drop(waiting));
-            }
-            slot.hand_on(None);
-        }
+    /// Keeps the slot of a task that was dropped before it ended. Returns whether the caller is to hand such slots on: somebody who
+    /// is at it sees this one too. It may be this thread: what gets the slot next is dropped at once where its runtime is gone as
+    /// well, and so on, deeper each time.
+    pub(super) fn add_cancelled(&self, slot: Slot) -> bool {
+        let mut lists = self.lists();
+        lists.cancelled.push(slot);
+        !std::mem::replace(&mut lists.clearing, true)
     }
 
-    /// Tells of a failure.
-    pub(super) fn tell(&self, failure: &HookFailure) {
+    /// The slot of a task that was dropped before it ended, and what waits for its runtime. Only a runtime that shuts down drops
+    /// tasks: what waits for it has nowhere to go either. After `None` somebody else may hand slots on.
+    pub(super) fn next_cancelled(&self) -> Option<(Slot, Vec<Waiting>)> {
+        let mut lists = self.lists();
+        let Some(slot) = lists.cancelled.pop() else {
+            lists.clearing = false;
+            return None;
+        };
+        let all = std::mem::take(&mut lists.waiting);
+        let (stranded, others): (Vec<_>, _) = all.into_iter().partition(|waiting| waiting.runtime == slot.runtime);
+        lists.waiting = others.into();
+        Some((slot, stranded))
+    }
+
+    /// Emits a failure as an event, and tells the user's handler of it.
+    pub(super) fn report_failure(&self, failure: &HookFailure) {
         failure.emit();
         self.call_handler(failure);
     }
@@ -243,7 +268,7 @@ pub struct Slot {
     pub(super) shared: Arc<Shared>,
     key: usize,
     pub(super) identity: Identity,
-    pub(super) alarm: Arc<AtomicWaker>,
+    pub(super) waker: Arc<AtomicWaker>,
     /// Where its task runs.
     pub(super) runtime: Id,
     /// While it is held, a shutdown waits.
@@ -251,14 +276,6 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its task is over: the next one that waits gets it, in a tokio task of its own. `current` is the runtime that this runs on, where
-    /// that is known.
-    pub(super) fn hand_on(self, current: Option<Id>) {
-        if let Some((launched, runtime)) = self.next(current) {
-            launched.spawn(runtime.as_ref());
-        }
-    }
-
     /// Its task is over: the next one that waits gets it, to be spawned on that runtime, or on the one that this runs on.
     pub(super) fn next(mut self, current: Option<Id>) -> Option<(Launched, Option<Handle>)> {
         loop {
@@ -267,9 +284,9 @@ impl Slot {
             let mut lists = self.shared.lists();
             let Some(mut next) = lists.waiting.pop_front() else {
                 lists.running.remove(self.key);
-                if lists.spare_alarms.len() < KEPT_CAPACITY {
-                    _waker = self.alarm.take();
-                    lists.spare_alarms.push(self.alarm);
+                if lists.spare_wakers.len() < KEPT_CAPACITY {
+                    _waker = self.waker.take();
+                    lists.spare_wakers.push(self.waker);
                 }
                 if lists.waiting.capacity() > KEPT_CAPACITY {
                     lists.waiting = VecDeque::new();
@@ -292,30 +309,6 @@ impl Slot {
                 Err(slot) => self = slot,
             }
         }
-    }
-
-    /// Its task was dropped before it ended: the next one that waits gets it.
-    pub(super) fn cancelled(self) {
-        let shared = Arc::clone(&self.shared);
-        let mut lists = shared.lists();
-        lists.cancelled.push(self);
-        // Whoever is at it sees this one too. It may be this thread: what gets the slot next is dropped at once where its runtime is gone as
-        // well, and so on, deeper each time.
-        if !std::mem::replace(&mut lists.clearing, true) {
-            drop(lists);
-            shared.clear_cancelled();
-        }
-    }
-
-    /// The task's future, or closure, as far as it can be made.
-    pub(super) fn prepare<R>(&self, make: impl FnOnce(&States) -> Option<R>) -> Option<R> {
-        let cause = match contain(|| make(&self.shared.states)) {
-            Ok(Some(made)) => return Some(made),
-            Ok(None) => FailureCause::Error(missing_state()),
-            Err(message) => FailureCause::Panic(message),
-        };
-        self.shared.tell(&self.identity.failed(cause));
-        None
     }
 }
 

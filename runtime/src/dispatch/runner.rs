@@ -2,68 +2,76 @@
 //!
 //! Must not know: what waits for a slot, or in which order.
 
-use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 
-use super::running::Slot;
+use super::slots::{Ended, Launch, Launched, Shared, Slot};
 use super::states::States;
-use crate::error::BoxError;
 use crate::panics::{contain, message};
 use crate::report::FailureCause;
 use crate::task::start::{Blocking, Spawned, missing_state};
 use crate::task::{Task, TaskOutput};
 
-/// How a task ended: what it returned, or what it panicked with.
-type Ended = Result<Result<(), BoxError>, String>;
-
-/// A task that has got its slot.
-pub enum Launched {
-    /// It is to be polled.
-    Async(BoxFuture<'static, Ended>, Slot),
-    /// It is to be called on a thread for blocking work, and has the slot.
-    Blocking(Box<dyn FnOnce() + Send>),
+/// Has a task run on that runtime; `None`: on the one that this thread is of.
+fn spawn(launched: Launched, runtime: Option<&Handle>) {
+    match (launched, runtime) {
+        (Launched::Async(task, slot), None) => drop(tokio::spawn(Runner::new(task, slot))),
+        (Launched::Async(task, slot), Some(runtime)) => drop(runtime.spawn(Runner::new(task, slot))),
+        (Launched::Blocking(task), None) => drop(tokio::task::spawn_blocking(task)),
+        (Launched::Blocking(task), Some(runtime)) => drop(runtime.spawn_blocking(task)),
+    }
 }
 
-impl Launched {
-    /// Has it run on that runtime; `None`: on the one that this thread is of.
-    pub(super) fn spawn(self, runtime: Option<&Handle>) {
-        match (self, runtime) {
-            (Self::Async(task, slot), None) => drop(tokio::spawn(Flight::new(task, slot))),
-            (Self::Async(task, slot), Some(runtime)) => drop(runtime.spawn(Flight::new(task, slot))),
-            (Self::Blocking(task), None) => drop(tokio::task::spawn_blocking(task)),
-            (Self::Blocking(task), Some(runtime)) => drop(runtime.spawn_blocking(task)),
+impl Slot {
+    /// Its task is over: the next one that waits gets it, in a tokio task of its own. `current` is the runtime that this runs on, where
+    /// that is known.
+    fn hand_on(self, current: Option<Id>) {
+        if let Some((launched, runtime)) = self.next(current) {
+            spawn(launched, runtime.as_ref());
         }
     }
-}
 
-impl fmt::Debug for Launched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Launched")
+    /// Its task was dropped before it ended: the next one that waits gets it.
+    fn cancelled(self) {
+        let shared = Arc::clone(&self.shared);
+        if shared.add_cancelled(self) {
+            shared.clear_cancelled();
+        }
+    }
+
+    /// The task's future, or closure, as far as it can be made.
+    fn prepare<R>(&self, make: impl FnOnce(&States) -> Option<R>) -> Option<R> {
+        let cause = match contain(|| make(&self.shared.states)) {
+            Ok(Some(made)) => return Some(made),
+            Ok(None) => FailureCause::Error(missing_state()),
+            Err(message) => FailureCause::Panic(message),
+        };
+        self.shared.report_failure(&self.identity.failed(cause));
+        None
     }
 }
 
-/// How a dispatcher runs a task, once it has a slot for it.
-pub trait Launch<T>: Send + 'static {
-    /// Makes the task ready to run; gives the slot back where there is nothing to run.
-    #[doc(hidden)]
-    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot>;
-
-    /// The same, and has it run on that runtime.
-    #[doc(hidden)]
-    fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot>
-    where
-        Self: Sized,
-    {
-        self.launch(task, slot).map(|launched| launched.spawn(Some(runtime)))
+impl Shared {
+    /// Hands on the slots of tasks that were dropped before they ended.
+    fn clear_cancelled(&self) {
+        while let Some((slot, stranded)) = self.next_cancelled() {
+            self.report_failure(&slot.identity.failed(FailureCause::Cancelled));
+            for waiting in stranded {
+                self.report_failure(&waiting.identity().failed(FailureCause::Cancelled));
+                // Captured values are a user's: their `Drop` may panic.
+                let _ = contain(|| drop(waiting));
+            }
+            slot.hand_on(None);
+        }
     }
 }
 
@@ -82,10 +90,11 @@ where
     }
 
     /// Without the box, which this thread would allocate, and another one free.
-    fn start(self, task: T, slot: Slot, runtime: &Handle) -> Result<(), Slot> {
-        let Some(task) = slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) else { return Err(slot) };
-        runtime.spawn(Flight::new(task, slot));
-        Ok(())
+    fn start(self, task: T, slot: Slot, runtime: &Handle) {
+        match slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) {
+            Some(task) => drop(runtime.spawn(Runner::new(task, slot))),
+            None => slot.hand_on(None),
+        }
     }
 }
 
@@ -107,63 +116,70 @@ where
     F: FnOnce(T, &States) -> Option<T::Output> + Send + 'static,
 {
     fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot> {
-        let mut landing = Landing(Some(slot));
+        let mut guard = SlotGuard(Some(slot));
         Ok(Launched::Blocking(Box::new(move || {
-            let Some(slot) = &landing.0 else { return };
+            let Some(slot) = &guard.0 else { return };
             let states = &slot.shared.states;
             let ended = contain(|| (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result));
-            if let Some(slot) = landing.land(ended) {
+            if let Some(slot) = guard.ended(ended) {
                 let runtime = slot.runtime;
                 slot.hand_on(Some(runtime));
             }
         })))
+    }
+
+    fn start(self, task: T, slot: Slot, runtime: &Handle) {
+        match self.launch(task, slot) {
+            Ok(launched) => spawn(launched, Some(runtime)),
+            Err(slot) => slot.hand_on(None),
+        }
     }
 }
 
 pin_project! {
     /// A tokio task: it polls a task, and then those that get its slot, because to spawn another for each costs more than all the rest. It
     /// ends where it is told to, or where nothing waits that can run here: what is async, and for this runtime.
-    struct Flight<F> {
+    struct Runner<F> {
         #[pin]
         first: Option<F>,
         next: Option<BoxFuture<'static, Ended>>,
         can_be_woken: bool,
-        landing: Landing,
+        guard: SlotGuard,
     }
 }
 
-impl<F> Flight<F> {
+impl<F> Runner<F> {
     fn new(first: F, slot: Slot) -> Self {
-        Self { first: Some(first), next: None, can_be_woken: false, landing: Landing(Some(slot)) }
+        Self { first: Some(first), next: None, can_be_woken: false, guard: SlotGuard(Some(slot)) }
     }
 }
 
-impl<F: Future<Output = Ended>> Future for Flight<F> {
+impl<F: Future<Output = Ended>> Future for Runner<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        if !this.landing.is_abandoned() {
+        if !this.guard.is_abandoned() {
             let polled = match (&mut *this.next, this.first.as_mut().as_pin_mut()) {
                 (Some(next), _) => next.as_mut().poll(context),
                 (None, Some(first)) => first.poll(context),
                 (None, None) => return Poll::Ready(()),
             };
             if let Poll::Ready(ended) = polled {
-                let Some(slot) = this.landing.land(ended) else { return Poll::Ready(()) };
+                let Some(slot) = this.guard.ended(ended) else { return Poll::Ready(()) };
                 // Not beside the next one.
                 drop_task(this.first, this.next);
                 let runtime = slot.runtime;
                 return match slot.next(Some(runtime)) {
                     Some((Launched::Async(task, slot), None)) => {
                         *this.next = Some(task);
-                        *this.landing = Landing(Some(slot));
+                        *this.guard = SlotGuard(Some(slot));
                         // Whatever else the runtime has to do has its turn first: there are tasks that never wait.
                         context.waker().wake_by_ref();
                         Poll::Pending
                     }
                     Some((launched, runtime)) => {
-                        launched.spawn(runtime.as_ref());
+                        spawn(launched, runtime.as_ref());
                         Poll::Ready(())
                     }
                     None => Poll::Ready(()),
@@ -175,14 +191,14 @@ impl<F: Future<Output = Ended>> Future for Flight<F> {
             // Only where one waits at all, for those behind it too: slot and waker stay the same. Whoever abandons them from now on wakes
             // them; somebody may have done so just now.
             *this.can_be_woken = true;
-            this.landing.listen(context);
-            if !this.landing.is_abandoned() {
+            this.guard.listen(context);
+            if !this.guard.is_abandoned() {
                 return Poll::Pending;
             }
         }
         // Whoever told it to stop has told of it. A shutdown that waits for its end waits for that of what it holds.
         drop_task(this.first, this.next);
-        this.landing.leave();
+        this.guard.stopped();
         Poll::Ready(())
     }
 }
@@ -196,9 +212,9 @@ fn drop_task<F>(mut first: Pin<&mut Option<F>>, next: &mut Option<BoxFuture<'sta
 }
 
 /// The slot of a task that runs: handed on when the task has ended, whichever way.
-struct Landing(Option<Slot>);
+struct SlotGuard(Option<Slot>);
 
-impl Landing {
+impl SlotGuard {
     fn is_abandoned(&self) -> bool {
         self.0.as_ref().is_none_or(|slot| slot.shared.abandoned.load(Ordering::SeqCst))
     }
@@ -206,12 +222,12 @@ impl Landing {
     /// Has the task woken when it is abandoned.
     fn listen(&self, context: &Context<'_>) {
         if let Some(slot) = &self.0 {
-            slot.alarm.register(context.waker());
+            slot.waker.register(context.waker());
         }
     }
 
     /// The task stops.
-    fn leave(&mut self) {
+    fn stopped(&mut self) {
         if let Some(slot) = self.0.take() {
             let runtime = slot.runtime;
             slot.hand_on(Some(runtime));
@@ -219,7 +235,7 @@ impl Landing {
     }
 
     /// The task has ended by itself: its slot is free.
-    fn land(&mut self, ended: Ended) -> Option<Slot> {
+    fn ended(&mut self, ended: Ended) -> Option<Slot> {
         let slot = self.0.take()?;
         let cause = match ended {
             Ok(Ok(())) => None,
@@ -228,7 +244,7 @@ impl Landing {
         };
         if let Some(cause) = cause {
             let failure = slot.identity.failed(cause);
-            slot.shared.tell(&failure);
+            slot.shared.report_failure(&failure);
             // The error is a user's: its `Drop` may panic, and the slot must be handed on.
             let _ = contain(|| drop(failure));
         }
@@ -236,7 +252,7 @@ impl Landing {
     }
 }
 
-impl Drop for Landing {
+impl Drop for SlotGuard {
     /// The task was dropped before it ended.
     fn drop(&mut self) {
         if let Some(slot) = self.0.take() {
