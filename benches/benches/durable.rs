@@ -517,7 +517,7 @@ impl Schema {
         count.expect("a number").count
     }
 
-    /// One that sees what there is now for as long as it is open.
+    /// A transaction that stays open, and goes on seeing the rows of this moment.
     fn long_transaction(&self) -> PgConnection {
         let mut conn = self.connect();
         conn.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM deferred_tasks")

@@ -1,4 +1,4 @@
-//! The dispatcher as users see it: how it is built, installed and shut down.
+//! The dispatcher as users see it: it is built, installed and shut down.
 //!
 //! Must not know: how a task gets its turn (`slots`).
 
@@ -27,7 +27,7 @@ const DEFAULT_IN_FLIGHT: usize = 256;
 
 /// Where `async` and `blocking` tasks run, and where tasks get their `#[state]` from.
 ///
-/// A bounded number of tasks runs at a time; what comes beyond that waits, in the order of registration, and does not block
+/// A bounded number of tasks runs at a time. Further tasks wait, in the order of registration, and do not block
 /// the thread that commits. A handle: clones are the same dispatcher.
 ///
 /// An async task runs in a tokio task, which goes on with the next one that waits: `tokio::task::id()` is not the task's own.

@@ -1,4 +1,4 @@
-//! How a task runs that has got its slot: polled by a tokio task, or called by a thread for blocking work, to its end.
+//! Runs a task that has got its slot to its end: a tokio task polls it, or a thread for blocking work calls it.
 //!
 //! Must not know: what waits for a slot, or in which order.
 
@@ -137,8 +137,8 @@ where
 }
 
 pin_project! {
-    /// A tokio task: it polls a task, and then those that get its slot, because to spawn another for each costs more than all the rest. It
-    /// ends where it is told to, or where nothing waits that can run here: what is async, and for this runtime.
+    /// A tokio task: it polls a task, and then the tasks that get its slot, because to spawn another tokio task for each costs more than
+    /// all the rest. It ends where it is told to, or where no async task for this runtime waits.
     struct Runner<F> {
         #[pin]
         first: Option<F>,

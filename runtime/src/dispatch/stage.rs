@@ -1,4 +1,4 @@
-//! Where the hooks of one transaction find what they take: settled before its COMMIT, held until all of them were started.
+//! The dispatcher and the states that the hooks of one transaction take: found before its COMMIT, held until all of them were started.
 //!
 //! Must not know: transactions.
 

@@ -87,7 +87,7 @@ impl Attempt {
         self.id
     }
 
-    /// The how-manieth attempt it is, from 1.
+    /// The number of this attempt, from 1.
     pub fn number(&self) -> u32 {
         self.number
     }

@@ -17,7 +17,7 @@ struct Call {
 #[derive(Debug, Default)]
 pub struct Story {
     calls: BTreeMap<i32, Call>,
-    /// When a block was about to be committed: the how-manieth line that was.
+    /// When a block was about to be committed: the number of that line in the journal.
     closing: HashMap<i32, usize>,
     /// When it was over, at the latest.
     ended: HashMap<i32, usize>,

@@ -1,5 +1,5 @@
-//! What a worker does when: it tells how attempts ended, takes tasks for those who are free, extends leases, and looks around; in
-//! between it waits for something to happen.
+//! When a worker does what: it completes attempts, claims tasks for free runners, renews leases, and looks for due and rescued
+//! tasks. In between it waits.
 //!
 //! Must not know: any database.
 

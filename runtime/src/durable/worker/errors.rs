@@ -104,7 +104,7 @@ pub struct FailedAttempt {
     pub id: TaskId,
     /// The task's name.
     pub task: String,
-    /// The how-manieth attempt it was, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// Whether it was the last one: the call is a dead letter now.
     pub is_dead: bool,

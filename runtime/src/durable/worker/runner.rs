@@ -208,7 +208,7 @@ where
     }
 }
 
-/// The how-manieth attempt a row says that it is. It may have been changed by hand.
+/// The number of the attempt, as the row has it. It may have been changed by hand.
 fn from_one(attempt: i32) -> u32 {
     u32::try_from(attempt).unwrap_or(1).max(1)
 }

@@ -1,5 +1,5 @@
-//! Where the claims of a queue begin: behind the last one, which spares PostgreSQL the dead rows before it. They stay for as long as a
-//! transaction that is older is open somewhere.
+//! Where the claims of a queue begin: behind the last claim, which spares PostgreSQL the dead rows before it. Dead rows stay for as
+//! long as an older transaction is open anywhere.
 //!
 //! Must not know: how a claim is made.
 
@@ -21,7 +21,7 @@ pub(crate) struct Floor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Start {
     pub(super) behind: Floor,
-    /// What is more urgent than the floor goes first: there may be something new.
+    /// Rows of a more urgent priority than the floor are claimed first, because new ones may have been enqueued.
     pub(super) urgent_first: bool,
 }
 

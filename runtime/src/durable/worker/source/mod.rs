@@ -31,19 +31,20 @@ pub(crate) trait Source: Send + 'static {
         claims: &[Claim],
     ) -> impl Future<Output = Result<Vec<Claimed>, SourceError>> + Send;
 
-    /// Extends the leases of these tasks; says which of them are still ours, and which of those are to be cancelled.
+    /// Renews the leases of these tasks. Returns which of them are still ours, and which of ours are to be cancelled.
     fn renew(&mut self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<Renewed>, SourceError>> + Send;
 
-    /// What is to be done now and then: scheduled tasks that are due, what is kept no longer. Says what there is.
+    /// The periodic work: promotes scheduled tasks that are due, and deletes rows that are kept no longer. Returns what the table has
+    /// for the worker to do.
     fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
 
-    /// Takes back the tasks whose lease has ended; says which. Those that run here are to be renewed before.
+    /// Takes back the tasks whose lease has ended, and returns them. The leases of tasks that run here are renewed first.
     fn rescue(&mut self) -> impl Future<Output = Result<Vec<Rescued>, SourceError>> + Send;
 
-    /// Something was written: it may have to start before what was taken last.
+    /// Tasks were enqueued. They may have to start before those that were claimed last.
     fn called(&mut self) {}
 
-    /// Waits for a hint that there may be something. One that has nothing to hint at waits for ever.
+    /// Waits for a hint that there may be tasks. A source that gives no hints waits for ever.
     fn hinted(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -63,7 +64,7 @@ pub(crate) struct Claimed {
     pub(crate) id: TaskId,
     pub(crate) task: String,
     pub(crate) payload: String,
-    /// The how-manieth attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub(crate) attempt: i32,
     pub(crate) max_attempts: i32,
 }
@@ -113,7 +114,7 @@ pub(crate) struct Renewed {
 pub(crate) struct Rescued {
     pub(crate) id: TaskId,
     pub(crate) task: String,
-    /// The how-manieth attempt it was, from 1.
+    /// The number of the attempt, from 1.
     pub(crate) attempt: i32,
     pub(crate) fate: Fate,
 }

@@ -223,8 +223,8 @@ enum Part {
     All,
 }
 
-/// Takes what lies behind the floor, after what is more urgent, and where that is not enough, what lies before it: the next task of a key
-/// that was busy then.
+/// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that is not enough, rows before it:
+/// there may be the next task of a key that was busy then.
 async fn take_all(
     conn: &mut AsyncPgConnection,
     lease: &Lease,
