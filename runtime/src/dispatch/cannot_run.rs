@@ -38,8 +38,8 @@ pub enum Missing {
     OpenDispatcher,
     /// The `#[state]` of this type.
     State(&'static str),
-    /// A place less deep: hooks are being run in hooks, as many as this one in the other, and each takes
-    /// some of the stack.
+    /// A place less deep: hooks are being run in hooks, as many as this one in the other, and each
+    /// takes some of the stack.
     HookDepth(usize),
 }
 

@@ -21,30 +21,31 @@ use super::slots::{FailureHandler, Lists, Shared};
 use super::states::States;
 use crate::report::HookFailure;
 
-/// How many tasks run at a time where nothing else is said: enough for tasks that wait for others to answer, and no more
-/// connections and memory at a time than most services have.
+/// How many tasks run at a time where nothing else is said: enough for tasks that wait for others
+/// to answer, and no more connections and memory at a time than most services have.
 const DEFAULT_IN_FLIGHT: usize = 256;
 
 /// Where `async` and `blocking` tasks run, and where tasks get their `#[state]` from.
 ///
-/// A bounded number of tasks runs at a time. Further tasks wait, in the order of registration, and do not block
-/// the thread that commits. A handle: clones are the same dispatcher.
+/// A bounded number of tasks runs at a time. Further tasks wait, in the order of registration, and
+/// do not block the thread that commits. A handle: clones are the same dispatcher.
 ///
-/// An async task runs in a tokio task, which goes on with the next one that waits: `tokio::task::id()` is not the task's own.
+/// An async task runs in a tokio task, which goes on with the next one that waits:
+/// `tokio::task::id()` is not the task's own.
 ///
 /// # Which one a transaction uses
 /// 1. The connection's own, where it was given one
 ///    ([`DeferredConnection::set_dispatcher`](crate::DeferredConnection::set_dispatcher)).
-/// 2. The one of the process: what was [`install`](Self::install)ed, or else one with the default settings, which runs tasks on the
-///    runtime of the thread that commits.
+/// 2. The one of the process: what was [`install`](Self::install)ed, or else one with the default
+///    settings, which runs tasks on the runtime of the thread that commits.
 ///
-/// That is settled before COMMIT. A task that could not run, because there is no runtime, because the dispatcher was shut down, or
-/// because it lacks a `#[state]`, is an error of the transaction ([`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun)):
-/// nothing is committed.
+/// That is settled before COMMIT. A task that could not run, because there is no runtime, because
+/// the dispatcher was shut down, or because it lacks a `#[state]`, is an error of the transaction
+/// ([`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun)): nothing is committed.
 ///
 /// # Failures
-/// What a task returns as an error, or panics with, changes nothing that was committed. It is a `tracing` event, and goes to the
-/// [failure handler](DispatcherBuilder::on_failure).
+/// What a task returns as an error, or panics with, changes nothing that was committed. It is a
+/// `tracing` event, and goes to the [failure handler](DispatcherBuilder::on_failure).
 ///
 /// # Shutting down
 /// In-process tasks are lost with the process. [`shutdown`](Self::shutdown) waits for them.
@@ -89,7 +90,8 @@ impl Dispatcher {
         DispatcherBuilder::default()
     }
 
-    /// Makes it the one of the process; returns the one that it takes the place of, which goes on with the tasks that it has.
+    /// Makes it the one of the process; returns the one that it takes the place of, which goes on
+    /// with the tasks that it has.
     pub fn install(&self) -> Option<Self> {
         INSTALLED.write().unwrap_or_else(PoisonError::into_inner).replace(self.clone())
     }
@@ -114,11 +116,13 @@ impl Dispatcher {
         self.0.lists().closed
     }
 
-    /// Takes no new tasks, waits for those that it has, `deadline` at most, and says what it had to abandon.
+    /// Takes no new tasks, waits for those that it has, `deadline` at most, and says what it had to
+    /// abandon.
     ///
-    /// Transactions that want to commit tasks from now on fail; those that were about to commit still count, and are waited for.
-    /// At the deadline waiting tasks are dropped, and async ones that run are dropped where they wait. A blocking task can't be
-    /// stopped: it is reported, and runs on for as long as the process does.
+    /// Transactions that want to commit tasks from now on fail; those that were about to commit
+    /// still count, and are waited for. At the deadline waiting tasks are dropped, and async ones
+    /// that run are dropped where they wait. A blocking task can't be stopped: it is reported, and
+    /// runs on for as long as the process does.
     ///
     /// Called again, it waits again.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
@@ -206,7 +210,8 @@ impl DispatcherBuilder {
         self
     }
 
-    /// What to do when a task, or any other hook of a connection that uses this dispatcher, has failed.
+    /// What to do when a task, or any other hook of a connection that uses this dispatcher, has
+    /// failed.
     ///
     /// It is called by the thread that ran the task, and must not block.
     pub fn on_failure(mut self, handler: impl Fn(&HookFailure) + Send + Sync + 'static) -> Self {
@@ -214,8 +219,8 @@ impl DispatcherBuilder {
         self
     }
 
-    /// The runtime that tasks run on, whichever thread commits. By default it is the one that [`build`](Self::build) is called in, and
-    /// outside of any the one of the thread that commits.
+    /// The runtime that tasks run on, whichever thread commits. By default it is the one that
+    /// [`build`](Self::build) is called in, and outside of any the one of the thread that commits.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self

@@ -1,5 +1,5 @@
-//! Where in-process tasks run that do not run on the committing thread: on tokio, by a [`Dispatcher`]; and the states that
-//! tasks are given.
+//! Where in-process tasks run that do not run on the committing thread: on tokio, by a
+//! [`Dispatcher`]; and the states that tasks are given.
 //!
 //! Must not know: transactions or connections.
 

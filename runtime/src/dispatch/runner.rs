@@ -1,4 +1,5 @@
-//! Runs a task that has got its slot to its end: a tokio task polls it, or a thread for blocking work calls it.
+//! Runs a task that has got its slot to its end: a tokio task polls it, or a thread for blocking
+//! work calls it.
 //!
 //! Must not know: what waits for a slot, or in which order.
 
@@ -32,8 +33,8 @@ fn spawn(launched: Launched, runtime: Option<&Handle>) {
 }
 
 impl Slot {
-    /// Its task is over: the next one that waits gets it, in a tokio task of its own. `current` is the runtime that this runs on, where
-    /// that is known.
+    /// Its task is over: the next one that waits gets it, in a tokio task of its own. `current` is
+    /// the runtime that this runs on, where that is known.
     fn hand_on(self, current: Option<Id>) {
         if let Some((launched, runtime)) = self.next(current) {
             spawn(launched, runtime.as_ref());
@@ -98,7 +99,8 @@ where
     }
 }
 
-/// What becomes of a task, whatever it does. It is an `async` block, which has dropped all that it had by its end.
+/// What becomes of a task, whatever it does. It is an `async` block, which has dropped all that it
+/// had by its end.
 fn to_its_end<F>(task: F) -> impl Future<Output = Ended> + Send + use<F>
 where
     F: Future<Output: TaskOutput> + Send,
@@ -137,8 +139,9 @@ where
 }
 
 pin_project! {
-    /// A tokio task: it polls a task, and then the tasks that get its slot, because to spawn another tokio task for each costs more than
-    /// all the rest. It ends where it is told to, or where no async task for this runtime waits.
+    /// A tokio task: it polls a task, and then the tasks that get its slot, because to spawn
+    /// another tokio task for each costs more than all the rest. It ends where it is told to, or
+    /// where no async task for this runtime waits.
     struct Runner<F> {
         #[pin]
         first: Option<F>,

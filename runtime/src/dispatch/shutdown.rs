@@ -16,14 +16,15 @@ pub struct ShutdownReport {
 }
 
 impl ShutdownReport {
-    /// The tasks that had not ended by the deadline: first those that ran, in the order in which they
-    /// were started, then those that waited, in theirs.
+    /// The tasks that had not ended by the deadline: first those that ran, in the order in which
+    /// they were started, then those that waited, in theirs.
     pub fn abandoned(&self) -> &[AbandonedTask] {
         &self.abandoned
     }
 
-    /// How many transactions were about to commit at the deadline, or were running the hooks that they had: tasks that those hand
-    /// over after it do not run, which the [failure handler](crate::DispatcherBuilder::on_failure) is told.
+    /// How many transactions were about to commit at the deadline, or were running the hooks that
+    /// they had: tasks that those hand over after it do not run, which the [failure
+    /// handler](crate::DispatcherBuilder::on_failure) is told.
     pub fn committing(&self) -> usize {
         self.committing
     }

@@ -1,7 +1,7 @@
 //! The tasks of one dispatcher: those that wait for a slot, and those that run in one.
 //!
-//! A task that has ended hands its slot to the first that waits, so that nothing else is needed to keep things going, and
-//! tasks start in the order in which they came.
+//! A task that has ended hands its slot to the first that waits, so that nothing else is needed to
+//! keep things going, and tasks start in the order in which they came.
 //!
 //! Must not know: who hands tasks in, or why; how a task is run. For that [`Launch`] is asked.
 
@@ -26,8 +26,8 @@ use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
 use crate::task::Task;
 
-/// What a waiting call holds without an allocation: as much as a hook does, so that a task which needed none
-/// there needs none here.
+/// What a waiting call holds without an allocation: as much as a hook does, so that a task which
+/// needed none there needs none here.
 type Inline = [usize; 9];
 
 /// How a task ended: what it returned, or what it panicked with.
@@ -53,12 +53,14 @@ pub trait Launch<T>: Send + 'static {
     #[doc(hidden)]
     fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot>;
 
-    /// The same, and has it run on that runtime. Where there is nothing to run, the slot is handed on.
+    /// The same, and has it run on that runtime. Where there is nothing to run, the slot is handed
+    /// on.
     #[doc(hidden)]
     fn start(self, task: T, slot: Slot, runtime: &Handle);
 }
 
-/// A buffer of more waiting tasks than this is not kept: what a burst left behind is not needed again. About 150 KB.
+/// A buffer of more waiting tasks than this is not kept: what a burst left behind is not needed
+/// again. About 150 KB.
 pub(super) const KEPT_CAPACITY: usize = 1024;
 
 /// What is told to whoever wants to know of failures.
@@ -83,7 +85,8 @@ pub(super) struct Lists {
     pub(super) closed: bool,
     pub(super) waiting: VecDeque<Waiting>,
     running: Slab<RunningTask>,
-    /// Of slots that are free: the memory is passed between threads otherwise, which costs more than the slot.
+    /// Of slots that are free: the memory is passed between threads otherwise, which costs more
+    /// than the slot.
     spare_wakers: Vec<Arc<AtomicWaker>>,
     /// How many tasks have got a slot so far.
     starts: u64,
@@ -142,7 +145,8 @@ pub(super) struct Waiting {
     call: SmallBox<dyn Call, Inline>,
     kind: HookKind,
     runtime: Id,
-    /// That runtime's, where it is not the dispatcher's own: a handle that all tasks count on is slow to copy.
+    /// That runtime's, where it is not the dispatcher's own: a handle that all tasks count on is
+    /// slow to copy.
     handle: Option<Handle>,
 }
 
@@ -225,17 +229,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Keeps the slot of a task that was dropped before it ended. Returns whether the caller is to hand such slots on: somebody who
-    /// is at it sees this one too. It may be this thread: what gets the slot next is dropped at once where its runtime is gone as
-    /// well, and so on, deeper each time.
+    /// Keeps the slot of a task that was dropped before it ended. Returns whether the caller is to
+    /// hand such slots on: somebody who is at it sees this one too. It may be this thread: what
+    /// gets the slot next is dropped at once where its runtime is gone as well, and so on, deeper
+    /// each time.
     pub(super) fn add_cancelled(&self, slot: Slot) -> bool {
         let mut lists = self.lists();
         lists.cancelled.push(slot);
         !std::mem::replace(&mut lists.clearing, true)
     }
 
-    /// The slot of a task that was dropped before it ended, and what waits for its runtime. Only a runtime that shuts down drops
-    /// tasks: what waits for it has nowhere to go either. After `None` somebody else may hand slots on.
+    /// The slot of a task that was dropped before it ended, and what waits for its runtime. Only a
+    /// runtime that shuts down drops tasks: what waits for it has nowhere to go either. After
+    /// `None` somebody else may hand slots on.
     pub(super) fn next_cancelled(&self) -> Option<(Slot, Vec<Waiting>)> {
         let mut lists = self.lists();
         let Some(slot) = lists.cancelled.pop() else {
@@ -276,7 +282,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its task is over: the next one that waits gets it, to be spawned on that runtime, or on the one that this runs on.
+    /// Its task is over: the next one that waits gets it, to be spawned on that runtime, or on the
+    /// one that this runs on.
     pub(super) fn next(mut self, current: Option<Id>) -> Option<(Launched, Option<Handle>)> {
         loop {
             // Dropped behind the lock: the waker may be the last that holds a runtime which is gone, and what users gave that.

@@ -1,4 +1,5 @@
-//! The dispatcher and the states that the hooks of one transaction take: found before its COMMIT, held until all of them were started.
+//! The dispatcher and the states that the hooks of one transaction take: found before its COMMIT,
+//! held until all of them were started.
 //!
 //! Must not know: transactions.
 
@@ -64,7 +65,8 @@ mod with_tokio {
             Ok(Stage(hold))
         }
 
-        /// Finds what the tasks take, where nothing can be refused any more: a task that lacks something fails by itself.
+        /// Finds what the tasks take, where nothing can be refused any more: a task that lacks
+        /// something fails by itself.
         pub(crate) fn stage_what_there_is(&self, mut needs: impl Iterator<Item = Needs>) -> Stage {
             let mut hold = needs.next().and_then(|_| self.dispatcher().hold_open());
             if let Some(hold) = &mut hold {

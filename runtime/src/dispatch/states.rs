@@ -83,8 +83,8 @@ pub struct Required {
 }
 
 impl Required {
-    /// For a `#[state]` that is taken by reference. What it has to be is asked for where it is taken, and there only: one mistake,
-    /// one message.
+    /// For a `#[state]` that is taken by reference. What it has to be is asked for where it is
+    /// taken, and there only: one mistake, one message.
     pub const fn shared<T: ?Sized + 'static>() -> Self {
         Self { id: TypeId::of::<T>, name: type_name::<T> }
     }

@@ -1,4 +1,5 @@
-//! A durable call on its way to its row: what the task says of all its calls, what this one says of itself, and the two together.
+//! A durable call on its way to its row: what the task says of all its calls, what this one says of
+//! itself, and the two together.
 //!
 //! Must not know: the table's SQL, or when the rows are written.
 
@@ -24,8 +25,9 @@ pub trait Durable: Task {
 
     /// How its calls are written, read and run.
     ///
-    /// Where an argument can't be stored this does not compile, on the argument's type. It is the only place. What `Any` is for says
-    /// [`Argument`](crate::task::expansion::Argument); it may be anything.
+    /// Where an argument can't be stored this does not compile, on the argument's type. It is the
+    /// only place. What `Any` is for says [`Argument`](crate::task::expansion::Argument); it may be
+    /// anything.
     fn stored<Any>() -> Stored<Self>;
 }
 
@@ -58,7 +60,8 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// Those of a task that says nothing. Twenty attempts take two to three days: time to repair what a task depends on.
+    /// Those of a task that says nothing. Twenty attempts take two to three days: time to repair
+    /// what a task depends on.
     pub const STANDARD: Self = Self {
         queue: "default",
         priority: 0,
@@ -157,10 +160,12 @@ pub(crate) fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).map_or(FOREVER_MS, |ms| ms.min(FOREVER_MS))
 }
 
-/// How many characters the name of a queue or task, and a key, may have: what MySQL can index, and one can read.
+/// How many characters the name of a queue or task, and a key, may have: what MySQL can index, and
+/// one can read.
 pub(crate) const MAX_NAME_CHARS: usize = 255;
 
-/// A durable call on its way to its row: what `store_calls` of [`Deferrable`](crate::Deferrable) is given.
+/// A durable call on its way to its row: what `store_calls` of [`Deferrable`](crate::Deferrable) is
+/// given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTask {
     pub(crate) id: TaskId,

@@ -1,5 +1,5 @@
-//! The time in milliseconds since 1970, as SQL. Always the database's: the clocks of those who enqueue and of those who work may
-//! differ.
+//! The time in milliseconds since 1970, as SQL. Always the database's: the clocks of those who
+//! enqueue and of those who work may differ.
 
 /// Of the statement, not of the transaction, which may have begun long ago.
 #[cfg(any(feature = "postgres", feature = "async-postgres"))]

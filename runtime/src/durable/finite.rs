@@ -1,4 +1,5 @@
-//! Looks for floats that JSON has no number for. `serde_json` writes `null` in their place, which is another value.
+//! Looks for floats that JSON has no number for. `serde_json` writes `null` in their place, which
+//! is another value.
 //!
 //! Must not know: JSON.
 

@@ -15,8 +15,9 @@ use uuid::Uuid;
 
 /// The identity of a durable call, known as soon as it is registered: a UUIDv7.
 ///
-/// It is a value for columns of the type `Uuid` on PostgreSQL, and of the type `Binary` (16 bytes) on any database, so that it
-/// can be stored with what the task is about. Ids of one process are in the order in which they were made.
+/// It is a value for columns of the type `Uuid` on PostgreSQL, and of the type `Binary` (16 bytes)
+/// on any database, so that it can be stored with what the task is about. Ids of one process are in
+/// the order in which they were made.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, AsExpression, FromSqlRow,
 )]

@@ -15,10 +15,12 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 #[cfg(feature = "worker")]
 pub(crate) const SCHEMA_VERSION: i32 = 1;
 
-/// The migrations that create and change the tables of durable tasks, for the database that they are run on.
+/// The migrations that create and change the tables of durable tasks, for the database that they
+/// are run on.
 ///
-/// They go beside an application's own migrations, in the same bookkeeping. Their versions are earlier than any date, so that
-/// `diesel migration revert` goes on reverting the application's own.
+/// They go beside an application's own migrations, in the same bookkeeping. Their versions are
+/// earlier than any date, so that `diesel migration revert` goes on reverting the application's
+/// own.
 ///
 /// # Examples
 /// ```

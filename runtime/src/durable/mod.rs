@@ -1,8 +1,8 @@
-//! Durable tasks: a call that becomes a row of the table `deferred_tasks` in the transaction that it was made in, and the
-//! worker that runs what such rows say.
+//! Durable tasks: a call that becomes a row of the table `deferred_tasks` in the transaction that
+//! it was made in, and the worker that runs what such rows say.
 //!
-//! Must not know: how a transaction ends (`connection` asks for the rows to be written, just before COMMIT), or how a task
-//! captures its arguments (the macros).
+//! Must not know: how a transaction ends (`connection` asks for the rows to be written, just before
+//! COMMIT), or how a task captures its arguments (the macros).
 
 mod call;
 mod clock;

@@ -1,5 +1,5 @@
-//! What is done with stored tasks and with queues by whoever looks after them: statements for any connection, in a transaction or
-//! outside of one.
+//! What is done with stored tasks and with queues by whoever looks after them: statements for any
+//! connection, in a transaction or outside of one.
 //!
 //! Must not know: workers.
 
@@ -10,7 +10,8 @@ use diesel::result::QueryResult;
 use super::id::TaskId;
 use super::sql::Sql;
 
-/// A statement about stored tasks: run it with `.execute(conn)`, on an asynchronous connection with `.execute(conn).await`.
+/// A statement about stored tasks: run it with `.execute(conn)`, on an asynchronous connection with
+/// `.execute(conn).await`.
 #[derive(Debug, Clone)]
 #[must_use = "a statement does nothing until it is executed"]
 pub struct TaskStatement(Sql<'static>);
@@ -32,12 +33,13 @@ impl QueryId for TaskStatement {
 
 impl<Conn> diesel::RunQueryDsl<Conn> for TaskStatement {}
 
-/// Cancels a durable task. One that no worker has taken never runs. One that was taken is stopped when its worker next extends its lease,
-/// within ten seconds by default, where it is an `async` one or was not started yet; a plain `fn` that runs is not tried again. One that
-/// has ended stays as it is.
+/// Cancels a durable task. One that no worker has taken never runs. One that was taken is stopped
+/// when its worker next extends its lease, within ten seconds by default, where it is an `async`
+/// one or was not started yet; a plain `fn` that runs is not tried again. One that has ended stays
+/// as it is.
 ///
-/// In a transaction the row is locked until that ends: do not keep it open for long, because the worker that runs the task waits for it
-/// when the task has ended.
+/// In a transaction the row is locked until that ends: do not keep it open for long, because the
+/// worker that runs the task waits for it when the task has ended.
 ///
 /// It counts the tasks that it found: 0 or 1.
 ///

@@ -12,8 +12,9 @@ use serde_json::value::RawValue;
 
 use super::finite::all_floats_are_finite;
 
-/// How many bytes the arguments of one call may take as JSON: 1 MiB. A row of a queue is read and written several times; what is
-/// larger belongs into a table of its own, and its key into the call.
+/// How many bytes the arguments of one call may take as JSON: 1 MiB. A row of a queue is read and
+/// written several times; what is larger belongs into a table of its own, and its key into the
+/// call.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
 /// An argument of a durable task: it is stored as JSON, and read again by the worker.
@@ -52,7 +53,8 @@ impl Encoder {
         }
     }
 
-    /// Writes an argument that has `#[serde(…)]` attributes: as the one field of a struct that has them too.
+    /// Writes an argument that has `#[serde(…)]` attributes: as the one field of a struct that has
+    /// them too.
     pub fn wrapped<T: Serialize>(&mut self, name: &'static str, wrapper: &T) {
         if self.failed.is_none() {
             match serde_json::to_string(wrapper) {
@@ -73,7 +75,8 @@ impl Encoder {
         self.json.push(if self.json.is_empty() { b'{' } else { b',' });
     }
 
-    /// NaN and the infinities were written as `null`. A second look at the value is worth it only where there is one.
+    /// NaN and the infinities were written as `null`. A second look at the value is worth it only
+    /// where there is one.
     fn look_for_lost_floats<T: Serialize + ?Sized>(&mut self, name: &'static str, start: usize, value: &T) {
         let has_null = self.json[start..].windows(4).any(|word| word == b"null");
         if has_null && let Err(not_finite) = all_floats_are_finite(value) {

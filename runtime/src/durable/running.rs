@@ -1,4 +1,5 @@
-//! A durable task that is about to run: its body, what it is told of itself, and how it can ask for another end than success or failure.
+//! A durable task that is about to run: its body, what it is told of itself, and how it can ask for
+//! another end than success or failure.
 //!
 //! Must not know: the table, or who runs it.
 
@@ -54,9 +55,11 @@ impl fmt::Debug for Running {
     }
 }
 
-/// What a worker tells a durable task of the attempt that it is: ask for it with `#[state] attempt: Attempt`.
+/// What a worker tells a durable task of the attempt that it is: ask for it with
+/// `#[state] attempt: Attempt`.
 ///
-/// A durable task may run more than once, so that what it does elsewhere should be keyed by its [`id`](Self::id).
+/// A durable task may run more than once, so that what it does elsewhere should be keyed by its
+/// [`id`](Self::id).
 ///
 /// # Examples
 /// ```
@@ -103,7 +106,8 @@ impl Attempt {
     }
 }
 
-/// Returned as an error by a durable task, it has the task run again later; that was no failed attempt.
+/// Returned as an error by a durable task, it has the task run again later; that was no failed
+/// attempt.
 ///
 /// It may be the error itself, or a source of it.
 ///
@@ -133,7 +137,8 @@ impl fmt::Display for Snooze {
 
 impl Error for Snooze {}
 
-/// Returned as an error by a durable task, it is not tried again: the task becomes a dead letter at once.
+/// Returned as an error by a durable task, it is not tried again: the task becomes a dead letter at
+/// once.
 ///
 /// It may be the error itself, or a source of it.
 ///

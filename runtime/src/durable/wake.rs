@@ -2,7 +2,8 @@
 //!
 //! Must not know: what was committed, or what a worker does.
 
-/// Wakes all workers of this process: which database each of them looks at nobody knows here, and a look is cheap.
+/// Wakes all workers of this process: which database each of them looks at nobody knows here, and a
+/// look is cheap.
 #[cfg(not(feature = "worker"))]
 pub(crate) fn wake_workers() {}
 
@@ -37,7 +38,8 @@ mod with_workers {
         }
     }
 
-    /// Wakes all workers of this process: which database each of them looks at nobody knows here, and a look is cheap.
+    /// Wakes all workers of this process: which database each of them looks at nobody knows here,
+    /// and a look is cheap.
     pub(crate) fn wake_workers() {
         let bells = BELLS.lock().unwrap_or_else(PoisonError::into_inner);
         for bell in bells.iter().filter_map(Weak::upgrade) {

@@ -25,13 +25,16 @@ use crate::error::{CannotStore, CommitError};
 /// The table.
 pub(crate) const TABLE: &str = "deferred_tasks";
 
-/// How many calls of one savepoint are kept in memory: what is beyond is stored before the COMMIT. Some 2 MB of small calls.
+/// How many calls of one savepoint are kept in memory: what is beyond is stored before the COMMIT.
+/// Some 2 MB of small calls.
 pub(crate) const SPILL_BEYOND: usize = 10_000;
 
-/// How many bytes of arguments go into one statement: a quarter of what MariaDB takes by default (`max_allowed_packet`).
+/// How many bytes of arguments go into one statement: a quarter of what MariaDB takes by default
+/// (`max_allowed_packet`).
 const BYTES_IN_ONE_STATEMENT: usize = 4 << 20;
 
-/// A table that takes durable calls, on the backend `DB`. Another engine's table is another one of these.
+/// A table that takes durable calls, on the backend `DB`. Another engine's table is another one of
+/// these.
 pub(crate) trait Outbox<DB: Backend> {
     /// What writes the calls.
     type Statement<'c>: QueryFragment<DB> + QueryId + Send;
@@ -59,8 +62,8 @@ pub(crate) trait Outbox<DB: Backend> {
 #[derive(Debug)]
 pub(crate) struct TaskTable;
 
-/// Whether the call may be due as soon as it is committed, by the clock of this machine: it decides no more than whether workers are
-/// told.
+/// Whether the call may be due as soon as it is committed, by the clock of this machine: it decides
+/// no more than whether workers are told.
 pub(crate) fn is_due(call: &NewTask) -> bool {
     match call.schedule {
         Schedule::Now => true,
@@ -73,8 +76,9 @@ pub(crate) fn is_due(call: &NewTask) -> bool {
 }
 
 impl NewTask {
-    /// Makes one of several calls that are the same, because no statement can write a row that it has written. Those that may
-    /// meet calls of other transactions are put in an order, so that two transactions never wait for each other.
+    /// Makes one of several calls that are the same, because no statement can write a row that it
+    /// has written. Those that may meet calls of other transactions are put in an order, so that
+    /// two transactions never wait for each other.
     pub(crate) fn settle(calls: &mut Vec<Self>) {
         if calls.iter().all(|call| call.unique_key.is_none()) {
             return;

@@ -1,4 +1,5 @@
-//! The INSERT for PostgreSQL: an array a column, so that its text is the same for any number of rows.
+//! The INSERT for PostgreSQL: an array a column, so that its text is the same for any number of
+//! rows.
 
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};

@@ -24,33 +24,41 @@ use crate::error::BoxError;
 
 /// Takes durable tasks out of the database, and runs them.
 ///
-/// Any number of workers, in any number of processes, may work on one database: the service itself, other machines, or both.
+/// Any number of workers, in any number of processes, may work on one database: the service itself,
+/// other machines, or both.
 ///
 /// # What is guaranteed
-/// * Every task that was committed is run *at least once*. A worker that dies at any instruction loses nothing: when the lease of what it
-///   had taken has ended, another one takes it. What a task does elsewhere should be keyed by its [`Attempt::id`](crate::Attempt::id).
-/// * No two workers run one task at the same time while its lease lasts. A worker extends the leases of what it runs.
-/// * Of what is due, a worker takes by priority, then by when it was due, then in the order of the calls. What it has taken ahead (see
-///   [`batch`](WorkerBuilder::batch)) is not overtaken any more. Those that share a key run one after the other.
-/// * An attempt counts from when its task is taken, so that a task that kills its worker runs out of attempts like one that fails. One that
-///   has none left becomes a *dead letter*, which keeps its arguments and the reason, and can be [replayed](crate::replay_task). What was
-///   taken ahead when its worker died has lost an attempt, too, although it never ran: with `max_attempts = 1` it is a dead letter then, unless
-///   [`batch(0)`](WorkerBuilder::batch) has nothing taken ahead.
+/// * Every task that was committed is run *at least once*. A worker that dies at any instruction
+///   loses nothing: when the lease of what it had taken has ended, another one takes it. What a
+///   task does elsewhere should be keyed by its [`Attempt::id`](crate::Attempt::id).
+/// * No two workers run one task at the same time while its lease lasts. A worker extends the
+///   leases of what it runs.
+/// * Of what is due, a worker takes by priority, then by when it was due, then in the order of the
+///   calls. What it has taken ahead (see [`batch`](WorkerBuilder::batch)) is not overtaken any
+///   more. Those that share a key run one after the other.
+/// * An attempt counts from when its task is taken, so that a task that kills its worker runs out
+///   of attempts like one that fails. One that has none left becomes a *dead letter*, which keeps
+///   its arguments and the reason, and can be [replayed](crate::replay_task). What was taken ahead
+///   when its worker died has lost an attempt, too, although it never ran: with `max_attempts = 1`
+///   it is a dead letter then, unless [`batch(0)`](WorkerBuilder::batch) has nothing taken ahead.
 /// * Due times and leases are by the database's clock.
 ///
 /// # Failures
-/// An error, a panic, and an attempt that takes longer than the task's `timeout` are failed attempts: the task is tried again, after its
-/// `backoff`, then twice as long each time, up to six hours, a quarter more or less. [`Snooze`](crate::Snooze) and
-/// [`Discard`](crate::Discard) ask for another end. A row that cannot be read, or is of a task that this program does not have, becomes a
-/// dead letter at once.
+/// An error, a panic, and an attempt that takes longer than the task's `timeout` are failed
+/// attempts: the task is tried again, after its `backoff`, then twice as long each time, up to six
+/// hours, a quarter more or less. [`Snooze`](crate::Snooze) and [`Discard`](crate::Discard) ask for
+/// another end. A row that cannot be read, or is of a task that this program does not have, becomes
+/// a dead letter at once.
 ///
-/// When the database goes away the worker goes on with what it has, and looks for it until it is back; likewise where it was not there to
-/// begin with. All that it says of that, also of a wrong address, are `tracing` events. It has one connection, which must be its own: a
-/// pooler that gives each transaction another one (PgBouncer's transaction mode) takes its settings and notifications away.
+/// When the database goes away the worker goes on with what it has, and looks for it until it is
+/// back; likewise where it was not there to begin with. All that it says of that, also of a wrong
+/// address, are `tracing` events. It has one connection, which must be its own: a pooler that gives
+/// each transaction another one (PgBouncer's transaction mode) takes its settings and notifications
+/// away.
 ///
 /// # Which tasks there are
-/// All with `#[deferred_task(durable)]` in the crates that the program is linked from. A binary that is only a worker has to use the crate
-/// that has the tasks: `use my_service as _;` does.
+/// All with `#[deferred_task(durable)]` in the crates that the program is linked from. A binary
+/// that is only a worker has to use the crate that has the tasks: `use my_service as _;` does.
 ///
 /// # Examples
 /// ```no_run
@@ -95,7 +103,8 @@ impl<C> Worker<C> {
         })
     }
 
-    /// Sets one up, with a function that opens connections: each time that the worker needs one. It keeps one.
+    /// Sets one up, with a function that opens connections: each time that the worker needs one. It
+    /// keeps one.
     pub fn builder_with<F, Fut>(connect: F) -> WorkerBuilder<C>
     where
         C: WorkerConnection,
@@ -126,10 +135,11 @@ where
     S::Error: Into<BoxError>,
     S::Future: Send,
 {
-    /// Works until `shutdown` is ready; then takes nothing more, waits for what runs, and gives the rest back.
+    /// Works until `shutdown` is ready; then takes nothing more, waits for what runs, and gives the
+    /// rest back.
     ///
-    /// It must be awaited on a tokio runtime. Where it is dropped before its end, async tasks are stopped, and what it had taken is taken by
-    /// other workers when its lease has ended.
+    /// It must be awaited on a tokio runtime. Where it is dropped before its end, async tasks are
+    /// stopped, and what it had taken is taken by other workers when its lease has ended.
     ///
     /// # Errors
     /// The tables are not there, or are newer than this worker. What runs is given back.
@@ -163,8 +173,9 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const CONCURRENCY: usize = 10;
 
 impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
-    /// Works on this queue, so many tasks at a time (1 at least). Without any, the worker works on `default` and on all queues that the
-    /// attributes of the program's tasks name, ten tasks of each at a time; one that only a call names (`.queue(…)`) is not among them.
+    /// Works on this queue, so many tasks at a time (1 at least). Without any, the worker works on
+    /// `default` and on all queues that the attributes of the program's tasks name, ten tasks of
+    /// each at a time; one that only a call names (`.queue(…)`) is not among them.
     pub fn queue(mut self, queue: impl Into<Arc<str>>, concurrency: usize) -> Self {
         let queue = queue.into();
         self.queues.retain(|(other, _)| *other != queue);
@@ -178,37 +189,42 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         self
     }
 
-    /// Puts a layer of tower's around what runs tasks: rate limits, tracing, metrics. The first one that is added is the outermost.
+    /// Puts a layer of tower's around what runs tasks: rate limits, tracing, metrics. The first one
+    /// that is added is the outermost.
     ///
-    /// An error of the layer's is a failed attempt. One that is not ready yet holds up the tasks behind it. One that gives an attempt up, as a
-    /// timeout does, stops an `async fn`; a plain `fn` goes on on its thread, and is tried again when that has ended.
+    /// An error of the layer's is a failed attempt. One that is not ready yet holds up the tasks
+    /// behind it. One that gives an attempt up, as a timeout does, stops an `async fn`; a plain
+    /// `fn` goes on on its thread, and is tried again when that has ended.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
         let Self { connect, queues, states, layers, lease, settings, kept } = self;
         WorkerBuilder { connect, queues, states, layers: Stack::new(layer, layers), lease, settings, kept }
     }
 
-    /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by default, 1 at least. Leases are extended three
-    /// times in that time.
+    /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by
+    /// default, 1 at least. Leases are extended three times in that time.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(Duration::from_secs(1), FOREVER);
         self
     }
 
-    /// How often an idle worker looks: once a second by default. A commit in its own process wakes it at once, and on PostgreSQL one in any
-    /// process does. What it has seen to be scheduled starts on time; calls with a shorter delay than this may wait for the next look.
+    /// How often an idle worker looks: once a second by default. A commit in its own process wakes
+    /// it at once, and on PostgreSQL one in any process does. What it has seen to be scheduled
+    /// starts on time; calls with a shorter delay than this may wait for the next look.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll = interval.clamp(Duration::from_millis(1), FOREVER);
         self
     }
 
-    /// How long a worker that stops waits for what runs: 10 seconds by default. Then async tasks are stopped, and given back.
+    /// How long a worker that stops waits for what runs: 10 seconds by default. Then async tasks
+    /// are stopped, and given back.
     pub fn grace_period(mut self, grace: Duration) -> Self {
         self.settings.grace = grace.min(FOREVER);
         self
     }
 
-    /// How many tasks are taken at a time at most beyond those that can start at once: 1,000 by default. It takes as many as it has just
-    /// finished, so that long tasks are left to other workers.
+    /// How many tasks are taken at a time at most beyond those that can start at once: 1,000 by
+    /// default. It takes as many as it has just finished, so that long tasks are left to other
+    /// workers.
     pub fn batch(mut self, tasks: usize) -> Self {
         self.settings.batch = tasks;
         self
@@ -220,11 +236,13 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         self
     }
 
-    /// What to do when an attempt has failed. It is called by a thread of the runtime, and must not block.
+    /// What to do when an attempt has failed. It is called by a thread of the runtime, and must not
+    /// block.
     ///
-    /// For an attempt whose worker died it is the handler of the worker that takes the task back, whatever queue that is of. It may be
-    /// called twice for one attempt, by two workers, where the first was only cut off from the database, and not at all where a worker dies
-    /// before it. What counts is in the row.
+    /// For an attempt whose worker died it is the handler of the worker that takes the task back,
+    /// whatever queue that is of. It may be called twice for one attempt, by two workers, where the
+    /// first was only cut off from the database, and not at all where a worker dies before it. What
+    /// counts is in the row.
     pub fn on_failure(mut self, handler: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Self {
         self.settings.on_failure = Some(Box::new(handler));
         self
@@ -233,7 +251,8 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// Builds it.
     ///
     /// # Errors
-    /// Two tasks of one name, or a task of one of its queues that takes a `#[state]` which it does not have.
+    /// Two tasks of one name, or a task of one of its queues that takes a `#[state]` which it does
+    /// not have.
     pub fn build(self) -> Result<Worker<C, L::Service>, WorkerError>
     where
         L: Layer<Handlers>,
@@ -261,7 +280,8 @@ fn place(task: &Registered) -> String {
     format!("{}:{}", task.file, task.line)
 }
 
-/// A task that lacks a state is refused before anything runs. Of other queues it may: those are another worker's.
+/// A task that lacks a state is refused before anything runs. Of other queues it may: those are
+/// another worker's.
 fn check_states(registry: &Registry, queues: &[(Arc<str>, usize)], states: &States) -> Result<(), WorkerError> {
     let states = states.of_attempt(crate::Attempt::example());
     for task in registry.all() {

@@ -1,5 +1,5 @@
-//! When a worker does what: it completes attempts, claims tasks for free runners, renews leases, and looks for due and rescued
-//! tasks. In between it waits.
+//! When a worker does what: it completes attempts, claims tasks for free runners, renews leases,
+//! and looks for due and rescued tasks. In between it waits.
 //!
 //! Must not know: any database.
 
@@ -35,7 +35,8 @@ pub(super) struct Settings {
     pub(super) on_failure: Option<OnFailure>,
 }
 
-/// How long ends of attempts wait for others, so that many are told at once, while there is something left to run.
+/// How long ends of attempts wait for others, so that many are told at once, while there is
+/// something left to run.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// What runs in this time was short.
@@ -63,8 +64,8 @@ struct Timing {
 struct Round {
     /// Of which lanes there may be more to take.
     hungry: Vec<bool>,
-    /// How many tasks of each lane are worth taking ahead: as many as ended since the last exchange, or twice as many where that was just
-    /// now.
+    /// How many tasks of each lane are worth taking ahead: as many as ended since the last
+    /// exchange, or twice as many where that was just now.
     ahead: Vec<usize>,
     exchanged_at: Instant,
     tend_at: Instant,
@@ -388,11 +389,13 @@ enum Woken {
 /// How long a task that was told to stop may take to do so.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a worker that stops tries to reach the database: twice, as its connection may be one that hangs.
+/// How long a worker that stops tries to reach the database: twice, as its connection may be one
+/// that hangs.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a statement may take. What takes longer has gone wrong, although nobody says so: a connection that hangs. It is given up early
-/// enough for leases to be extended by another one: they are extended when a third is over, and that may be what hangs.
+/// How long a statement may take. What takes longer has gone wrong, although nobody says so: a
+/// connection that hangs. It is given up early enough for leases to be extended by another one:
+/// they are extended when a third is over, and that may be what hangs.
 fn patience(lease: Duration) -> Duration {
     (lease / 3).max(Duration::from_secs(5))
 }

@@ -1,4 +1,5 @@
-//! What a worker tells: why it cannot work, which attempts failed, and what it left when it stopped.
+//! What a worker tells: why it cannot work, which attempts failed, and what it left when it
+//! stopped.
 //!
 //! Must not know: how it works.
 
@@ -37,7 +38,8 @@ pub enum WorkerError {
         /// What the database says.
         source: Error,
     },
-    /// The tables were changed by a newer version of this crate, which this worker does not understand.
+    /// The tables were changed by a newer version of this crate, which this worker does not
+    /// understand.
     #[non_exhaustive]
     NewerTables {
         /// The version of the tables.
@@ -125,10 +127,12 @@ impl fmt::Display for FailedAttempt {
 pub struct WorkerReport {
     /// How many attempts ended while it worked, well or not.
     pub ran: u64,
-    /// How many tasks it gave back: those that it had not started, and those that it stopped at the end of the grace period.
+    /// How many tasks it gave back: those that it had not started, and those that it stopped at the
+    /// end of the grace period.
     pub released: usize,
-    /// The tasks that ran on when it stopped, because a blocking function cannot be stopped, and those whose end it could not tell the
-    /// database. They are run again when their lease has ended.
+    /// The tasks that ran on when it stopped, because a blocking function cannot be stopped, and
+    /// those whose end it could not tell the database. They are run again when their lease has
+    /// ended.
     pub abandoned: Vec<(TaskId, String)>,
 }
 

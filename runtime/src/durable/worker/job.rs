@@ -256,7 +256,8 @@ fn failed(job: &Job, error: String) -> Outcome {
 /// How long a task waits at most before it is tried again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Twice as long after each attempt, a quarter more or less, so that what failed together is not tried again together.
+/// Twice as long after each attempt, a quarter more or less, so that what failed together is not
+/// tried again together.
 fn backoff(first: Duration, attempt: u32) -> Duration {
     let doubled = first.saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)));
     doubled.min(LONGEST_BACKOFF).mul_f64(0.75 + fastrand::f64() / 2.0)

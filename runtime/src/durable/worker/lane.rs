@@ -1,4 +1,5 @@
-//! The tasks of one queue that this worker has taken: those that wait for one of a bounded number of runners, and those that run.
+//! The tasks of one queue that this worker has taken: those that wait for one of a bounded number
+//! of runners, and those that run.
 //!
 //! Must not know: where tasks come from, or how they are run.
 
@@ -77,8 +78,9 @@ impl Lanes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what was claimed; says how many runners each lane is to get more. A task that runs here already, because its lease had
-    /// ended and it was taken anew, goes on with the new lease.
+    /// Takes over what was claimed; says how many runners each lane is to get more. A task that
+    /// runs here already, because its lease had ended and it was taken anew, goes on with the new
+    /// lease.
     pub(super) fn take_over(&self, claimed: Vec<Claimed>, leased: Instant) -> Vec<(usize, usize)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -135,7 +137,8 @@ impl Lanes {
         self.lock().flights.get(&id)?.why
     }
 
-    /// Forgets a task without telling of it: it is somebody else's, or goes on where nobody waits for it.
+    /// Forgets a task without telling of it: it is somebody else's, or goes on where nobody waits
+    /// for it.
     pub(super) fn forget(&self, id: TaskId) {
         self.lock().flights.remove(&id);
     }
@@ -154,7 +157,8 @@ impl Lanes {
         (inner.settled.len(), idle)
     }
 
-    /// How many tasks each lane has a use for now: one for each free runner, and its number of `ahead` for those that will be free soon.
+    /// How many tasks each lane has a use for now: one for each free runner, and its number of
+    /// `ahead` for those that will be free soon.
     pub(super) fn free(&self, ahead: &[usize]) -> Vec<usize> {
         let inner = self.lock();
         let free = |(lane, ahead): (&Lane, &usize)| {
@@ -231,7 +235,8 @@ impl Lanes {
     }
 }
 
-/// Ends that are being told. Where that fails, or nobody waits for it any more, they are to be told again.
+/// Ends that are being told. Where that fails, or nobody waits for it any more, they are to be told
+/// again.
 pub(super) struct Telling {
     lanes: SharedLanes,
     /// How many of them are of each lane.

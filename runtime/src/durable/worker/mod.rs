@@ -1,6 +1,7 @@
 //! The worker: takes rows of durable tasks, and runs what they say.
 //!
-//! `source` is where tasks come from, `lane` what this worker has taken, `runner` and `job` one attempt, `engine` what is done when.
+//! `source` is where tasks come from, `lane` what this worker has taken, `runner` and `job` one
+//! attempt, `engine` what is done when.
 //!
 //! Must not know: how rows are written.
 

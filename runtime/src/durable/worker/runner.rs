@@ -1,4 +1,5 @@
-//! Runs the tasks of a worker's lanes: what becomes of one attempt, from the service's call to its end.
+//! Runs the tasks of a worker's lanes: what becomes of one attempt, from the service's call to its
+//! end.
 //!
 //! Must not know: where tasks come from, or when they are taken.
 

@@ -1,5 +1,5 @@
-//! Where the claims of a queue begin: behind the last claim, which spares PostgreSQL the dead rows before it. Dead rows stay for as
-//! long as an older transaction is open anywhere.
+//! Where the claims of a queue begin: behind the last claim, which spares PostgreSQL the dead rows
+//! before it. Dead rows stay for as long as an older transaction is open anywhere.
 //!
 //! Must not know: how a claim is made.
 
@@ -21,11 +21,13 @@ pub(crate) struct Floor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Start {
     pub(super) behind: Floor,
-    /// Rows of a more urgent priority than the floor are claimed first, because new ones may have been enqueued.
+    /// Rows of a more urgent priority than the floor are claimed first, because new ones may have
+    /// been enqueued.
     pub(super) urgent_first: bool,
 }
 
-/// How long claims begin behind the last one, at least: what commits late, or was given back, lies before it.
+/// How long claims begin behind the last one, at least: what commits late, or was given back, lies
+/// before it.
 const LASTS: Duration = Duration::from_millis(500);
 
 /// And at most.
@@ -47,7 +49,8 @@ impl Beginning {
         (now < until).then_some(Start { behind, urgent_first: self.called })
     }
 
-    /// A claim that began there has ended, after this time. It took all that it was to take, up to `last`, or there was no more.
+    /// A claim that began there has ended, after this time. It took all that it was to take, up to
+    /// `last`, or there was no more.
     pub(super) fn claimed(&mut self, start: Option<Start>, last: Option<Floor>, took: Duration, end: Instant) {
         let until = match (start, self.floor) {
             (Some(_), Some((_, until))) => until,
@@ -58,7 +61,8 @@ impl Beginning {
         self.called = false;
     }
 
-    /// Somebody called. A call is due now, and so stands behind all that was taken, but for what is less urgent.
+    /// Somebody called. A call is due now, and so stands behind all that was taken, but for what is
+    /// less urgent.
     pub(super) fn called(&mut self) {
         self.called = true;
     }

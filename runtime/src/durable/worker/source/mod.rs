@@ -1,4 +1,5 @@
-//! Where a worker takes tasks from: the table, on one of three databases. A broker would be another one of these.
+//! Where a worker takes tasks from: the table, on one of three databases. A broker would be another
+//! one of these.
 //!
 //! Must not know: how tasks are run.
 
@@ -24,21 +25,24 @@ use crate::durable::id::TaskId;
 
 /// Where a worker takes tasks from.
 pub(crate) trait Source: Send + 'static {
-    /// Tells how attempts ended, then takes tasks. What an attempt of this source's is nobody else's until its lease ends.
+    /// Tells how attempts ended, then takes tasks. What an attempt of this source's is nobody
+    /// else's until its lease ends.
     fn exchange(
         &mut self,
         settled: &[Settlement],
         claims: &[Claim],
     ) -> impl Future<Output = Result<Vec<Claimed>, SourceError>> + Send;
 
-    /// Renews the leases of these tasks. Returns which of them are still ours, and which of ours are to be cancelled.
+    /// Renews the leases of these tasks. Returns which of them are still ours, and which of ours
+    /// are to be cancelled.
     fn renew(&mut self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<Renewed>, SourceError>> + Send;
 
-    /// The periodic work: promotes scheduled tasks that are due, and deletes rows that are kept no longer. Returns what the table has
-    /// for the worker to do.
+    /// The periodic work: promotes scheduled tasks that are due, and deletes rows that are kept no
+    /// longer. Returns what the table has for the worker to do.
     fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
 
-    /// Takes back the tasks whose lease has ended, and returns them. The leases of tasks that run here are renewed first.
+    /// Takes back the tasks whose lease has ended, and returns them. The leases of tasks that run
+    /// here are renewed first.
     fn rescue(&mut self) -> impl Future<Output = Result<Vec<Rescued>, SourceError>> + Send;
 
     /// Tasks were enqueued. They may have to start before those that were claimed last.

@@ -1,4 +1,5 @@
-//! The statements for MySQL and MariaDB. Neither returns what an UPDATE changed, so that rows are chosen, locked, and then changed.
+//! The statements for MySQL and MariaDB. Neither returns what an UPDATE changed, so that rows are
+//! chosen, locked, and then changed.
 
 use std::sync::Arc;
 use std::time::Duration;

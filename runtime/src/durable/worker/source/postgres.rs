@@ -1,5 +1,5 @@
-//! The statements for PostgreSQL. Lists of values go as one text each, so that the statements' own text stays the same, and they stay
-//! prepared.
+//! The statements for PostgreSQL. Lists of values go as one text each, so that the statements' own
+//! text stays the same, and they stay prepared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -223,8 +223,8 @@ enum Part {
     All,
 }
 
-/// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that is not enough, rows before it:
-/// there may be the next task of a key that was busy then.
+/// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that
+/// is not enough, rows before it: there may be the next task of a key that was busy then.
 async fn take_all(
     conn: &mut AsyncPgConnection,
     lease: &Lease,

@@ -1,5 +1,5 @@
-//! The statements for SQLite, whose connection is a synchronous one: each round is one transaction on a thread for blocking work,
-//! because it is commits that cost there.
+//! The statements for SQLite, whose connection is a synchronous one: each round is one transaction
+//! on a thread for blocking work, because it is commits that cost there.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -24,8 +24,8 @@ pub(super) const CLAIMED: &str = "id, task, payload, attempts - snoozes, max_att
 /// The rows of what is still ours.
 pub(super) type RenewedSql = (SqlTaskId, Bool);
 
-/// The row of a look: now, the next scheduled, the end of the next lease, the oldest end of a task, whether anything is ready, and the
-/// version of the tables.
+/// The row of a look: now, the next scheduled, the end of the next lease, the oldest end of a task,
+/// whether anything is ready, and the version of the tables.
 pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Bool, Nullable<Integer>);
 
 /// See [`LookSql`].
@@ -41,13 +41,15 @@ pub(super) struct Look {
     pub(super) version: Option<i32>,
 }
 
-/// Tasks of one key run one after the other, in the order of their ids: `c` has to wait while another one of its key runs, or an earlier
-/// one is due or is being tried again. One that is scheduled, and was never tried, keeps nobody waiting.
+/// Tasks of one key run one after the other, in the order of their ids: `c` has to wait while
+/// another one of its key runs, or an earlier one is due or is being tried again. One that is
+/// scheduled, and was never tried, keeps nobody waiting.
 pub(super) const ITS_TURN: &str = "(c.task_key IS NULL OR NOT EXISTS (SELECT 1 FROM deferred_tasks e \
      WHERE e.task_key = c.task_key AND e.id <> c.id AND (e.state = 'running' OR (e.id < c.id \
      AND (e.state = 'ready' OR (e.state = 'scheduled' AND e.attempts > 0))))))";
 
-/// What a claim does with a row. A number that somebody wrote by hand must not end the statement, which is that of other rows too.
+/// What a claim does with a row. A number that somebody wrote by hand must not end the statement,
+/// which is that of other rows too.
 pub(super) const TAKE: &str = "state = 'running', unique_key = NULL, \
      attempts = CASE WHEN attempts < 2147483647 THEN attempts + 1 ELSE attempts END, worker = ";
 
@@ -61,8 +63,8 @@ pub(super) const SNOOZES: &str = "snoozes = snoozes + CASE WHEN snoozes < 214748
 pub(super) const RESCUE_STATE: &str = "CASE WHEN cancel_requested THEN 'cancelled' WHEN attempts - snoozes >= max_attempts THEN 'dead' \
      ELSE 'ready' END";
 
-/// What is done with such rows, up to which they are; `now` is the SQL of the time. MySQL makes one assignment after the other, the others all
-/// at once: what the state is made of goes behind it.
+/// What is done with such rows, up to which they are; `now` is the SQL of the time. MySQL makes one
+/// assignment after the other, the others all at once: what the state is made of goes behind it.
 pub(super) fn rescue(now: &str) -> String {
     format!(
         "UPDATE deferred_tasks SET state = {RESCUE_STATE}, ended_at_ms = CASE WHEN ({RESCUE_STATE}) <> 'ready' THEN {now} END, \
@@ -119,7 +121,8 @@ impl Settlement {
     }
 }
 
-/// What tells of ends where there are no arrays: a statement for all that ended well, and one for each other; `now` is the SQL of the time.
+/// What tells of ends where there are no arrays: a statement for all that ended well, and one for
+/// each other; `now` is the SQL of the time.
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
 pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static str) -> Vec<Sql<'s>> {
     let mut statements = Vec::new();

@@ -19,8 +19,8 @@ use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
 
-/// A connection that a worker can take tasks by: diesel-async's `AsyncPgConnection`, `AsyncMysqlConnection`, and
-/// `SyncConnectionWrapper<SqliteConnection>`.
+/// A connection that a worker can take tasks by: diesel-async's `AsyncPgConnection`,
+/// `AsyncMysqlConnection`, and `SyncConnectionWrapper<SqliteConnection>`.
 #[diagnostic::on_unimplemented(
     message = "a worker cannot take tasks by a `{Self}`",
     label = "expected one of diesel-async's own connections",
@@ -76,7 +76,8 @@ pub trait Statements<C> {
 /// Who takes tasks, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lease {
-    /// The worker. A new one each time that it starts: names would make a worker that died look alive when it is back.
+    /// The worker. A new one each time that it starts: names would make a worker that died look
+    /// alive when it is back.
     pub(crate) worker: TaskId,
     pub(crate) duration: Duration,
 }
@@ -106,8 +107,9 @@ impl<C: WorkerConnection> TableSource<C> {
         Self { connect, conn: None, lease, queues, beginnings, kept }
     }
 
-    /// Takes the connection out: a new one where there is none. Who is stopped before it is [kept](Self::keep) drops it in the middle of
-    /// whatever it was doing, and begins with a new one.
+    /// Takes the connection out: a new one where there is none. Who is stopped before it is
+    /// [kept](Self::keep) drops it in the middle of whatever it was doing, and begins with a new
+    /// one.
     async fn connected(&mut self) -> Result<C, SourceError> {
         if let Some(conn) = self.conn.take() {
             return Ok(conn);
@@ -137,7 +139,8 @@ fn is_about_others(error: &Error) -> bool {
     )
 }
 
-/// Each database has its own words for a table, or a column of one, that is not there. By this connection nothing else is asked for.
+/// Each database has its own words for a table, or a column of one, that is not there. By this
+/// connection nothing else is asked for.
 fn says_missing(message: &str) -> bool {
     let missing = ["does not exist", "doesn't exist", "no such table", "no such column", "Unknown column"];
     missing.iter().any(|words| message.contains(words))
