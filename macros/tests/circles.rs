@@ -1,23 +1,26 @@
-//! No two source files of a crate import each other in a circle: a file can be read without the one that reads it.
+//! No two source files of a crate import each other in a circle: a file can be read without the one
+//! that reads it.
 //!
-//! `cargo test -p diesel-deferred-macros --test circles`. It is a test here and no script, because `syn` is here: comments,
-//! strings, nested groups, renamed imports and `#[path]` are read as the compiler reads them, and a new machine needs
-//! nothing but cargo for that.
+//! `cargo test -p diesel-deferred-macros --test circles`. It is a test here and no script, because
+//! `syn` is here: comments, strings, nested groups, renamed imports and `#[path]` are read as the
+//! compiler reads them, and a new machine needs nothing but cargo for that.
 //!
 //! # The rule
-//! File A imports file B where code in A names something that B *defines*: in a `use` or in a path, from `crate`, `super`,
-//! `self`, a child module or a name that was imported. Re-exports and globs are followed to the file that defines the
-//! name, so that no import hides behind a `mod.rs`. This does not count:
+//! File A imports file B where code in A names something that B *defines*: in a `use` or in a path,
+//! from `crate`, `super`, `self`, a child module or a name that was imported. Re-exports and globs
+//! are followed to the file that defines the name, so that no import hides behind a `mod.rs`. This
+//! does not count:
 //! * `mod x;`, by which a module only says that its child is there;
-//! * the re-export (`pub use`, `pub(crate) use`) of what a child defines, by which a module only passes a name on. Where the
-//!   module's own code uses that name, it counts;
+//! * the re-export (`pub use`, `pub(crate) use`) of what a child defines, by which a module only
+//!   passes a name on. Where the module's own code uses that name, it counts;
 //! * what is compiled for tests only (`#[cfg(test)]`).
 //!
-//! So a module and its child are a circle only where the child uses what the module's own file defines, and the module's
-//! own code uses the child. Both sides of a `#[cfg(feature)]` count. What is not seen: methods and fields, which name no file.
+//! So a module and its child are a circle only where the child uses what the module's own file
+//! defines, and the module's own code uses the child. Both sides of a `#[cfg(feature)]` count. What
+//! is not seen: methods and fields, which name no file.
 //!
-//! [`KNOWN`] and [`TIES`] list what is still to be mended. Any other circle fails, and so does an entry that is not true any
-//! more: it is to be struck off.
+//! [`KNOWN`] and [`TIES`] list what is still to be mended. Any other circle fails, and so does an
+//! entry that is not true any more: it is to be struck off.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -43,8 +46,8 @@ const KNOWN: &[&[&str]] = &[
     &["runtime/src/durable/worker/source/statements.rs", "runtime/src/durable/worker/source/table.rs"],
 ];
 
-/// Imports from one folder to a higher one, still to be mended: with them nearly all of the runtime is one circle, in which none of
-/// its own would be seen. Circles are looked for without them.
+/// Imports from one folder to a higher one, still to be mended: with them nearly all of the runtime
+/// is one circle, in which none of its own would be seen. Circles are looked for without them.
 const TIES: &[(&str, &str)] = &[
     ("runtime/src/connection/blocking.rs", "runtime/src/atomic/mod.rs"),
     ("runtime/src/connection/register.rs", "runtime/src/task/expansion.rs"),
