@@ -7,7 +7,7 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 
-use super::expand::{captured_span, captured_type, field, local};
+use super::capture::{captured_span, captured_type, field, local};
 use super::hand_over::{Body, doubtful_copy, impossible_copy, is_known_to_be_send};
 use super::options::OfDurable;
 use super::parse::{Arg, Capture, Start, TaskDef};
@@ -252,7 +252,7 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
         ("priority", "With another priority than the task's: the lower one runs first.", quote!(i16)),
         ("max_attempts", "Tried more or less often than others of the task, the first time included.", quote!(u16)),
     ];
-    // A result of a type that cannot be is one more mistake, in two places: as in `expand::field`.
+    // A result of a type that cannot be is one more mistake, in two places: as in `capture::field`.
     let at = this.span();
     let returned = Ident::new("Self", at);
     let setters = setters.into_iter().map(|(name, doc, ty)| {

@@ -11,7 +11,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Generics, Type};
 
-use super::expand::{captured_span, local, state_call};
+use super::capture::{captured_span, local, state_call};
 use super::parse::{Arg, Capture, Start, TaskDef, unwrap_groups};
 use crate::paths::located_at;
 
