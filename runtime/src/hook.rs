@@ -74,6 +74,9 @@ pub(crate) trait Body<W>: Send {
     fn wants_connection(&self) -> bool;
 }
 
+/// Nothing in it is pinned: a body that is to be is in a box of its own.
+impl<W> Unpin for Hook<W> {}
+
 impl<W> Hook<W> {
     #[inline(always)]
     pub(crate) fn task<T: Task + Send + 'static, S: Start<T>>(task: T, start: S) -> Self {

@@ -93,6 +93,7 @@ mod durable;
 #[path = "durable/off.rs"]
 mod durable;
 mod error;
+mod guarded;
 mod hook;
 mod panics;
 mod queue;

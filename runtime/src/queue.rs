@@ -5,6 +5,8 @@
 
 use std::cmp::Reverse;
 
+use crate::guarded::Guarded;
+
 /// The lengths of the lists when a depth was opened: what lies beyond belongs to that depth.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
@@ -14,16 +16,33 @@ struct Mark {
     calls: usize,
 }
 
-/// What waits on one connection.
+/// What waits on one connection. It may be looked at from several threads, although hooks may not.
 #[derive(Debug)]
 pub(crate) struct Queue<H, B, C> {
+    lists: Guarded<Lists<H, B, C>>,
+    marks: Vec<Mark>,
+}
+
+#[derive(Debug)]
+struct Lists<H, B, C> {
     commit: Vec<H>,
     /// With the depth of registration: when they run, the deepest go first.
     rollback: Vec<(usize, H)>,
     before: Vec<B>,
     /// Calls that are to be stored before COMMIT.
     calls: Vec<C>,
-    marks: Vec<Mark>,
+}
+
+impl<H, B, C> Lists<H, B, C> {
+    const fn new() -> Self {
+        Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), calls: Vec::new() }
+    }
+}
+
+impl<H, B, C> Default for Lists<H, B, C> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// What was taken out of the queue because its transaction did not commit.
@@ -45,7 +64,7 @@ const KEPT_CAPACITY: usize = 1024;
 
 impl<H, B, C> Queue<H, B, C> {
     pub(crate) const fn new() -> Self {
-        Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), calls: Vec::new(), marks: Vec::new() }
+        Self { lists: Guarded::new(Lists::new()), marks: Vec::new() }
     }
 
     /// How many depths are open.
@@ -55,11 +74,12 @@ impl<H, B, C> Queue<H, B, C> {
 
     /// A transaction or savepoint was opened.
     pub(crate) fn begin(&mut self) {
+        let lists = self.lists.get_mut();
         self.marks.push(Mark {
-            commit: self.commit.len(),
-            rollback: self.rollback.len(),
-            before: self.before.len(),
-            calls: self.calls.len(),
+            commit: lists.commit.len(),
+            rollback: lists.rollback.len(),
+            before: lists.before.len(),
+            calls: lists.calls.len(),
         });
     }
 
@@ -81,28 +101,30 @@ impl<H, B, C> Queue<H, B, C> {
             return Dropped { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), calls: Vec::new() };
         };
         self.marks.truncate(depth);
-        let mut rollback = take_from(&mut self.rollback, mark.rollback);
+        let lists = self.lists.get_mut();
+        let mut rollback = take_from(&mut lists.rollback, mark.rollback);
         // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
         rollback.reverse();
         rollback.sort_by_key(|(depth, _)| Reverse(*depth));
         Dropped {
-            commit: take_from(&mut self.commit, mark.commit),
+            commit: take_from(&mut lists.commit, mark.commit),
             rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
-            before: take_from(&mut self.before, mark.before),
-            calls: take_from(&mut self.calls, mark.calls),
+            before: take_from(&mut lists.before, mark.before),
+            calls: take_from(&mut lists.calls, mark.calls),
         }
     }
 
     pub(crate) fn after_commit(&mut self, hook: H) {
-        self.commit.push(hook);
+        self.lists.get_mut().commit.push(hook);
     }
 
     /// Takes over `hooks`, leaving an empty buffer.
     pub(crate) fn append_after_commit(&mut self, hooks: &mut Vec<H>) {
-        if self.commit.is_empty() {
-            std::mem::swap(&mut self.commit, hooks);
+        let commit = &mut self.lists.get_mut().commit;
+        if commit.is_empty() {
+            std::mem::swap(commit, hooks);
         } else {
-            self.commit.append(hooks);
+            commit.append(hooks);
             if hooks.capacity() > KEPT_CAPACITY {
                 *hooks = Vec::new();
             }
@@ -110,55 +132,55 @@ impl<H, B, C> Queue<H, B, C> {
     }
 
     pub(crate) fn after_rollback(&mut self, hook: H) {
-        self.rollback.push((self.marks.len(), hook));
+        self.lists.get_mut().rollback.push((self.marks.len(), hook));
     }
 
     pub(crate) fn before_commit(&mut self, hook: B) {
-        self.before.push(hook);
+        self.lists.get_mut().before.push(hook);
     }
 
     /// A call that is to be stored.
     #[cfg(feature = "durable")]
     pub(crate) fn store(&mut self, call: C) {
-        self.calls.push(call);
+        self.lists.get_mut().calls.push(call);
     }
 
     /// Takes over `calls` that are to be stored.
     pub(crate) fn append_calls(&mut self, calls: &mut Vec<C>) {
-        self.calls.append(calls);
+        self.lists.get_mut().calls.append(calls);
     }
 
     /// Whether any call is to be stored.
-    pub(crate) fn has_calls(&self) -> bool {
-        !self.calls.is_empty()
+    pub(crate) fn has_calls(&mut self) -> bool {
+        !self.lists.get_mut().calls.is_empty()
     }
 
     /// How many calls of the innermost depth are to be stored.
     #[cfg(feature = "durable")]
-    pub(crate) fn innermost_calls(&self) -> usize {
-        self.calls.len() - self.marks.last().map_or(0, |mark| mark.calls)
+    pub(crate) fn innermost_calls(&mut self) -> usize {
+        self.lists.get_mut().calls.len() - self.marks.last().map_or(0, |mark| mark.calls)
     }
 
     /// The calls of the innermost depth: they are stored in its savepoint.
     #[cfg(feature = "durable")]
     pub(crate) fn take_innermost_calls(&mut self) -> Vec<C> {
         let start = self.marks.last().map_or(0, |mark| mark.calls);
-        take_from(&mut self.calls, start)
+        take_from(&mut self.lists.get_mut().calls, start)
     }
 
     /// Whether anything waits that a commit has to be proven for.
-    pub(crate) fn has_commit_hooks(&self) -> bool {
-        !self.commit.is_empty()
+    pub(crate) fn has_commit_hooks(&mut self) -> bool {
+        !self.lists.get_mut().commit.is_empty()
     }
 
     /// Whether anything waits for a rollback.
-    pub(crate) fn has_rollback_hooks(&self) -> bool {
-        !self.rollback.is_empty()
+    pub(crate) fn has_rollback_hooks(&mut self) -> bool {
+        !self.lists.get_mut().rollback.is_empty()
     }
 
     /// Whether anything runs before COMMIT.
-    pub(crate) fn has_before_commit(&self) -> bool {
-        !self.before.is_empty()
+    pub(crate) fn has_before_commit(&mut self) -> bool {
+        !self.lists.get_mut().before.is_empty()
     }
 
     /// The hooks that run before COMMIT; running one may register more.
@@ -166,16 +188,17 @@ impl<H, B, C> Queue<H, B, C> {
         for mark in &mut self.marks {
             mark.before = 0;
         }
-        std::mem::take(&mut self.before)
+        std::mem::take(&mut self.lists.get_mut().before)
     }
 
     /// The outermost transaction, the one above `depth`, committed, and nothing waited for that: closes it, and says so.
     #[inline]
     pub(crate) fn close_if_empty(&mut self, depth: usize) -> bool {
+        let lists = self.lists.get_mut();
         let empty = self
             .marks
             .get(depth)
-            .is_none_or(|mark| self.commit.len() == mark.commit && self.rollback.len() == mark.rollback);
+            .is_none_or(|mark| lists.commit.len() == mark.commit && lists.rollback.len() == mark.rollback);
         if empty {
             self.marks.truncate(depth);
         }
@@ -185,49 +208,65 @@ impl<H, B, C> Queue<H, B, C> {
     /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now.
     #[inline]
     pub(crate) fn take_committed(&mut self, depth: usize) -> Vec<H> {
-        let start = self.marks.get(depth).map_or(self.commit.len(), |mark| mark.commit);
-        take_from(&mut self.commit, start)
+        let commit = &mut self.lists.get_mut().commit;
+        let start = self.marks.get(depth).map_or(commit.len(), |mark| mark.commit);
+        take_from(commit, start)
     }
 
     /// Its rollback hooks have lost their purpose: returns them, and closes it.
     #[inline]
     pub(crate) fn close_committed(&mut self, depth: usize) -> Vec<(usize, H)> {
-        let start = self.marks.get(depth).map_or(self.rollback.len(), |mark| mark.rollback);
+        let rollback = &mut self.lists.get_mut().rollback;
+        let start = self.marks.get(depth).map_or(rollback.len(), |mark| mark.rollback);
         self.marks.truncate(depth);
-        take_from(&mut self.rollback, start)
+        take_from(rollback, start)
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.
     #[inline]
     pub(crate) fn recycle(&mut self, buffer: Vec<H>) {
-        if self.commit.is_empty() && buffer.is_empty() && (1..=KEPT_CAPACITY).contains(&buffer.capacity()) {
-            self.commit = buffer;
+        let commit = &mut self.lists.get_mut().commit;
+        if commit.is_empty() && buffer.is_empty() && (1..=KEPT_CAPACITY).contains(&buffer.capacity()) {
+            *commit = buffer;
         }
     }
 
     /// The commit hooks.
-    pub(crate) fn waiting_for_commit(&self) -> impl Iterator<Item = &H> {
-        self.commit.iter()
+    pub(crate) fn waiting_for_commit(&mut self) -> impl Iterator<Item = &H> {
+        self.lists.get_mut().commit.iter()
     }
 
-    /// The commit hooks, with the depth that each belongs to now.
-    pub(crate) fn commit_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
-        self.commit.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.commit), hook))
+    /// Shows what waits.
+    pub(crate) fn view<R>(&self, view: impl FnOnce(View<'_, H, B, C>) -> R) -> R {
+        self.lists.view(|lists| view(View { lists, marks: &self.marks }))
+    }
+}
+
+/// What waits, with the depth that each belongs to now.
+pub(crate) struct View<'q, H, B, C> {
+    lists: &'q Lists<H, B, C>,
+    marks: &'q [Mark],
+}
+
+impl<'q, H, B, C> View<'q, H, B, C> {
+    /// The commit hooks.
+    pub(crate) fn commit_hooks(&self) -> impl Iterator<Item = (usize, &'q H)> {
+        self.lists.commit.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.commit), hook))
     }
 
-    /// The rollback hooks, with the depth that each belongs to now.
-    pub(crate) fn rollback_hooks(&self) -> impl Iterator<Item = (usize, &H)> {
-        self.rollback.iter().enumerate().map(|(at, (_, hook))| (self.depth_of(at, |mark| mark.rollback), hook))
+    /// The rollback hooks.
+    pub(crate) fn rollback_hooks(&self) -> impl Iterator<Item = (usize, &'q H)> {
+        self.lists.rollback.iter().enumerate().map(|(at, (_, hook))| (self.depth_of(at, |mark| mark.rollback), hook))
     }
 
-    /// The before-commit hooks, with the depth that each belongs to now.
-    pub(crate) fn before_hooks(&self) -> impl Iterator<Item = (usize, &B)> {
-        self.before.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.before), hook))
+    /// The before-commit hooks.
+    pub(crate) fn before_hooks(&self) -> impl Iterator<Item = (usize, &'q B)> {
+        self.lists.before.iter().enumerate().map(|(at, hook)| (self.depth_of(at, |mark| mark.before), hook))
     }
 
-    /// The calls that are to be stored, with the depth that each belongs to now.
-    pub(crate) fn waiting_calls(&self) -> impl Iterator<Item = (usize, &C)> {
-        self.calls.iter().enumerate().map(|(at, call)| (self.depth_of(at, |mark| mark.calls), call))
+    /// The calls that are to be stored.
+    pub(crate) fn waiting_calls(&self) -> impl Iterator<Item = (usize, &'q C)> {
+        self.lists.calls.iter().enumerate().map(|(at, call)| (self.depth_of(at, |mark| mark.calls), call))
     }
 
     /// How many depths were open already when the hook at this place of its list was registered.
@@ -286,6 +325,10 @@ mod tests {
         assert_eq!(queue.rollback_to(0).rollback, ["inner 2", "inner 1", "outer 2", "outer 1"]);
     }
 
+    fn listed(queue: &Queue<&'static str, (), ()>) -> Vec<(usize, &'static str)> {
+        queue.view(|waiting| waiting.commit_hooks().map(|(depth, hook)| (depth, *hook)).collect())
+    }
+
     #[test]
     fn a_hook_is_listed_at_the_depth_that_it_belongs_to_now() {
         let mut queue = Queue::<_, (), ()>::new();
@@ -295,6 +338,6 @@ mod tests {
         queue.release();
         queue.begin();
         queue.after_commit("inner");
-        assert_eq!(queue.commit_hooks().collect::<Vec<_>>(), [(1, &"merged"), (2, &"inner")]);
+        assert_eq!(listed(&queue), [(1, "merged"), (2, "inner")]);
     }
 }

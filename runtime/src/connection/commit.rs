@@ -219,7 +219,7 @@ fn aborted_release<W: Wrapper>(conn: &mut W) -> Option<Doom> {
 
 /// Whether the COMMIT at `depth` is believed only with a proof. Above depth 1 the RELEASE of Diesel's own savepoint is one.
 #[inline(always)]
-fn has_to_be_proven<W: Wrapper>(keeper: &Keeper<W>, depth: usize, promise: Promise) -> bool {
+fn has_to_be_proven<W: Wrapper>(keeper: &mut Keeper<W>, depth: usize, promise: Promise) -> bool {
     let suspicious = match (W::PROOF, promise) {
         (CommitProof::Commit, _) => return false,
         (CommitProof::Savepoint, Promise::AsDiesel) if !keeper.has_spilled => Doubt::Unseen,

@@ -108,14 +108,16 @@ impl<W> Keeper<W> {
 
     /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
     pub(super) fn pending(&self) -> Vec<PendingHook> {
-        let queue = &self.queue;
-        let commit = queue.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
-        let rollback = queue.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
-        let before = queue.before_hooks().map(|(depth, hook)| hook.describe(depth));
-        let calls = queue.waiting_calls().map(|(depth, call)| describe(call, depth));
-        let staged = self.staging.inspect(|hook| hook.describe(HookKind::AfterCommit, queue.depth()));
-        let staged_calls = self.staging.inspect_calls(|call| describe(call, queue.depth()));
-        commit.chain(staged).chain(rollback).chain(before).chain(calls).chain(staged_calls).collect()
+        self.queue.view(|waiting| {
+            let depth = self.queue.depth();
+            let commit = waiting.commit_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterCommit, depth));
+            let rollback = waiting.rollback_hooks().map(|(depth, hook)| hook.describe(HookKind::AfterRollback, depth));
+            let before = waiting.before_hooks().map(|(depth, hook)| hook.describe(depth));
+            let calls = waiting.waiting_calls().map(|(depth, call)| describe(call, depth));
+            let staged = self.staging.inspect(|hook| hook.describe(HookKind::AfterCommit, depth));
+            let staged_calls = self.staging.inspect_calls(|call| describe(call, depth));
+            commit.chain(staged).chain(rollback).chain(before).chain(calls).chain(staged_calls).collect()
+        })
     }
 
     /// Where a block's statements register their tasks.
@@ -243,7 +245,7 @@ impl<W> Staging<W> {
         }))
     }
 
-    /// Maps what is staged. Not under the lock: `f` runs code of a user's.
+    /// Maps what is staged. Not under the lock: `f` runs code of a user's. One thread at a time, that which views the queue.
     fn inspect<T>(&self, f: impl FnMut(&Hook<W>) -> T) -> Vec<T> {
         let mut staged = std::mem::take(&mut *self.lock());
         let mapped = staged.iter().map(f).collect();

@@ -11,6 +11,7 @@ use super::commit::may_be_committed;
 use super::keeper::{Doom, Keeper, NewCall, describe};
 use super::wrapper::Wrapper;
 use crate::dispatch::Stage;
+use crate::guarded::Guarded;
 use crate::hook::{BeforeCommit, Failed, Hook, Outcome, Step};
 use crate::panics::contain;
 use crate::queue::Dropped;
@@ -172,7 +173,7 @@ impl<W: Wrapper> Run<'_, W> {
         }
         for mut hook in rest {
             if hook.wants_connection() {
-                self.conn.keeper().ready.0.push((hook, kind));
+                self.conn.keeper().ready.0.get_mut().push((hook, kind));
             } else {
                 run_one(self.conn, &mut hook, kind, &self.stage);
             }
@@ -207,21 +208,21 @@ pub(super) fn run_without_connection<W: Wrapper>(conn: &mut W, hooks: Vec<Hook<W
 }
 
 /// Hooks that have to be given the connection, of a transaction that has ended; the future that ran them was dropped.
-pub(super) struct Ready<W>(Vec<(Hook<W>, HookKind)>);
+pub(super) struct Ready<W>(Guarded<Vec<(Hook<W>, HookKind)>>);
 
 impl<W> Ready<W> {
     pub(super) const fn new() -> Self {
-        Self(Vec::new())
+        Self(Guarded::new(Vec::new()))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(super) fn is_empty(&mut self) -> bool {
+        self.0.get_mut().is_empty()
     }
 }
 
 impl<W> Drop for Ready<W> {
     fn drop(&mut self) {
-        for (hook, kind) in self.0.drain(..) {
+        for (hook, kind) in self.0.get_mut().drain(..) {
             not_run(&hook.describe(kind, 1), "the connection was dropped before it was used again");
             let _ = contain(|| drop(hook));
         }
@@ -232,7 +233,7 @@ impl<W> Drop for Ready<W> {
 #[cold]
 pub(super) async fn run_ready<W: Wrapper>(conn: &mut W) {
     for kind in [HookKind::AfterCommit, HookKind::AfterRollback] {
-        let ready = &mut conn.keeper().ready.0;
+        let ready = conn.keeper().ready.0.get_mut();
         // The others stay where they are: this future may be dropped too.
         let (now, later) = std::mem::take(ready).into_iter().partition::<Vec<_>, _>(|(_, of)| *of == kind);
         *ready = later;

@@ -15,6 +15,7 @@ mod postgres_only;
 mod registration;
 mod retries;
 mod shapes;
+mod shared;
 mod swallowed;
 mod test_transactions;
 mod tree;
