@@ -98,6 +98,7 @@ mod hook;
 mod panics;
 mod queue;
 mod report;
+mod sealed;
 mod task;
 
 pub use atomic::{
@@ -110,14 +111,15 @@ pub use diesel_deferred_macros::{atomic, deferred_task};
 #[cfg(feature = "tokio")]
 pub use dispatch::{AbandonedTask, Dispatcher, DispatcherBuilder, ShutdownReport};
 pub use dispatch::{CannotRun, Missing};
+#[cfg(feature = "worker")]
+pub use durable::{
+    AbandonedAttempt, FailedAttempt, Handlers, Handling, Job, Worker, WorkerBuilder, WorkerConnection, WorkerError,
+    WorkerReport,
+};
 #[cfg(feature = "durable")]
 pub use durable::{
     Attempt, Discard, Migrations, NewTask, Snooze, SqlTaskId, TaskId, TaskStatement, cancel_task, migrations,
     pause_queue, replay_dead, replay_task, resume_queue,
-};
-#[cfg(feature = "worker")]
-pub use durable::{
-    FailedAttempt, Handlers, Handling, Job, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport,
 };
 pub use error::{BoxError, CannotStore, CommitError};
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};

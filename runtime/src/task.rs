@@ -11,10 +11,11 @@ use std::panic::Location;
 
 use crate::dispatch::Required;
 use crate::error::BoxError;
+use crate::sealed::Sealed;
 
 /// A call of a [`#[deferred_task]`](crate::deferred_task) function, captured by value.
 ///
-/// The attribute implements it; there is no need to write an implementation by hand.
+/// The attribute implements it. Nobody else does: it has hidden items, which change with each version.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a captured task call",
     note = "put `#[deferred_task]` on the function and pass what calling it returns"
@@ -54,7 +55,7 @@ pub trait Task: Sized {
     note = "nobody is there to take a value, or to await a future, when the task runs after the commit: return `()`, or `Result<(), E>` where \
             `E` converts into `Box<dyn std::error::Error + Send + Sync>`, as every `Send + Sync` error type and `String` do"
 )]
-pub trait TaskOutput {
+pub trait TaskOutput: Sealed {
     /// Turns the output into the result that is reported.
     ///
     /// # Errors

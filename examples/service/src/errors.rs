@@ -49,7 +49,7 @@ impl From<diesel::result::Error> for Error {
     fn from(error: diesel::result::Error) -> Self {
         match (&error, CommitError::of(&error)) {
             (diesel::result::Error::DatabaseError(UniqueViolation, _), _) => Self::Taken,
-            (_, Some(CommitError::TaskCannotRun(cannot_run))) => Self::TaskCannotRun(*cannot_run),
+            (_, Some(CommitError::TaskCannotRun(cannot_run))) => Self::TaskCannotRun(cannot_run.clone()),
             _ => Self::Database(error),
         }
     }

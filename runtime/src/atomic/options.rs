@@ -2,8 +2,11 @@
 //!
 //! Must not know: connections' state, hooks.
 
+use crate::sealed::Sealed;
+
 /// How much of concurrent transactions a transaction may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum IsolationLevel {
     /// As if transactions ran one after the other.
     Serializable,
@@ -78,7 +81,7 @@ impl BeginOptions {
 macro_rules! capability {
     ($(#[$attribute:meta])* $trait:ident: $($feature:literal $conn:path),*) => {
         $(#[$attribute])*
-        pub trait $trait {}
+        pub trait $trait: Sealed {}
 
         $(
             #[cfg(feature = $feature)]

@@ -19,8 +19,9 @@ use crate::durable::{Outbox, TaskTable};
 
 /// A diesel-async connection that an [`AsyncDeferredConnection`](crate::AsyncDeferredConnection) can wrap.
 ///
-/// Implemented for diesel-async's own connections, for `&mut` to one, and for pooled ones. For a connection of another crate one
-/// line does: `impl AsyncDeferrable for TheirConnection {}`, because the default proof works on every SQL database.
+/// Implemented for diesel-async's own connections, for `&mut` to one, and for pooled ones. For a connection type of your own
+/// one line does: `impl AsyncDeferrable for MyConnection {}`, because the default proof works on every SQL database. What is
+/// added to this trait will have defaults.
 #[diagnostic::on_unimplemented(
     message = "`AsyncDeferredConnection` does not know how to prove a COMMIT on `{Self}`",
     note = "in a generic function write the bound `{Self}: diesel_deferred::AsyncDeferrable`; for diesel-async's own connections turn on the feature \

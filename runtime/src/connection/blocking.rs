@@ -27,6 +27,7 @@ use crate::durable::NewTask;
 use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
+use crate::sealed::Sealed;
 use crate::task::TaskOutput;
 
 /// A Diesel connection that keeps tasks until the outermost transaction commits.
@@ -321,6 +322,8 @@ impl<C: Deferrable> AfterCommit for DeferredConnection<C> {
     }
 }
 
+impl<C> Sealed for DeferredConnection<C> {}
+
 impl<C: Deferrable> Deferring for DeferredConnection<C> {
     type Wrapped = C;
 }
@@ -380,6 +383,7 @@ impl<C: Deferrable> Wrapper for DeferredConnection<C> {
 
 /// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct DeferredTransactionManager;
 
 impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransactionManager {

@@ -49,8 +49,9 @@ use crate::durable::{NewTask, Outbox, TaskTable};
 
 /// A Diesel connection that a [`DeferredConnection`] can wrap.
 ///
-/// Implemented for Diesel's own connections and for r2d2's pooled ones. For a `#[derive(MultiConnection)]` enum or a
-/// connection of another crate one line does, because the default proof works on every SQL database:
+/// Implemented for Diesel's own connections and for r2d2's pooled ones. For a `#[derive(MultiConnection)]` enum or another
+/// connection type of your own one line does, because the default proof works on every SQL database. What is added to this
+/// trait will have defaults:
 ///
 /// ```
 /// use diesel::prelude::*;

@@ -30,6 +30,7 @@ use crate::error::CommitError;
 use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::{contain, message};
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
+use crate::sealed::Sealed;
 use crate::task::TaskOutput;
 
 /// A diesel-async connection that keeps tasks until the outermost transaction commits.
@@ -317,6 +318,8 @@ impl<C: AsyncDeferrable> AfterCommit for AsyncDeferredConnection<C> {
     }
 }
 
+impl<C> Sealed for AsyncDeferredConnection<C> {}
+
 impl<C: AsyncDeferrable> Deferring for AsyncDeferredConnection<C> {
     type Wrapped = C;
 }
@@ -375,6 +378,7 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
 
 /// The transaction manager for [`AsyncDeferredConnection`]: moves the hooks along with the transactions.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct AsyncDeferredTransactionManager;
 
 impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for AsyncDeferredTransactionManager {

@@ -14,6 +14,7 @@ use crate::error::CannotStore;
 use crate::error::{BoxError, CommitError};
 use crate::hook::Hook;
 use crate::report::HookKind;
+use crate::sealed::Sealed;
 use crate::task::Task;
 use crate::task::expansion::{Receiver, Start};
 
@@ -25,7 +26,7 @@ use crate::task::expansion::{Receiver, Start};
     note = "pass a `DeferredConnection`: establish one with `DeferredConnection::<…>::establish(url)`, or wrap a connection \
             with `DeferredConnection::new(conn)`; a connection of diesel-async's is wrapped with `AsyncDeferredConnection::new(conn)`"
 )]
-pub trait AfterCommit {
+pub trait AfterCommit: Sealed {
     /// The connection that keeps the tasks.
     #[doc(hidden)]
     type Wrapper: Registry;

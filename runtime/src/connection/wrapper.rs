@@ -18,9 +18,10 @@ use super::keeper::Keeper;
 use crate::atomic::BeginOptions;
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
+use crate::sealed::Sealed;
 
 /// A deferring connection: [`DeferredConnection`](crate::DeferredConnection) or `AsyncDeferredConnection`.
-pub trait Deferring: Send + Sized {
+pub trait Deferring: Sealed + Send + Sized {
     /// The connection below.
     type Wrapped;
 }

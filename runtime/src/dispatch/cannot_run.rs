@@ -7,7 +7,7 @@ use std::fmt;
 use std::panic::Location;
 
 /// A task that could not run after the commit, so that there must not be one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CannotRun {
     /// The task's name.
@@ -27,7 +27,7 @@ impl fmt::Display for CannotRun {
 impl Error for CannotRun {}
 
 /// What a task lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Missing {
     /// A tokio runtime, for an `async` or `blocking` task.

@@ -165,7 +165,7 @@ pub(crate) fn milliseconds(duration: Duration) -> i64 {
 pub(crate) const MAX_NAME_CHARS: usize = 255;
 
 /// A durable call on its way to its row: what `store_calls` of [`Deferrable`](crate::Deferrable) is
-/// given.
+/// given, to hand it on to the connection that it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTask {
     pub(crate) id: TaskId,
@@ -184,6 +184,21 @@ pub struct NewTask {
 }
 
 impl NewTask {
+    /// The call's identity.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// The task's name.
+    pub fn task(&self) -> &'static str {
+        self.task
+    }
+
+    /// The arguments: a JSON object.
+    pub fn payload(&self) -> &str {
+        &self.payload
+    }
+
     /// The row of a call.
     pub(crate) fn of<T: Durable>(task: T) -> Result<Self, CannotStore> {
         let call_site = task.call_site();

@@ -36,5 +36,6 @@ pub use self::running::{Attempt, Discard, Snooze};
 pub(crate) use self::wake::wake_workers;
 #[cfg(feature = "worker")]
 pub use self::worker::{
-    FailedAttempt, Handlers, Handling, Job, Worker, WorkerBuilder, WorkerConnection, WorkerError, WorkerReport,
+    AbandonedAttempt, FailedAttempt, Handlers, Handling, Job, Worker, WorkerBuilder, WorkerConnection, WorkerError,
+    WorkerReport,
 };

@@ -121,17 +121,31 @@ impl Attempt {
 /// #[deferred_task(durable)]
 /// fn collect(report_id: i64) -> Result<(), BoxError> {
 ///     if !is_ready(report_id) {
-///         return Err(Snooze(Duration::from_secs(30)).into());
+///         return Err(Snooze::new(Duration::from_secs(30)).into());
 ///     }
 ///     Ok(())
 /// }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snooze(pub Duration);
+pub struct Snooze {
+    after: Duration,
+}
+
+impl Snooze {
+    /// Asks for another run after this time.
+    pub fn new(after: Duration) -> Self {
+        Self { after }
+    }
+
+    /// How long it asks to wait.
+    pub fn after(&self) -> Duration {
+        self.after
+    }
+}
 
 impl fmt::Display for Snooze {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "snoozed for {:?}", self.0)
+        write!(f, "snoozed for {:?}", self.after)
     }
 }
 
@@ -150,17 +164,31 @@ impl Error for Snooze {}
 /// #[deferred_task(durable)]
 /// fn send_statement(account_id: i64) -> Result<(), BoxError> {
 ///     if !is_open(account_id) {
-///         return Err(Discard("the account was closed".to_owned()).into());
+///         return Err(Discard::new("the account was closed").into());
 ///     }
 ///     Ok(())
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Discard(pub String);
+pub struct Discard {
+    reason: String,
+}
+
+impl Discard {
+    /// Gives the task up, for this reason, which the dead letter keeps.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+
+    /// Why it is given up.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
 
 impl fmt::Display for Discard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "discarded: {}", self.0)
+        write!(f, "discarded: {}", self.reason)
     }
 }
 

@@ -21,6 +21,7 @@ pub use crate::dispatch::{Required, States};
 use crate::durable::{Durable, NewTask, TaskId};
 pub use crate::error::BoxError;
 use crate::hook::Hook;
+use crate::sealed::Sealed;
 
 /// The type of a statement's value in an `atomic!` block.
 ///
@@ -140,6 +141,8 @@ macro_rules! settles_to_itself {
 
 /// `!`, which has no name on stable Rust but this one. A diverging call is inferred to be a task otherwise.
 pub(crate) type Never = <fn() -> ! as FnOutput>::Output;
+
+impl Sealed for Never {}
 
 #[diagnostic::do_not_recommend]
 impl TaskOutput for Never {

@@ -1,11 +1,13 @@
 //! Connections that are not Diesel's own: pooled ones, and enums of several kinds.
 
+use std::cell::RefCell;
+
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool, R2D2Connection};
 use diesel_async::AsyncConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, bb8, deadpool, mobc};
-use diesel_deferred::{AfterCommit, AsyncDeferredConnection, Deferrable, DeferredConnection, NewTask, atomic};
+use diesel_deferred::{AfterCommit, AsyncDeferredConnection, Deferrable, DeferredConnection, NewTask, TaskId, atomic};
 use diesel_deferred_tests::{Database, Scratch, on_every_database, record, refusal, rolled_back};
 
 use crate::tasks::{count, first, firsts, in_short, ready, stored};
@@ -197,9 +199,16 @@ mod any {
 
 use any::Any;
 
+thread_local! {
+    /// What calls said of themselves on their way to the rows: identity, task, arguments.
+    static HANDED_ON: RefCell<Vec<(TaskId, &'static str, String)>> = const { RefCell::new(Vec::new()) };
+}
+
 /// As the docs have it.
 impl Deferrable for Any {
     fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+        let said = calls.iter().map(|call| (call.id(), call.task(), call.payload().to_owned()));
+        HANDED_ON.with_borrow_mut(|handed_on| handed_on.extend(said));
         match self {
             Self::Sqlite(conn) => conn.store_calls(calls),
             #[cfg(feature = "postgres")]
@@ -229,6 +238,11 @@ fn an_enum_that_hands_calls_on<C: Database>(open: impl Fn(C) -> Any) {
     .unwrap();
     expected.extend(firsts([1, 3]));
     assert_eq!(stored(db), *expected);
+    let rows = db.task_ids().into_iter().zip(db.tasks());
+    let rows: Vec<_> = rows.map(|(id, row)| (id, row.task, row.payload.replace(' ', ""))).collect();
+    let handed_on: Vec<_> =
+        HANDED_ON.take().into_iter().map(|(id, task, payload)| (id, task.to_owned(), payload)).collect();
+    assert_eq!(handed_on, rows);
     for (sql, plain) in [("COMMIT", true), ("COMMIT", false), ("ROLLBACK", true), ("ROLLBACK", false)] {
         let block = |conn: &mut DeferredConnection<Any>| {
             first(4).after_commit(conn)?;

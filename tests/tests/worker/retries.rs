@@ -43,14 +43,14 @@ async fn snooze(#[state] notes: &Notes, #[state] attempt: Attempt, times: usize)
     let woken = notes.all().iter().filter(|note| note.starts_with("woken")).count();
     if woken <= times {
         // As a source of another error, it counts too.
-        return Err(std::io::Error::other(Snooze(Duration::from_millis(10))).into());
+        return Err(std::io::Error::other(Snooze::new(Duration::from_millis(10))).into());
     }
     Err("at last".into())
 }
 
 #[deferred_task(durable)]
 async fn discard() -> Result<(), BoxError> {
-    Err(std::io::Error::other(Discard("the account is closed".into())).into())
+    Err(std::io::Error::other(Discard::new("the account is closed")).into())
 }
 
 on_every_async_database!(

@@ -115,7 +115,8 @@ async fn a_blocking_task_is_abandoned<A: AsyncDatabase>(_: &Scratch<A::Blocking>
     notes.wait_for(1).await;
     let report = at_work.stop().await;
     assert_eq!((report.ran, report.released), (0, 0), "{report}");
-    assert_eq!(report.abandoned, [(id, "worker::support::hold_blocking".to_owned())]);
+    let [abandoned] = &*report.abandoned else { panic!("{report}") };
+    assert_eq!((abandoned.id, &*abandoned.task), (id, "worker::support::hold_blocking"));
     assert_eq!(states(db), ["running"], "it runs on");
     let lease_end = lease_end(db);
     let at_work = at_work!(worker::<A>(db, &notes));

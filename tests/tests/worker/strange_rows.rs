@@ -139,7 +139,7 @@ async fn numbers_that_make_no_sense_stop_nothing<A: AsyncDatabase>(_: &Scratch<A
 
 #[deferred_task(durable)]
 async fn sleep_long() -> Result<(), diesel_deferred::Snooze> {
-    Err(diesel_deferred::Snooze(std::time::Duration::from_millis(i64::MAX as u64)))
+    Err(diesel_deferred::Snooze::new(std::time::Duration::from_millis(i64::MAX as u64)))
 }
 
 /// D12: no row is wedged.

@@ -10,7 +10,7 @@ use crate::support::{committed, hold, note, worker};
 #[deferred_task(durable)]
 async fn snooze_once(#[state] notes: &Notes) -> Result<(), diesel_deferred::Snooze> {
     notes.add(format!("woken {:?}", SystemTime::now()));
-    if notes.all().len() == 1 { Err(diesel_deferred::Snooze(Duration::from_millis(300))) } else { Ok(()) }
+    if notes.all().len() == 1 { Err(diesel_deferred::Snooze::new(Duration::from_millis(300))) } else { Ok(()) }
 }
 
 on_every_async_database!(

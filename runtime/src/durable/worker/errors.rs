@@ -133,12 +133,28 @@ pub struct WorkerReport {
     /// The tasks that ran on when it stopped, because a blocking function cannot be stopped, and
     /// those whose end it could not tell the database. They are run again when their lease has
     /// ended.
-    pub abandoned: Vec<(TaskId, String)>,
+    pub abandoned: Vec<AbandonedAttempt>,
+}
+
+/// An attempt that a worker did not wait for when it stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AbandonedAttempt {
+    /// The call.
+    pub id: TaskId,
+    /// The task's name.
+    pub task: String,
+}
+
+impl fmt::Display for AbandonedAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.task, self.id)
+    }
 }
 
 impl fmt::Display for WorkerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} attempts ran, {} tasks given back, {} abandoned", self.ran, self.released, self.abandoned.len())?;
-        self.abandoned.iter().try_for_each(|(id, task)| write!(f, "\n  {task} ({id})"))
+        self.abandoned.iter().try_for_each(|attempt| write!(f, "\n  {attempt}"))
     }
 }

@@ -219,11 +219,11 @@ fn outcome_of(job: &Job, error: &(dyn std::error::Error + Send + Sync + 'static)
     let mut text = String::new();
     for _ in 0..LONGEST_CHAIN {
         let Some(error) = source else { break };
-        if let Some(Snooze(after)) = error.downcast_ref() {
-            return Outcome::Snoozed(*after);
+        if let Some(snooze) = error.downcast_ref::<Snooze>() {
+            return Outcome::Snoozed(snooze.after());
         }
-        if let Some(Discard(reason)) = error.downcast_ref() {
-            return Outcome::Dead(stored(format!("discarded: {reason}")));
+        if let Some(discard) = error.downcast_ref::<Discard>() {
+            return Outcome::Dead(stored(discard.to_string()));
         }
         if let Some(undecodable) = error.downcast_ref::<Undecodable>() {
             return Outcome::Dead(stored(format!("its arguments are not those of `{}`: {undecodable}", job.task.name)));

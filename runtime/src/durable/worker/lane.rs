@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::errors::AbandonedAttempt;
 use super::source::{Claimed, Outcome, Settlement};
 use crate::durable::id::TaskId;
 
@@ -227,10 +228,11 @@ impl Lanes {
     }
 
     /// The tasks that the source was not told of, by name.
-    pub(super) fn left(&self) -> Vec<(TaskId, String)> {
+    pub(super) fn left(&self) -> Vec<AbandonedAttempt> {
         let inner = self.lock();
-        let mut left: Vec<_> = inner.flights.iter().map(|(id, flight)| (*id, flight.task.clone())).collect();
-        left.sort_unstable();
+        let left = inner.flights.iter().map(|(id, flight)| AbandonedAttempt { id: *id, task: flight.task.clone() });
+        let mut left: Vec<_> = left.collect();
+        left.sort_unstable_by_key(|attempt| attempt.id);
         left
     }
 }

@@ -14,6 +14,6 @@ mod runner;
 mod source;
 
 pub use self::builder::{Worker, WorkerBuilder};
-pub use self::errors::{FailedAttempt, WorkerError, WorkerReport};
+pub use self::errors::{AbandonedAttempt, FailedAttempt, WorkerError, WorkerReport};
 pub use self::job::{Handlers, Handling, Job};
 pub use self::source::WorkerConnection;
