@@ -102,7 +102,8 @@ mod sealed;
 mod task;
 
 pub use atomic::{
-    HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel, RetryingTransaction, TransactionBuilder,
+    HasDeferrable, HasExclusive, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel, RetryingTransaction,
+    TransactionBuilder,
 };
 pub use connection::{AfterCommit, CommitProof, Deferrable, DeferredConnection, DeferredTransactionManager, Deferring};
 #[cfg(feature = "async")]

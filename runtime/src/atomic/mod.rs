@@ -12,7 +12,9 @@ mod without_async;
 
 #[cfg(feature = "async")]
 pub use self::nonblocking::{Attempts, BlockValue, Caught, Open, caught, future, never_returned};
-pub use self::options::{BeginOptions, HasDeferrable, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel};
+pub use self::options::{
+    BeginOptions, HasDeferrable, HasExclusive, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel,
+};
 #[cfg(not(feature = "async"))]
 pub use self::without_async::{caught, future, never_returned};
 use diesel::result::Error;
@@ -43,7 +45,13 @@ impl<W: Deferring> Registrar<W> {
 /// That of a block that is not async. Short, because the compiler shows the line that asks for the block's closure.
 type BlockRegistrar<C> = Registrar<DeferredConnection<C>>;
 
-/// A transaction with options, as `atomic!` writes it.
+/// A transaction with options, as `atomic!` writes it. It has the methods of Diesel's own builder for PostgreSQL, and more.
+///
+/// # Coming from Diesel
+/// Nested in a transaction, Diesel's builder returns [`AlreadyInTransaction`](Error::AlreadyInTransaction). This one does where
+/// any option was set, and with [`outermost`](Self::outermost); without options it opens a savepoint, as
+/// [`atomic!`](crate::atomic) does. In a test transaction, where Diesel's refuses too, it opens a savepoint, and its options
+/// have no effect.
 ///
 /// # Examples
 /// ```no_run
@@ -79,12 +87,45 @@ impl<'c, W: Deferring> TransactionBuilder<'c, W> {
         self
     }
 
+    /// Makes it as if transactions ran one after the other.
+    pub fn serializable(self) -> Self
+    where
+        W::Wrapped: HasIsolation,
+    {
+        self.isolation(IsolationLevel::Serializable)
+    }
+
+    /// Shows all queries the state at the transaction's start.
+    pub fn repeatable_read(self) -> Self
+    where
+        W::Wrapped: HasIsolation,
+    {
+        self.isolation(IsolationLevel::RepeatableRead)
+    }
+
+    /// Shows each query what was committed when it started.
+    pub fn read_committed(self) -> Self
+    where
+        W::Wrapped: HasIsolation,
+    {
+        self.isolation(IsolationLevel::ReadCommitted)
+    }
+
     /// Forbids writing.
     pub fn read_only(mut self) -> Self
     where
         W::Wrapped: HasReadOnly,
     {
-        self.begin.read_only = true;
+        self.begin.read_only = Some(true);
+        self
+    }
+
+    /// Allows writing, also where the database's default forbids it.
+    pub fn read_write(mut self) -> Self
+    where
+        W::Wrapped: HasReadOnly,
+    {
+        self.begin.read_only = Some(false);
         self
     }
 
@@ -93,7 +134,16 @@ impl<'c, W: Deferring> TransactionBuilder<'c, W> {
     where
         W::Wrapped: HasDeferrable,
     {
-        self.begin.deferrable = true;
+        self.begin.deferrable = Some(true);
+        self
+    }
+
+    /// Does not wait at the start, also where the database's default is to.
+    pub fn not_deferrable(mut self) -> Self
+    where
+        W::Wrapped: HasDeferrable,
+    {
+        self.begin.deferrable = Some(false);
         self
     }
 
@@ -109,7 +159,7 @@ impl<'c, W: Deferring> TransactionBuilder<'c, W> {
     /// Locks everybody else out at the start.
     pub fn exclusive(mut self) -> Self
     where
-        W::Wrapped: HasImmediate,
+        W::Wrapped: HasExclusive,
     {
         self.begin.lock = Some("EXCLUSIVE");
         self
@@ -142,11 +192,12 @@ impl<C: Deferrable> TransactionBuilder<'_, DeferredConnection<C>> {
     ///
     /// # Errors
     /// What `f` returns; what BEGIN or COMMIT return; [`AlreadyInTransaction`](Error::AlreadyInTransaction).
-    pub fn run<T, E>(self, f: impl FnOnce(&mut DeferredConnection<C>) -> Result<T, E>) -> Result<T, E>
+    pub fn run<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
+        F: FnOnce(&mut DeferredConnection<C>) -> Result<T, E>,
         E: From<Error>,
     {
-        self.run_block(|conn, _| f(conn))
+        self.run_once(|conn, _| f(conn))
     }
 
     /// Runs the block of an `atomic!`.

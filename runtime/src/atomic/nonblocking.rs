@@ -23,14 +23,14 @@ impl<'c, C: AsyncDeferrable> TransactionBuilder<'c, AsyncDeferredConnection<C>> 
     ///
     /// # Errors
     /// What `f` returns; what BEGIN or COMMIT return; [`AlreadyInTransaction`](Error::AlreadyInTransaction).
-    pub async fn run<'a, T, E, F>(self, f: F) -> Result<T, E>
+    pub async fn run<'a, T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         for<'r> F: AsyncFnOnce(&'r mut AsyncDeferredConnection<C>) -> Result<T, E>
             + AsyncBlock<&'r mut AsyncDeferredConnection<C>, Result<T, E>, Fut: Send>
             + Send
             + 'a,
-        E: From<Error> + Send + 'a,
-        T: Send + 'a,
+        E: From<Error> + 'a,
+        T: 'a,
     {
         let opening = Opening::Block { begin: &self.begin, outermost: self.outermost };
         self.conn.run_transaction(opening, f).await

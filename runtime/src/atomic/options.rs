@@ -33,15 +33,16 @@ impl IsolationLevel {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BeginOptions {
     pub(crate) isolation: Option<IsolationLevel>,
-    pub(crate) read_only: bool,
-    pub(crate) deferrable: bool,
+    /// Where it is said at all: a database may have another default.
+    pub(crate) read_only: Option<bool>,
+    pub(crate) deferrable: Option<bool>,
     pub(crate) lock: Option<&'static str>,
 }
 
 impl BeginOptions {
     /// Whether a plain BEGIN will do.
     pub(crate) fn is_plain(&self) -> bool {
-        self.isolation.is_none() && !self.read_only && !self.deferrable && self.lock.is_none()
+        self.isolation.is_none() && self.read_only.is_none() && self.deferrable.is_none() && self.lock.is_none()
     }
 
     /// The SQL standard's, PostgreSQL's and SQLite's form.
@@ -53,12 +54,12 @@ impl BeginOptions {
         if let Some(level) = self.isolation {
             sql.extend([" ISOLATION LEVEL ", level.sql()]);
         }
-        if self.read_only {
-            sql.push_str(" READ ONLY");
-        }
-        if self.deferrable {
-            sql.push_str(" DEFERRABLE");
-        }
+        sql.push_str(self.read_mode());
+        sql.push_str(match self.deferrable {
+            Some(true) => " DEFERRABLE",
+            Some(false) => " NOT DEFERRABLE",
+            None => "",
+        });
         sql
     }
 
@@ -70,10 +71,16 @@ impl BeginOptions {
             sql.extend(["SET TRANSACTION ISOLATION LEVEL ", level.sql(), "; "]);
         }
         sql.push_str("START TRANSACTION");
-        if self.read_only {
-            sql.push_str(" READ ONLY");
-        }
+        sql.push_str(self.read_mode());
         sql
+    }
+
+    fn read_mode(&self) -> &'static str {
+        match self.read_only {
+            Some(true) => " READ ONLY",
+            Some(false) => " READ WRITE",
+            None => "",
+        }
     }
 }
 
@@ -164,6 +171,16 @@ capability! {
     HasImmediate: "sqlite" diesel::SqliteConnection
 }
 
+capability! {
+    /// Connections whose transactions can lock everybody else out at their start.
+    #[diagnostic::on_unimplemented(
+        message = "transactions on `{Self}` cannot be exclusive",
+        label = "only SQLite has this option",
+        note = "leave the option out: PostgreSQL and MySQL/MariaDB lock rows, not the database; on PostgreSQL a `LOCK TABLE` in the block locks a table"
+    )]
+    HasExclusive: "sqlite" diesel::SqliteConnection
+}
+
 #[cfg(test)]
 mod tests {
     use super::{BeginOptions, IsolationLevel};
@@ -172,11 +189,14 @@ mod tests {
     fn sql_names_each_option() {
         let options = BeginOptions {
             isolation: Some(IsolationLevel::Serializable),
-            read_only: true,
-            deferrable: true,
+            read_only: Some(true),
+            deferrable: Some(true),
             lock: None,
         };
         assert_eq!(options.standard_sql(), "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE");
+        let options = BeginOptions { read_only: Some(false), deferrable: Some(false), ..BeginOptions::default() };
+        assert_eq!(options.standard_sql(), "BEGIN READ WRITE NOT DEFERRABLE");
+        assert!(!options.is_plain());
         let options = BeginOptions { lock: Some("IMMEDIATE"), ..BeginOptions::default() };
         assert_eq!(options.standard_sql(), "BEGIN IMMEDIATE");
         assert!(!options.is_plain());

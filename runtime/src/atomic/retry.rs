@@ -39,11 +39,12 @@ impl<C: Deferrable> RetryingTransaction<'_, DeferredConnection<C>> {
     ///
     /// # Errors
     /// What the last attempt returned: see [`TransactionBuilder::run`].
-    pub fn run<T, E>(self, mut f: impl FnMut(&mut DeferredConnection<C>) -> Result<T, E>) -> Result<T, E>
+    pub fn run<T, E, F>(&mut self, mut f: F) -> Result<T, E>
     where
+        F: FnMut(&mut DeferredConnection<C>) -> Result<T, E>,
         E: From<Error>,
     {
-        self.run_block(|conn, _| f(conn))
+        self.run_attempts(|conn, _| f(conn))
     }
 
     /// Runs the block of an `atomic!`.
@@ -57,6 +58,16 @@ impl<C: Deferrable> RetryingTransaction<'_, DeferredConnection<C>> {
     ) -> Result<T, E>
     where
         E: From<Error>, // where `E` is not known, write it: `atomic!(conn, -> Result<(), MyError>, { … })`
+    {
+        self.run_attempts(&mut block)
+    }
+
+    fn run_attempts<T, E>(
+        &mut self,
+        mut block: impl FnMut(&mut DeferredConnection<C>, &BlockRegistrar<C>) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<Error>,
     {
         // A retry on its own would run in a transaction that the failure has already ended.
         let retries = if self.transaction.conn.in_transaction() { 0 } else { self.retries };

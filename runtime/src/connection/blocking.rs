@@ -20,7 +20,7 @@ use super::transaction::{
 use super::watch::Doubt;
 use super::wrapper::{Deferring, State, Wrapper, now};
 use super::{AfterCommit, CommitProof, Deferrable};
-use crate::atomic::{BeginOptions, HasImmediate, TransactionBuilder};
+use crate::atomic::{BeginOptions, HasExclusive, HasImmediate, TransactionBuilder};
 use crate::dispatch::{Needs, Stage};
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
@@ -253,7 +253,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
     pub fn exclusive_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
-        C: HasImmediate,
+        C: HasExclusive,
         F: FnOnce(&mut Self) -> Result<T, E>,
         E: From<Error>,
     {

@@ -157,6 +157,71 @@ mod on_postgres {
         assert_eq!(log.ran(), [1]);
         assert_clean(db, conn, &log);
     }
+
+    fn settings(conn: &mut PgConnection) -> [String; 3] {
+        ["isolation", "read_only", "deferrable"].map(|name| setting(conn, name))
+    }
+
+    /// Diesel's methods, by its names, receivers and generics.
+    macro_rules! calls_of_diesel {
+        ($conn:ident) => {{
+            $conn
+                .batch_execute("SET default_transaction_read_only = on; SET default_transaction_deferrable = on")
+                .unwrap();
+            let mut builder = $conn.build_transaction().serializable().read_only().deferrable();
+            let seen = [
+                builder.run::<_, Error, _>(|conn| Ok(settings(conn))),
+                builder.run(|conn| Ok(settings(conn))),
+                $conn.build_transaction().read_committed().read_write().not_deferrable().run(|conn| Ok(settings(conn))),
+                $conn.build_transaction().repeatable_read().run(|conn| Ok(settings(conn))),
+            ];
+            $conn.batch_execute("RESET ALL").unwrap();
+            seen.map(|settings| settings.unwrap())
+        }};
+    }
+
+    /// A7: code that was written for Diesel's builder compiles as it is, and does the same.
+    #[test]
+    fn a07_the_builder_has_diesels_methods() {
+        let db = &Scratch::<PgConnection>::new();
+        let (plain, conn) = (&mut db.observer(), &mut db.connect());
+        let expected = [
+            ["serializable", "on", "on"],
+            ["serializable", "on", "on"],
+            ["read committed", "off", "off"],
+            ["repeatable read", "on", "on"],
+        ];
+        assert_eq!(calls_of_diesel!(plain), expected);
+        assert_eq!(calls_of_diesel!(conn), expected);
+        assert_clean(db, conn, &Log::new());
+    }
+
+    /// A7: nested it is refused as Diesel's is, but for one without options, which is a savepoint.
+    #[test]
+    fn a07_a_nested_builder() {
+        let db = &Scratch::<PgConnection>::new();
+        let conn = &mut db.connect();
+        let log = Log::new();
+        conn.transaction(|conn| {
+            let mut refused = [
+                conn.build_transaction().read_write().run(|_| QueryResult::Ok(())),
+                conn.build_transaction().not_deferrable().run(|_| Ok(())),
+                conn.build_transaction().read_committed().run(|_| Ok(())),
+                conn.build_transaction().outermost().run(|_| Ok(())),
+            ]
+            .into_iter();
+            assert!(refused.all(|result| matches!(result, Err(Error::AlreadyInTransaction))));
+            let savepoint: QueryResult<()> = conn.build_transaction().run(|conn| {
+                note(&log, 1).after_commit(conn)?;
+                rolled_back()
+            });
+            assert_eq!(savepoint, rolled_back());
+            conn.build_transaction().run(|conn| note(&log, 2).after_commit(conn))
+        })
+        .unwrap();
+        assert_eq!(log.ran(), [2]);
+        assert_clean(db, conn, &log);
+    }
 }
 
 #[cfg(feature = "mysql")]

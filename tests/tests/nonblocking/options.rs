@@ -25,13 +25,48 @@ async fn immediate_and_exclusive_on_sqlite() {
     })
     .await
     .unwrap();
-    let block = conn.build_transaction().exclusive();
-    block.run(async |conn| note(&log, 2).after_commit(conn)).await.unwrap();
+    conn.build_transaction().exclusive().run(async |conn| note(&log, 2).after_commit(conn)).await.unwrap();
     atomic!(conn, outermost, immediate, retries = 2, async { note(&log, 3).after_commit(conn) }).await.unwrap();
     assert_eq!(
         statements.take(),
         ["BEGIN IMMEDIATE", "COMMIT", "BEGIN EXCLUSIVE", "COMMIT", "BEGIN IMMEDIATE", "COMMIT"]
     );
+    // Its ROLLBACK is the next outermost block's.
+    conn.immediate_transaction(async |_| QueryResult::Ok(())).await.unwrap();
+    assert_eq!(log.ran(), [1, 2, 3]);
+    assert_clean(db, conn, &log).await;
+}
+
+/// A7: diesel-async's two methods for SQLite. A cancelled one is noticed, which diesel-async's is not.
+#[tokio::test]
+async fn a07_immediate_and_exclusive_transaction_on_sqlite() {
+    let db = &Scratch::<SqliteConnection>::new();
+    let conn = &mut db.connect_async::<AsyncSqliteConnection>().await;
+    let log = Log::new();
+    let statements = record_async(conn);
+    conn.immediate_transaction(async |conn| {
+        note(&log, 1).after_commit(conn)?;
+        let nested = conn.exclusive_transaction::<_, Error, _>(async |_| Ok(())).await;
+        assert!(matches!(nested, Err(Error::AlreadyInTransaction)), "{nested:?}");
+        QueryResult::Ok(())
+    })
+    .await
+    .unwrap();
+    conn.exclusive_transaction(async |conn| note(&log, 2).after_commit(conn)).await.unwrap();
+    assert_eq!(statements.take(), ["BEGIN IMMEDIATE", "COMMIT", "BEGIN EXCLUSIVE", "COMMIT"]);
+    let (reached, is_reached) = tokio::sync::oneshot::channel();
+    let sink = &log;
+    let cancelled = conn.immediate_transaction(async move |conn| -> QueryResult<()> {
+        note(sink, 3).after_rollback(conn)?;
+        reached.send(()).expect("it is waited for");
+        std::future::pending().await
+    });
+    tokio::select! {
+        ended = cancelled => panic!("{ended:?}"),
+        reached = is_reached => reached.unwrap(),
+    }
+    // Its ROLLBACK is the next outermost block's.
+    conn.immediate_transaction(async |_| QueryResult::Ok(())).await.unwrap();
     assert_eq!(log.ran(), [1, 2, 3]);
     assert_clean(db, conn, &log).await;
 }
@@ -39,7 +74,7 @@ async fn immediate_and_exclusive_on_sqlite() {
 #[cfg(feature = "postgres")]
 mod on_postgres {
     use diesel::sql_types::Text;
-    use diesel_async::{AsyncPgConnection, RunQueryDsl};
+    use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
     use diesel_deferred::{AsyncDeferredConnection, IsolationLevel};
 
     use super::*;
@@ -68,16 +103,72 @@ mod on_postgres {
         })
         .await
         .unwrap();
-        let refused = conn.build_transaction().read_only();
-        refused.run(async |conn| AsyncPgConnection::insert(conn, 1).await).await.unwrap_err();
+        let mut read_only = conn.build_transaction().read_only();
+        read_only.run(async |conn| AsyncPgConnection::insert(conn, 1).await).await.unwrap_err();
         for level in [IsolationLevel::RepeatableRead, IsolationLevel::ReadCommitted, IsolationLevel::ReadUncommitted] {
-            let name = conn.build_transaction().isolation(level).run(async |conn| setting(conn, "isolation").await);
-            let sql = format!("{level:?}").to_lowercase();
-            assert_eq!(name.await.unwrap().replace(' ', ""), sql);
+            let mut block = conn.build_transaction().isolation(level);
+            let name = block.run(async |conn| setting(conn, "isolation").await).await.unwrap();
+            assert_eq!(name.replace(' ', ""), format!("{level:?}").to_lowercase());
         }
         assert_eq!(setting(conn, "isolation").await.unwrap(), "read committed", "the level was for one transaction");
         assert_eq!(log.ran(), [1]);
         assert_clean(db, conn, &log).await;
+    }
+
+    async fn settings<C>(conn: &mut C) -> [String; 3]
+    where
+        C: diesel_async::AsyncConnection<Backend = diesel::pg::Pg>,
+    {
+        let mut settings = [const { String::new() }; 3];
+        for (at, name) in ["isolation", "read_only", "deferrable"].into_iter().enumerate() {
+            let sql = format!("current_setting('transaction_{name}')");
+            settings[at] = RunQueryDsl::get_result(diesel::select(diesel::dsl::sql::<Text>(&sql)), conn).await.unwrap();
+        }
+        settings
+    }
+
+    /// diesel-async's methods, by its names, receivers and generics.
+    macro_rules! calls_of_diesel {
+        ($conn:ident) => {{
+            SimpleAsyncConnection::batch_execute(
+                $conn,
+                "SET default_transaction_read_only = on; SET default_transaction_deferrable = on",
+            )
+            .await
+            .unwrap();
+            let mut builder = $conn.build_transaction().serializable().read_only().deferrable();
+            let seen = [
+                builder.run::<_, Error, _>(async |conn| Ok(settings(conn).await)).await,
+                builder.run(async |conn| Ok(settings(conn).await)).await,
+                $conn
+                    .build_transaction()
+                    .read_committed()
+                    .read_write()
+                    .not_deferrable()
+                    .run(async |conn| Ok(settings(conn).await))
+                    .await,
+                $conn.build_transaction().repeatable_read().run(async |conn| Ok(settings(conn).await)).await,
+            ];
+            SimpleAsyncConnection::batch_execute($conn, "RESET ALL").await.unwrap();
+            seen.map(|settings| settings.unwrap())
+        }};
+    }
+
+    /// A7: code that was written for diesel-async's builder compiles as it is, and does the same.
+    #[tokio::test]
+    async fn a07_the_builder_has_diesels_methods() {
+        let db = &Scratch::<PgConnection>::new();
+        let plain = &mut AsyncPgConnection::establish(db.url()).await.unwrap();
+        let conn = &mut db.connect_async::<AsyncPgConnection>().await;
+        let expected = [
+            ["serializable", "on", "on"],
+            ["serializable", "on", "on"],
+            ["read committed", "off", "off"],
+            ["repeatable read", "on", "on"],
+        ];
+        assert_eq!(calls_of_diesel!(plain), expected);
+        assert_eq!(calls_of_diesel!(conn), expected);
+        assert_clean(db, conn, &Log::new()).await;
     }
 }
 
