@@ -125,7 +125,7 @@ where
     C: Deferrable + LoadConnection<B>,
 {
     type Cursor<'conn, 'query>
-        = Watched<'conn, C::Cursor<'conn, 'query>>
+        = Watched<C::Cursor<'conn, 'query>>
     where
         C: 'conn;
     type Row<'conn, 'query>
@@ -141,7 +141,7 @@ where
         self.make_room()?;
         self.keeper.watch.query::<T>();
         match self.inner.load(source) {
-            Ok(rows) => Ok(Watched { rows, watch: &mut self.keeper.watch }),
+            Ok(rows) => Ok(Watched { rows, watch: self.keeper.watch.clone() }),
             Err(error) => {
                 self.keeper.watch.error(&error);
                 Err(error)

@@ -27,7 +27,7 @@ use pin_project_lite::pin_project;
 use super::async_deferrable::AsyncDeferrable;
 use super::keeper::{Interrupted, Keeper};
 use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager, lend};
-use super::watch::{Doubt, Watch};
+use super::watch::{Doubt, Reading, Watch};
 use crate::error::CommitError;
 
 /// For what takes the connection below by shared reference, such as pipelining. Statements that run there are not seen by the wrapper:
@@ -58,7 +58,7 @@ impl<C: AsyncDeferrable> SimpleAsyncConnection for AsyncDeferredConnection<C> {
 impl<C: AsyncDeferrable> AsyncConnectionCore for AsyncDeferredConnection<C> {
     type ExecuteFuture<'conn, 'query> = Watched<'conn, C::ExecuteFuture<'conn, 'query>>;
     type LoadFuture<'conn, 'query> = Loading<'conn, C::LoadFuture<'conn, 'query>>;
-    type Stream<'conn, 'query> = Rows<'conn, C::Stream<'conn, 'query>>;
+    type Stream<'conn, 'query> = Rows<C::Stream<'conn, 'query>>;
     type Row<'conn, 'query> = C::Row<'conn, 'query>;
     type Backend = C::Backend;
 
@@ -129,11 +129,11 @@ pin_project! {
     }
 }
 
-impl<'conn, F, S> Future for Loading<'conn, F>
+impl<F, S> Future for Loading<'_, F>
 where
     F: Future<Output = QueryResult<S>>,
 {
-    type Output = QueryResult<Rows<'conn, S>>;
+    type Output = QueryResult<Rows<S>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -141,8 +141,10 @@ where
         this.watcher.started = true;
         let result = ready!(future.poll(context));
         this.watcher.saw(result.as_ref().err());
-        let watcher = this.watcher.hand_on();
-        Poll::Ready(result.map(|rows| Rows { rows, watcher }))
+        // Connections skip rows that nobody reads.
+        let watch = this.watcher.watch.clone();
+        this.watcher.end();
+        Poll::Ready(result.map(|rows| Rows { rows, reading: watch.read() }))
     }
 }
 
@@ -150,14 +152,14 @@ pin_project! {
     /// Rows whose errors are seen.
     #[must_use = "streams do nothing unless polled"]
     #[allow(missing_debug_implementations, reason = "streams of diesel-async's have none")]
-    pub struct Rows<'conn, S> {
+    pub struct Rows<S> {
         #[pin]
         rows: S,
-        watcher: Watcher<'conn>,
+        reading: Reading,
     }
 }
 
-impl<S, T> Stream for Rows<'_, S>
+impl<S, T> Stream for Rows<S>
 where
     S: Stream<Item = QueryResult<T>>,
 {
@@ -167,8 +169,8 @@ where
         let this = self.project();
         let row = ready!(this.rows.poll_next(context));
         match &row {
-            None => this.watcher.end(),
-            Some(row) => this.watcher.saw(row.as_ref().err()),
+            None => this.reading.end(),
+            Some(row) => this.reading.saw(row.as_ref().err()),
         }
         Poll::Ready(row)
     }
@@ -178,20 +180,21 @@ where
     }
 }
 
-/// Tells the connection's watch of errors. Dropped before the end, when it holds the watch yet, one may not have been seen; and where
-/// its statement is under way, the answer to that would pass for the answer to the next one on some connections.
+/// Tells the connection's watch of errors. Dropped before its end, one may not have been seen; and where its statement is under
+/// way, the answer to that would pass for the answer to the next one on some connections.
 struct Watcher<'conn> {
-    watch: Option<&'conn mut Watch>,
+    watch: Watch,
     /// Where to say that nothing else can be sent.
     interrupted: Option<&'conn mut Interrupted>,
     started: bool,
+    ended: bool,
 }
 
 impl<'conn> Watcher<'conn> {
     /// Of a statement that is to be polled.
     fn of<C: AsyncDeferrable>(keeper: &'conn mut Keeper<AsyncDeferredConnection<C>>) -> Self {
         let interrupted = (!C::OUTLIVES_DROPPED_STATEMENTS).then_some(&mut keeper.interrupted);
-        Self { watch: Some(&mut keeper.watch), interrupted, started: false }
+        Self { watch: keeper.watch.clone(), interrupted, started: false, ended: false }
     }
 
     /// Of a statement that is being polled.
@@ -201,9 +204,9 @@ impl<'conn> Watcher<'conn> {
         watcher
     }
 
-    fn saw(&mut self, error: Option<&Error>) {
-        if let (Some(watch), Some(error)) = (&mut self.watch, error) {
-            watch.error(error);
+    fn saw(&self, error: Option<&Error>) {
+        if let Some(error) = error {
+            self.watch.error(error);
         }
     }
 
@@ -215,21 +218,16 @@ impl<'conn> Watcher<'conn> {
 
     /// There is nothing left to be seen.
     fn end(&mut self) {
-        (self.watch, self.interrupted) = (None, None);
-    }
-
-    /// The statement was answered, with rows that are still to be read. Connections skip those that nobody reads.
-    fn hand_on(&mut self) -> Self {
-        self.interrupted = None;
-        Self { watch: self.watch.take(), interrupted: None, started: true }
+        self.ended = true;
     }
 }
 
 impl Drop for Watcher<'_> {
     fn drop(&mut self) {
-        if let Some(watch) = &mut self.watch {
-            watch.suspect(Doubt::Unseen);
+        if self.ended {
+            return;
         }
+        self.watch.suspect(Doubt::Unseen);
         if let (true, Some(interrupted)) = (self.started, &mut self.interrupted)
             && **interrupted == Interrupted::No
         {

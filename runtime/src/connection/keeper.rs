@@ -85,7 +85,7 @@ pub(super) enum Interrupted {
 
 impl<W> Keeper<W> {
     pub(super) fn new() -> Self {
-        let mut watch = Watch::default();
+        let watch = Watch::default();
         // Of a transaction that is open already nothing was seen.
         watch.suspect(Doubt::Unseen);
         Self {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{DefaultLoadingMode, SimpleConnection};
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
 use diesel::pg::{CopyFormat, Pg, PgRowByRowLoadingMode, PgValue};
@@ -127,6 +127,30 @@ fn types_of_ones_own() {
     });
     assert_eq!(moods, Ok(vec![Mood::Sad]));
     assert_eq!(log.ran(), [1]);
+    assert_clean(db, conn, &log);
+}
+
+/// A7: rows in PostgreSQL's default loading mode do not hold the connection: two results at once, a statement meanwhile,
+/// and how many rows there are.
+#[test]
+fn a07_rows_do_not_hold_the_connection() {
+    let db = &Scratch::<PgConnection>::new();
+    let conn = &mut db.connect();
+    let log = Log::new();
+    let seen = atomic!(conn, -> QueryResult<Vec<(i32, i32)>>, {
+        for id in 1..=3 {
+            PgConnection::insert(conn, id)?;
+        }
+        let query = || witness::table.select(witness::id).order(witness::id);
+        let mut first = query().load_iter::<i32, DefaultLoadingMode>(conn)?;
+        let second = query().load_iter::<i32, DefaultLoadingMode>(conn)?;
+        assert_eq!((first.next(), first.len(), second.len()), (Some(Ok(1)), 2, 3));
+        note(&log, 1);
+        PgConnection::insert(conn, 4)?;
+        first.zip(second).map(|(first, second)| Ok((first?, second?))).collect()
+    });
+    assert_eq!(seen, Ok(vec![(2, 1), (3, 2)]));
+    assert_eq!((log.ran(), db.committed()), (vec![1], vec![1, 2, 3, 4]));
     assert_clean(db, conn, &log);
 }
 

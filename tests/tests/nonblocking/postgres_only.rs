@@ -4,8 +4,8 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_deferred::atomic;
-use diesel_deferred_tests::{Log, NOTHING, Scratch, note, refusal, rolled_back, witness};
-use futures_util::StreamExt;
+use diesel_deferred_tests::{AsyncDatabase, Log, NOTHING, Scratch, note, refusal, rolled_back, witness};
+use futures_util::{StreamExt, TryStreamExt};
 
 use crate::fixture::{SOON, assert_clean};
 
@@ -74,6 +74,53 @@ async fn a06_a_swallowed_pipelined_error_without_hooks() {
     .await;
     assert_eq!(refusal(&swallowed), "RolledBack");
     assert_eq!(db.committed(), NOTHING);
+    assert_clean(&db, &mut conn, &Log::new()).await;
+}
+
+/// A7: streams of rows do not hold the connection: two at once, and a statement meanwhile.
+#[tokio::test]
+async fn a07_streams_do_not_hold_the_connection() {
+    let db = Scratch::<PgConnection>::new();
+    let mut conn = db.connect_async::<AsyncPgConnection>().await;
+    let log = Log::new();
+    let seen = atomic!(conn, -> QueryResult<Vec<(i32, i32)>>, async {
+        for id in 1..=3 {
+            AsyncPgConnection::insert(conn, id).await?;
+        }
+        let query = || witness::table.select(witness::id).order(witness::id);
+        let mut first = RunQueryDsl::load_stream::<i32>(query(), conn).await?;
+        let second = RunQueryDsl::load_stream::<i32>(query(), conn).await?;
+        assert_eq!(first.next().await, Some(Ok(1)));
+        note(&log, 1);
+        AsyncPgConnection::insert(conn, 4).await?;
+        first.zip(second).map(|(first, second)| Ok((first?, second?))).try_collect().await
+    })
+    .await;
+    assert_eq!(seen, Ok(vec![(2, 1), (3, 2)]));
+    assert_eq!((log.ran(), db.committed()), (vec![1], vec![1, 2, 3, 4]));
+    assert_clean(&db, &mut conn, &log).await;
+}
+
+/// A6: an error among rows that nobody has read yet at the COMMIT, of a block without tasks and with typed queries only. The stream
+/// lives on.
+#[tokio::test]
+async fn a06_an_error_in_a_stream_that_outlives_its_block() {
+    let db = Scratch::<PgConnection>::new();
+    let mut conn = db.connect_async::<AsyncPgConnection>().await;
+    let mut kept = None;
+    let block = atomic!(conn, -> QueryResult<()>, async {
+        for id in 1..=5 {
+            AsyncPgConnection::insert(conn, id).await?;
+        }
+        let fails_at_three = witness::table.select(witness::id / (witness::id - 3)).order(witness::id);
+        kept = Some(RunQueryDsl::load_stream::<i32>(fails_at_three, conn).await?);
+        Ok(())
+    })
+    .await;
+    assert_eq!(refusal(&block), "RolledBack");
+    assert_eq!(db.committed(), NOTHING);
+    let rows: Vec<QueryResult<i32>> = kept.expect("it began").collect().await;
+    assert!(rows.last().is_some_and(Result::is_err), "{rows:?}");
     assert_clean(&db, &mut conn, &Log::new()).await;
 }
 
