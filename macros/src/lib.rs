@@ -22,6 +22,11 @@ use proc_macro::TokenStream;
 /// | `name(args).after_commit_or_now(conn)?` | the same, and outside of a transaction at once |
 /// | `name(args).after_rollback(conn)?` | run when what it belongs to is rolled back |
 /// | `name(args).run()` | run now, on purpose; of an `async fn` it is the future, and `.await` runs it |
+/// | `name(args).forget()` | dropped, on purpose |
+///
+/// A call that is dropped without any of these is lost. It is told by a `tracing` event at WARN, with the
+/// task's name and the place of the call; so is the future of `.run()` that was never polled. A panic
+/// that drops calls tells of itself only.
 ///
 /// # Where it runs
 /// | written as | runs |
@@ -173,7 +178,8 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 ///   `spawn_blocking` or `spawn_local`, is a compile error;
 /// * in a block with a macro of your own (or `dbg!`) whose arguments hold a call of any kind, `unused_must_use` is denied;
 ///   where the macro itself writes the call, and in nested functions, it warns;
-/// * what you hand to something else is yours: `let _ = task(x);`, `drop(task(x))`, a list of tasks that is kept or counted.
+/// * what you hand to something else is yours: `let _ = task(x);`, `drop(task(x))`, a list of tasks that
+///   is kept or counted. Where it is dropped unregistered, a `tracing` event at WARN names task and call.
 ///
 /// # Other statements
 /// Nothing happens to them, but for this:

@@ -15,6 +15,7 @@ use crate::error::BoxError;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook};
 use crate::task::Task;
+use crate::task::call_site::{Taken, Waits};
 use crate::task::start::Start;
 
 /// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56) and the call site.
@@ -79,12 +80,12 @@ impl<W> Unpin for Hook<W> {}
 
 impl<W> Hook<W> {
     #[inline(always)]
-    pub(crate) fn task<T: Task + Send + 'static, S: Start<T>>(task: T, start: S) -> Self {
+    pub(crate) fn task<T: Task + Send + 'static, S: Start<T>>(task: Taken<T>, start: S) -> Self {
         let body: SmallBox<dyn Body<W>, Inline> = if size_of::<Call<T, S>>() <= size_of::<Inline>() {
-            smallbox!(Call(Some((task, start))))
+            smallbox!(Call(Waits::new(task, start)))
         } else {
             // `SmallBox` could do this too, but moves the value twice more.
-            smallbox!(Box::new(Call(Some((task, start)))))
+            smallbox!(Box::new(Call(Waits::new(task, start))))
         };
         Self(body)
     }
@@ -133,9 +134,8 @@ impl<W> fmt::Debug for Hook<W> {
     }
 }
 
-/// A task's call, until it runs. `Option` because a trait object cannot be consumed by value out of its inline storage; the
-/// call site inside the task gives it a niche, so it costs nothing.
-struct Call<T, S>(Option<(T, S)>);
+/// A task's call, until it runs: a trait object cannot be consumed by value out of its inline storage.
+struct Call<T: Task, S>(Waits<T, S>);
 
 impl<W, T, S> Body<W> for Call<T, S>
 where
@@ -153,16 +153,15 @@ where
     }
 
     fn call_site(&self) -> &'static Location<'static> {
-        self.0.as_ref().map_or_else(Location::caller, |(task, _)| task.call_site())
+        self.0.call().map_or_else(Location::caller, T::call_site)
     }
 
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
-        self.0.as_ref().map_or(Ok(()), |(task, _)| task.write_arguments(f))
+        self.0.call().map_or(Ok(()), |task| task.write_arguments(f))
     }
 
     fn needs(&self) -> Option<Needs> {
-        let (task, _) = self.0.as_ref()?;
-        Needs::of::<T, S>(task.call_site())
+        Needs::of::<T, S>(self.0.call()?.call_site())
     }
 
     fn wants_connection(&self) -> bool {

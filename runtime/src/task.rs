@@ -2,6 +2,8 @@
 //!
 //! Must not know: connections, how hooks are stored, or where tasks run.
 
+#[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
+pub mod call_site;
 #[allow(unreachable_pub, reason = "re-exported whole by the crate's hidden module")]
 pub mod expansion;
 pub(crate) mod start;
@@ -39,6 +41,10 @@ pub trait Task: Sized {
     /// # Errors
     /// What the sink returns.
     fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result;
+
+    /// Drops the call, which is not lost.
+    #[doc(hidden)]
+    fn give_up(self) {}
 
     /// Hands the captured call, and how to run it, to `receiver`, which may take it to another thread.
     ///

@@ -48,7 +48,7 @@ impl Visit for Fields {
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("diesel_deferred") && *metadata.level() == Level::ERROR
+        metadata.target().starts_with("diesel_deferred") && *metadata.level() <= Level::WARN
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -100,7 +100,8 @@ fn how(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let (call, payload) = (local("call", at, task), local("payload", at, task));
     let encoded = task.args().map(|arg| encoded(arg, task, private));
     let decoded = task.args().map(|arg| decoded(arg, task, private));
-    let caller = quote_spanned!(name.span()=> ::core::panic::Location::caller());
+    let located = located_at(private, name.span());
+    let call_site = quote_spanned!(name.span()=> #located::CallSite::of_caller());
     let start = start(task, private);
     let impossible = impossible_copy(task);
     let private = located_at(private, at);
@@ -110,6 +111,7 @@ fn how(task: &TaskDef, private: &TokenStream) -> TokenStream {
             encode: |#call: #name, #payload: &mut #private::Encoder| {
                 let _ = &#payload;
                 #(#encoded)*
+                #private::CallSite::silence(#call.__call_site);
                 #call.__options
             },
             decode: |#payload: &#private::Decoder<'_>| {
@@ -117,7 +119,7 @@ fn how(task: &TaskDef, private: &TokenStream) -> TokenStream {
                 ::core::result::Result::Ok(#name {
                     #(#decoded,)*
                     __options: #private::CallOptions::new(),
-                    __call_site: #caller,
+                    __call_site: #call_site,
                     __generics: ::core::marker::PhantomData,
                 })
             },
@@ -225,7 +227,7 @@ fn start(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let Body { call, states, fetched, run } = Body::new(task, at, &private);
     let how = Ident::new(how, at);
     quote_spanned! {at=>
-        |#call: #name, #states: &#private::States| {
+        |#call: #private::Taken<#name>, #states: &#private::States| {
             #fetched
             ::core::option::Option::Some(#private::Running::#how::<#name, _>(#starts #run))
         }

@@ -77,7 +77,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let hand_over = if task.is_durable() { durable::hand_over(task, &private) } else { hand_over(task, &private) };
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
-    let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body), false, &private);
+    let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body, &private), false, &private);
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let phantom = phantom(task);
 
@@ -93,7 +93,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         quote! {
             #(#fields: #types,)*
             #options_field
-            __call_site: &'static ::core::panic::Location<'static>,
+            __call_site: #private::CallSite<Self>,
             __generics: ::core::marker::PhantomData<#phantom>,
         },
     );
@@ -113,7 +113,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
             #name {
                 #options
                 #(#captures,)*
-                __call_site: ::core::panic::Location::caller(),
+                __call_site: #private::CallSite::of_caller(),
                 __generics: ::core::marker::PhantomData,
             }
         }
@@ -127,7 +127,11 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
             #hand_over
 
             fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-                self.__call_site
+                #private::CallSite::location(&self.__call_site)
+            }
+
+            fn give_up(#this) {
+                #private::CallSite::silence(#this.__call_site);
             }
 
             fn write_arguments(&#shown_self, #f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
@@ -185,6 +189,12 @@ pub(super) fn methods(
     private: &TokenStream,
 ) -> TokenStream {
     let vis = &task.function.vis;
+    let forget = quote! {
+        /// Drops the call on purpose: it neither runs nor is registered.
+        #vis fn forget(#this) {
+            #private::Task::give_up(#this);
+        }
+    };
     if task.is_durable() {
         let runs = match task.start() {
             Start::Spawned(_) => {
@@ -196,6 +206,8 @@ pub(super) fn methods(
         return quote! {
             #[doc = #runs]
             #vis #run
+
+            #forget
 
             #methods
         };
@@ -217,6 +229,8 @@ pub(super) fn methods(
         #[doc = #runs]
         #vis #run
 
+        #forget
+
         /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
         #vis fn after_commit(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
             #private::after_commit(#this, conn)
@@ -236,7 +250,13 @@ pub(super) fn methods(
 
 /// `.run(…)`: the user's function as an inner one, called with what was captured and with the states. The only place that
 /// has the body.
-fn run(task: &TaskDef, this: &Ident, output: &TokenStream, on_body: &[&Attribute]) -> TokenStream {
+fn run(
+    task: &TaskDef,
+    this: &Ident,
+    output: &TokenStream,
+    on_body: &[&Attribute],
+    private: &TokenStream,
+) -> TokenStream {
     let mut signature = without_our_attributes(&task.function.sig);
     // Not the user's name: in the body that must mean the function that captures.
     signature.ident = Ident::new("__deferred_body", Span::mixed_site().located_at(signature.ident.span()));
@@ -268,7 +288,8 @@ fn run(task: &TaskDef, this: &Ident, output: &TokenStream, on_body: &[&Attribute
             #(#on_body)*
             #signature #block
 
-            let Self { #(#fields,)* .. } = #this;
+            let Self { #(#fields,)* __call_site, .. } = #this;
+            #private::CallSite::silence(__call_site);
             #body_name #turbofish (#(#arguments),*) #and_await
         }
     }

@@ -57,7 +57,7 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
                 #private::Receiver::receive(
                     receiver,
                     self,
-                    #private::Here(|_: #name, _: &#private::States| ::core::option::Option::Some(())),
+                    #private::Here(|_: #private::Taken<#name>, _: &#private::States| ::core::option::Option::Some(())),
                 )
             }
             fn call_site(&self) -> &'static ::core::panic::Location<'static> {

@@ -137,7 +137,7 @@ fn start(task: &TaskDef, at: Span, private: &TokenStream) -> TokenStream {
     let at = Span::mixed_site().located_at(at);
     let how = Ident::new(how, at);
     quote_spanned! {at=>
-        #private::#how(|#call: #name #ty_generics, #states: &#private::States| {
+        #private::#how(|#call: #private::Taken<#name #ty_generics>, #states: &#private::States| {
             #fetched
             ::core::option::Option::Some(#run)
         })
@@ -146,7 +146,7 @@ fn start(task: &TaskDef, at: Span, private: &TokenStream) -> TokenStream {
 
 /// What fetches the states of a call, `None` where one is missing, and what then runs the body or makes its future.
 pub(super) struct Body {
-    /// The variable with the call.
+    /// The variable with the call, taken over.
     pub(super) call: Ident,
     /// The variable with all states, or `_`.
     pub(super) states: TokenStream,
@@ -169,7 +169,7 @@ impl Body {
             Capture::Owned(_) => quote!(#name),
             Capture::Copied(_) => quote_spanned!(at=> &*#name),
         });
-        let run = quote_spanned!(at=> <#name #ty_generics>::run(#call, #(#given),*));
+        let run = quote_spanned!(at=> <#name #ty_generics>::run(#private::Taken::call(#call), #(#given),*));
         let run = match task.start() {
             Start::Spawned(_) => quote_spanned!(at=> #private::spawnable(async move { #run.await })),
             Start::Here | Start::Blocking => run,

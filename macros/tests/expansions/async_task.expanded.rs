@@ -4,7 +4,7 @@
 pub struct send_welcome {
     user_id: i32,
     email: <str as ::std::borrow::ToOwned>::Owned,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
@@ -12,7 +12,7 @@ pub fn send_welcome(user_id: i32, email: &str) -> send_welcome {
     send_welcome {
         user_id,
         email: <str as ::std::borrow::ToOwned>::to_owned(email),
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -30,19 +30,25 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_welcome {
             receiver,
             call,
             ::diesel_deferred::__private_0_1_0::Spawned(|
-                call: send_welcome,
+                call: ::diesel_deferred::__private_0_1_0::Taken<send_welcome>,
                 _: &::diesel_deferred::__private_0_1_0::States|
             {
                 ::core::option::Option::Some(
                     ::diesel_deferred::__private_0_1_0::spawnable(async move {
-                        <send_welcome>::run(call).await
+                        <send_welcome>::run(
+                                ::diesel_deferred::__private_0_1_0::Taken::call(call),
+                            )
+                            .await
                     }),
                 )
             }),
         )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -62,8 +68,13 @@ impl send_welcome {
         async fn __deferred_body(user_id: i32, email: &str) -> Result<(), MailError> {
             deliver(user_id, email).await
         }
-        let Self { user_id, email, .. } = self;
+        let Self { user_id, email, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body(user_id, ::core::borrow::Borrow::<str>::borrow(&email)).await
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    pub fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     pub fn after_commit(

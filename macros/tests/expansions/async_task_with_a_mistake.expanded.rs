@@ -24,7 +24,7 @@ impl ::diesel_deferred::__private_0_1_0::Task for count {
             receiver,
             self,
             ::diesel_deferred::__private_0_1_0::Here(|
-                _: count,
+                _: ::diesel_deferred::__private_0_1_0::Taken<count>,
                 _: &::diesel_deferred::__private_0_1_0::States|
             ::core::option::Option::Some(())),
         )
@@ -40,6 +40,10 @@ impl ::diesel_deferred::__private_0_1_0::Task for count {
 impl count {
     ///The future of the task's body, to be awaited: runs nothing by itself.
     async fn run(self, _: impl ::core::marker::Sized) {}
+    /// Drops the call on purpose: it neither runs nor is registered.
+    fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
+    }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(
         self,

@@ -3,14 +3,14 @@
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
 struct resize {
     path: PathBuf,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 fn resize(path: PathBuf) -> resize {
     resize {
         path,
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -26,13 +26,20 @@ impl ::diesel_deferred::__private_0_1_0::Task for resize {
             receiver,
             call,
             ::diesel_deferred::__private_0_1_0::Blocking(|
-                call: resize,
+                call: ::diesel_deferred::__private_0_1_0::Taken<resize>,
                 _: &::diesel_deferred::__private_0_1_0::States|
-            { ::core::option::Option::Some(<resize>::run(call)) }),
+            {
+                ::core::option::Option::Some(
+                    <resize>::run(::diesel_deferred::__private_0_1_0::Taken::call(call)),
+                )
+            }),
         )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -49,8 +56,13 @@ impl resize {
         fn __deferred_body(path: PathBuf) -> io::Result<()> {
             shrink(&path)
         }
-        let Self { path, .. } = self;
+        let Self { path, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body(path)
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(

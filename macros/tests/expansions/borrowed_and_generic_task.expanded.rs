@@ -8,7 +8,7 @@ where
     mailer: <Mailer as ::std::borrow::ToOwned>::Owned,
     subject: <str as ::std::borrow::ToOwned>::Owned,
     body: T,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: crate::deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> (::core::marker::PhantomData<T>,)>,
 }
 #[track_caller]
@@ -20,7 +20,7 @@ where
         mailer: <Mailer as ::std::borrow::ToOwned>::to_owned(mailer),
         subject: <str as ::std::borrow::ToOwned>::to_owned(subject),
         body,
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: crate::deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -51,16 +51,25 @@ where
                 receiver,
                 call,
                 crate::deferred::__private_0_1_0::Here(|
-                    call: send<T>,
+                    call: crate::deferred::__private_0_1_0::Taken<send<T>>,
                     _: &crate::deferred::__private_0_1_0::States|
-                { ::core::option::Option::Some(<send<T>>::run(call)) }),
+                {
+                    ::core::option::Option::Some(
+                        <send<
+                            T,
+                        >>::run(crate::deferred::__private_0_1_0::Taken::call(call)),
+                    )
+                }),
             )
         }
         let call = self;
         capture_0(call, receiver)
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        crate::deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        crate::deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use crate::deferred::__private_0_1_0::Opaque as _;
@@ -92,7 +101,8 @@ where
         {
             mailer.send(subject, body)
         }
-        let Self { mailer, subject, body, .. } = self;
+        let Self { mailer, subject, body, __call_site, .. } = self;
+        crate::deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body::<
             T,
         >(
@@ -100,6 +110,10 @@ where
             ::core::borrow::Borrow::<str>::borrow(&subject),
             body,
         )
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    fn forget(self) {
+        crate::deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(

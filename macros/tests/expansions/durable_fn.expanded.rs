@@ -6,7 +6,7 @@ struct archive {
     r#type: Kind,
     age: Duration,
     __options: ::diesel_deferred::__private_0_1_0::CallOptions,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
@@ -16,7 +16,7 @@ fn archive(path: PathBuf, r#type: Kind, age: Duration) -> archive {
         path,
         r#type,
         age,
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -30,7 +30,10 @@ impl ::diesel_deferred::__private_0_1_0::Task for archive {
         ::diesel_deferred::__private_0_1_0::Receiver::receive_durable(receiver, self)
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -55,8 +58,13 @@ impl archive {
         ) -> io::Result<()> {
             store(path, r#type, age)
         }
-        let Self { path, r#type, age, .. } = self;
+        let Self { path, r#type, age, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body(path, r#type, age)
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Has the call stored in what the transaction commits, for a worker to run; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(
@@ -179,6 +187,9 @@ const _: () = {
                             "age",
                             &__Argument_age { age: call.age },
                         );
+                        ::diesel_deferred::__private_0_1_0::CallSite::silence(
+                            call.__call_site,
+                        );
                         call.__options
                     },
                     decode: |payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>| {
@@ -197,19 +208,21 @@ const _: () = {
                             >(payload, "age")?
                                 .age,
                             __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
-                            __call_site: ::core::panic::Location::caller(),
+                            __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
                             __generics: ::core::marker::PhantomData,
                         })
                     },
                     start: |
-                        call: archive,
+                        call: ::diesel_deferred::__private_0_1_0::Taken<archive>,
                         _: &::diesel_deferred::__private_0_1_0::States|
                     {
                         ::core::option::Option::Some(
                             ::diesel_deferred::__private_0_1_0::Running::blocking::<
                                 archive,
                                 _,
-                            >(move || <archive>::run(call)),
+                            >(move || <archive>::run(
+                                ::diesel_deferred::__private_0_1_0::Taken::call(call),
+                            )),
                         )
                     },
                 }

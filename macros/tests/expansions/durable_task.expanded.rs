@@ -5,7 +5,7 @@ pub struct send_receipt {
     order_id: i64,
     email: <str as ::std::borrow::ToOwned>::Owned,
     __options: ::diesel_deferred::__private_0_1_0::CallOptions,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
@@ -16,7 +16,7 @@ pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
         ),
         order_id,
         email: <str as ::std::borrow::ToOwned>::to_owned(email),
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -35,7 +35,10 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
         ::diesel_deferred::__private_0_1_0::Receiver::receive_durable(receiver, self)
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -58,9 +61,14 @@ impl send_receipt {
         ) -> Result<(), MailError> {
             mailer.receipt(order_id, email).await
         }
-        let Self { order_id, email, .. } = self;
+        let Self { order_id, email, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body(mailer, order_id, ::core::borrow::Borrow::<str>::borrow(&email))
             .await
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    pub fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Has the call stored in what the transaction commits, for a worker to run; `Err(NotInTransaction)` outside of a transaction.
     pub fn after_commit(
@@ -164,6 +172,9 @@ const _: () = {
                         "email",
                         &call.email,
                     );
+                    ::diesel_deferred::__private_0_1_0::CallSite::silence(
+                        call.__call_site,
+                    );
                     call.__options
                 },
                 decode: |payload: &::diesel_deferred::__private_0_1_0::Decoder<'_>| {
@@ -178,12 +189,12 @@ const _: () = {
                             "email",
                         )?,
                         __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
-                        __call_site: ::core::panic::Location::caller(),
+                        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
                         __generics: ::core::marker::PhantomData,
                     })
                 },
                 start: |
-                    call: send_receipt,
+                    call: ::diesel_deferred::__private_0_1_0::Taken<send_receipt>,
                     states: &::diesel_deferred::__private_0_1_0::States|
                 {
                     let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
@@ -195,7 +206,11 @@ const _: () = {
                             _,
                         >(
                             ::diesel_deferred::__private_0_1_0::spawnable(async move {
-                                <send_receipt>::run(call, &*state_0).await
+                                <send_receipt>::run(
+                                        ::diesel_deferred::__private_0_1_0::Taken::call(call),
+                                        &*state_0,
+                                    )
+                                    .await
                             }),
                         ),
                     )

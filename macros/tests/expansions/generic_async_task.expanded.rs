@@ -6,7 +6,7 @@ where
     E: Send + 'static,
 {
     event: E,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> (::core::marker::PhantomData<E>,)>,
 }
 #[track_caller]
@@ -16,7 +16,7 @@ where
 {
     publish {
         event,
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -47,7 +47,7 @@ where
                 receiver,
                 call,
                 ::diesel_deferred::__private_0_1_0::Spawned(|
-                    call: publish<E>,
+                    call: ::diesel_deferred::__private_0_1_0::Taken<publish<E>>,
                     states: &::diesel_deferred::__private_0_1_0::States|
                 {
                     let state_0 = ::diesel_deferred::__private_0_1_0::States::shared::<
@@ -55,7 +55,13 @@ where
                     >(states)?;
                     ::core::option::Option::Some(
                         ::diesel_deferred::__private_0_1_0::spawnable(async move {
-                            <publish<E>>::run(call, &*state_0).await
+                            <publish<
+                                E,
+                            >>::run(
+                                    ::diesel_deferred::__private_0_1_0::Taken::call(call),
+                                    &*state_0,
+                                )
+                                .await
                         }),
                     )
                 }),
@@ -65,7 +71,10 @@ where
         capture_0(call, receiver)
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -88,8 +97,13 @@ where
         {
             broker.publish(event).await;
         }
-        let Self { event, .. } = self;
+        let Self { event, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body::<E>(event, broker).await
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(

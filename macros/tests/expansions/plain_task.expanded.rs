@@ -4,7 +4,7 @@
 pub struct greet {
     user_id: i32,
     name: String,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 /// Says hello.
@@ -13,7 +13,7 @@ pub fn greet(user_id: i32, name: String) -> greet {
     greet {
         user_id,
         name,
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -29,13 +29,20 @@ impl ::diesel_deferred::__private_0_1_0::Task for greet {
             receiver,
             call,
             ::diesel_deferred::__private_0_1_0::Here(|
-                call: greet,
+                call: ::diesel_deferred::__private_0_1_0::Taken<greet>,
                 _: &::diesel_deferred::__private_0_1_0::States|
-            { ::core::option::Option::Some(<greet>::run(call)) }),
+            {
+                ::core::option::Option::Some(
+                    <greet>::run(::diesel_deferred::__private_0_1_0::Taken::call(call)),
+                )
+            }),
         )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -54,8 +61,13 @@ impl greet {
         fn __deferred_body(user_id: i32, name: String) {
             println!("hello {name}, user {user_id}");
         }
-        let Self { user_id, name, .. } = self;
+        let Self { user_id, name, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body(user_id, name)
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    pub fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     pub fn after_commit(

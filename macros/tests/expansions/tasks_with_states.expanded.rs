@@ -3,14 +3,14 @@
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…).await` to run it now"]
 struct send_receipt {
     order: i64,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 fn send_receipt(order: i64) -> send_receipt {
     send_receipt {
         order,
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -32,7 +32,7 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
             receiver,
             call,
             ::diesel_deferred::__private_0_1_0::Spawned(|
-                call: send_receipt,
+                call: ::diesel_deferred::__private_0_1_0::Taken<send_receipt>,
                 states: &::diesel_deferred::__private_0_1_0::States|
             {
                 let state_0 = ::diesel_deferred::__private_0_1_0::States::cloned::<
@@ -43,14 +43,22 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
                 >(states)?;
                 ::core::option::Option::Some(
                     ::diesel_deferred::__private_0_1_0::spawnable(async move {
-                        <send_receipt>::run(call, state_0, &*state_1).await
+                        <send_receipt>::run(
+                                ::diesel_deferred::__private_0_1_0::Taken::call(call),
+                                state_0,
+                                &*state_1,
+                            )
+                            .await
                     }),
                 )
             }),
         )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -71,8 +79,13 @@ impl send_receipt {
         ) -> Result<(), MailError> {
             mailer.receipt(order, config).await
         }
-        let Self { order, .. } = self;
+        let Self { order, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body(mailer, order, config).await
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(
@@ -112,14 +125,14 @@ impl ::core::fmt::Debug for send_receipt {
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…)` to run it now"]
 struct evict {
     key: <str as ::std::borrow::ToOwned>::Owned,
-    __call_site: &'static ::core::panic::Location<'static>,
+    __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 fn evict(key: &str) -> evict {
     evict {
         key: <str as ::std::borrow::ToOwned>::to_owned(key),
-        __call_site: ::core::panic::Location::caller(),
+        __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
         __generics: ::core::marker::PhantomData,
     }
 }
@@ -139,7 +152,7 @@ impl ::diesel_deferred::__private_0_1_0::Task for evict {
             receiver,
             call,
             ::diesel_deferred::__private_0_1_0::Here(|
-                call: evict,
+                call: ::diesel_deferred::__private_0_1_0::Taken<evict>,
                 states: &::diesel_deferred::__private_0_1_0::States|
             {
                 let state_0 = ::diesel_deferred::__private_0_1_0::States::cloned::<
@@ -148,12 +161,21 @@ impl ::diesel_deferred::__private_0_1_0::Task for evict {
                 let state_1 = ::diesel_deferred::__private_0_1_0::States::shared::<
                     Config,
                 >(states)?;
-                ::core::option::Option::Some(<evict>::run(call, state_0, &*state_1))
+                ::core::option::Option::Some(
+                    <evict>::run(
+                        ::diesel_deferred::__private_0_1_0::Taken::call(call),
+                        state_0,
+                        &*state_1,
+                    ),
+                )
             }),
         )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
-        self.__call_site
+        ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)
+    }
+    fn give_up(self) {
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
@@ -170,8 +192,13 @@ impl evict {
         fn __deferred_body(key: &str, mut cache: Cache, config: &Config) {
             cache.remove(key, config);
         }
-        let Self { key, .. } = self;
+        let Self { key, __call_site, .. } = self;
+        ::diesel_deferred::__private_0_1_0::CallSite::silence(__call_site);
         __deferred_body(::core::borrow::Borrow::<str>::borrow(&key), cache, config)
+    }
+    /// Drops the call on purpose: it neither runs nor is registered.
+    fn forget(self) {
+        ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
     /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(

@@ -16,6 +16,7 @@ use crate::hook::Hook;
 use crate::report::HookKind;
 use crate::sealed::Sealed;
 use crate::task::Task;
+use crate::task::call_site::Taken;
 use crate::task::expansion::{Receiver, Start};
 
 /// Something that a task can be registered on: a [`DeferredConnection`](crate::DeferredConnection), or a pooled one; with the
@@ -118,9 +119,13 @@ pub trait Registry {
     /// Whether anything can be registered.
     fn is_in_transaction(&mut self) -> bool;
     /// Registers a task.
-    fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()>;
+    fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: Taken<T>, start: S) -> QueryResult<()>;
     /// Registers a compensation.
-    fn register_compensation<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()>;
+    fn register_compensation<T: Task + Send + 'static, S: Start<T>>(
+        &mut self,
+        task: Taken<T>,
+        start: S,
+    ) -> QueryResult<()>;
     /// What a task takes to run at once.
     fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun>;
     /// Registers a durable task.
@@ -134,7 +139,7 @@ impl<W: Wrapper> Registry for W {
         self.keeper().interrupted != Interrupted::No || self.state().is_some_and(State::is_nested)
     }
 
-    fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()> {
+    fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: Taken<T>, start: S) -> QueryResult<()> {
         open_queue(self, T::NAME, task.call_site())?.after_commit(Hook::task(task, start));
         if Needs::any::<T, S>() {
             self.keeper().note_needs();
@@ -142,7 +147,11 @@ impl<W: Wrapper> Registry for W {
         Ok(())
     }
 
-    fn register_compensation<T: Task + Send + 'static, S: Start<T>>(&mut self, task: T, start: S) -> QueryResult<()> {
+    fn register_compensation<T: Task + Send + 'static, S: Start<T>>(
+        &mut self,
+        task: Taken<T>,
+        start: S,
+    ) -> QueryResult<()> {
         let call_site = task.call_site();
         let needs = Needs::of::<T, S>(call_site);
         open_queue(self, T::NAME, call_site)?;
@@ -175,7 +184,7 @@ struct Deferred<'c, W>(&'c mut W);
 impl<W: Registry> Receiver for Deferred<'_, W> {
     type Output = QueryResult<()>;
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> QueryResult<()> {
-        self.0.register(task, start)
+        self.0.register(Taken::new(task), start)
     }
 
     #[cfg(feature = "durable")]
@@ -189,14 +198,14 @@ struct Compensation<'c, W>(&'c mut W);
 impl<W: Registry> Receiver for Compensation<'_, W> {
     type Output = QueryResult<()>;
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> QueryResult<()> {
-        self.0.register_compensation(task, start)
+        self.0.register_compensation(Taken::new(task), start)
     }
 
     #[cfg(feature = "durable")]
     fn receive_durable<T: Durable>(self, task: T) -> QueryResult<()> {
         let reason =
             "a durable task is a row of the transaction that it is called in, and would be rolled back with it";
-        let (task, call_site) = (T::NAME, task.call_site());
+        let (task, call_site) = (T::NAME, Taken::new(task).call_site());
         Err(CommitError::TaskCannotBeStored(CannotStore { task, call_site, reason: reason.to_owned() }).into())
     }
 }
@@ -206,6 +215,7 @@ struct DeferredOrRun<'c, W>(&'c mut W);
 impl<W: Registry> Receiver for DeferredOrRun<'_, W> {
     type Output = Result<(), BoxError>;
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> Result<(), BoxError> {
+        let task = Taken::new(task);
         if self.0.is_in_transaction() {
             return Ok(self.0.register(task, start)?);
         }

@@ -19,6 +19,7 @@ use super::slots::{Ended, Launch, Launched, Shared, Slot};
 use super::states::States;
 use crate::panics::{contain, message};
 use crate::report::FailureCause;
+use crate::task::call_site::Taken;
 use crate::task::start::{Blocking, Spawned, missing_state};
 use crate::task::{Task, TaskOutput};
 
@@ -80,10 +81,10 @@ impl Shared {
 impl<T, F, Fut> Launch<T> for Spawned<F>
 where
     T: Task,
-    F: FnOnce(T, &States) -> Option<Fut> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
     Fut: Future<Output = T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot> {
+    fn launch(self, task: Taken<T>, slot: Slot) -> Result<Launched, Slot> {
         match slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) {
             Some(task) => Ok(Launched::Async(Box::pin(task), slot)),
             None => Err(slot),
@@ -91,7 +92,7 @@ where
     }
 
     /// Without the box, which this thread would allocate, and another one free.
-    fn start(self, task: T, slot: Slot, runtime: &Handle) {
+    fn start(self, task: Taken<T>, slot: Slot, runtime: &Handle) {
         match slot.prepare(|states| Some(to_its_end((self.0)(task, states)?))) {
             Some(task) => drop(runtime.spawn(Runner::new(task, slot))),
             None => slot.hand_on(None),
@@ -115,9 +116,9 @@ where
 impl<T, F> Launch<T> for Blocking<F>
 where
     T: Task + Send + 'static,
-    F: FnOnce(T, &States) -> Option<T::Output> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
 {
-    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot> {
+    fn launch(self, task: Taken<T>, slot: Slot) -> Result<Launched, Slot> {
         let mut guard = SlotGuard(Some(slot));
         Ok(Launched::Blocking(Box::new(move || {
             let Some(slot) = &guard.0 else { return };
@@ -130,7 +131,7 @@ where
         })))
     }
 
-    fn start(self, task: T, slot: Slot, runtime: &Handle) {
+    fn start(self, task: Taken<T>, slot: Slot, runtime: &Handle) {
         match self.launch(task, slot) {
             Ok(launched) => spawn(launched, Some(runtime)),
             Err(slot) => slot.hand_on(None),

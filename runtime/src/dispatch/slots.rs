@@ -25,6 +25,7 @@ use crate::error::BoxError;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
 use crate::task::Task;
+use crate::task::call_site::{Taken, Waits};
 
 /// What a waiting call holds without an allocation: as much as a hook does, so that a task which
 /// needed none there needs none here.
@@ -48,15 +49,15 @@ impl fmt::Debug for Launched {
 }
 
 /// How a dispatcher runs a task, once it has a slot for it.
-pub trait Launch<T>: Send + 'static {
+pub trait Launch<T: Task>: Send + 'static {
     /// Makes the task ready to run; gives the slot back where there is nothing to run.
     #[doc(hidden)]
-    fn launch(self, task: T, slot: Slot) -> Result<Launched, Slot>;
+    fn launch(self, task: Taken<T>, slot: Slot) -> Result<Launched, Slot>;
 
     /// The same, and has it run on that runtime. Where there is nothing to run, the slot is handed
     /// on.
     #[doc(hidden)]
-    fn start(self, task: T, slot: Slot, runtime: &Handle);
+    fn start(self, task: Taken<T>, slot: Slot, runtime: &Handle);
 }
 
 /// A buffer of more waiting tasks than this is not kept: what a burst left behind is not needed
@@ -163,17 +164,14 @@ trait Call: Send {
 }
 
 impl Identity {
-    fn of<T: Task>(task: &T, kind: HookKind) -> Self {
-        Self { task: T::NAME, call_site: task.call_site(), kind }
+    fn of<T: Task>(call_site: &'static Location<'static>, kind: HookKind) -> Self {
+        Self { task: T::NAME, call_site, kind }
     }
 }
 
-impl<T: Task + Send, L: Launch<T>> Call for Option<(T, L)> {
+impl<T: Task + Send, L: Launch<T>> Call for Waits<T, L> {
     fn identity(&self, kind: HookKind) -> Identity {
-        match self {
-            Some((task, _)) => Identity::of(task, kind),
-            None => Identity { task: T::NAME, call_site: Location::caller(), kind },
-        }
+        Identity::of::<T>(self.call().map_or_else(Location::caller, T::call_site), kind)
     }
 
     fn launch(&mut self, slot: Slot) -> Result<Launched, Slot> {
@@ -194,7 +192,7 @@ impl Shared {
         self: &Arc<Self>,
         runtime: &Handle,
         kind: HookKind,
-        task: T,
+        task: Taken<T>,
         launch: L,
     ) -> Result<(), BoxError>
     where
@@ -210,7 +208,8 @@ impl Shared {
         {
             // Given back where nobody takes the slot over.
             permit.forget();
-            let (identity, waker) = (Identity::of(&task, kind), lists.spare_wakers.pop().unwrap_or_default());
+            let (identity, waker) =
+                (Identity::of::<T>(task.call_site(), kind), lists.spare_wakers.pop().unwrap_or_default());
             let number = lists.next_number();
             let key = lists.running.insert(RunningTask { identity, number, waker: Arc::clone(&waker) });
             let token = self.tracker.token();
@@ -220,7 +219,7 @@ impl Shared {
         } else {
             let handle = if self.runtime.is_some() { None } else { Some(runtime.clone()) };
             lists.waiting.push_back(Waiting {
-                call: smallbox!(Some((task, launch))),
+                call: smallbox!(Waits::new(task, launch)),
                 kind,
                 runtime: runtime.id(),
                 handle,

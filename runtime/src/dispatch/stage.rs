@@ -24,6 +24,7 @@ mod with_tokio {
     use crate::error::BoxError;
     use crate::report::{HookFailure, HookKind};
     use crate::task::Task;
+    use crate::task::call_site::Taken;
 
     /// The dispatcher of one connection.
     #[derive(Debug)]
@@ -129,7 +130,7 @@ mod with_tokio {
         }
 
         /// Hands a task over.
-        pub(crate) fn dispatch<T, L>(&self, task: T, launch: L, kind: HookKind) -> Result<(), BoxError>
+        pub(crate) fn dispatch<T, L>(&self, task: Taken<T>, launch: L, kind: HookKind) -> Result<(), BoxError>
         where
             T: Task + Send + 'static,
             L: Launch<T>,

@@ -14,6 +14,7 @@ use super::Dispatcher;
 use super::slots::KEPT_CAPACITY;
 use crate::report::HookKind;
 use crate::task::Task;
+use crate::task::call_site::Taken;
 use crate::task::expansion::Receiver;
 use crate::task::start::Spawned;
 
@@ -52,14 +53,16 @@ fn runtime() -> Runtime {
 fn burst(dispatcher: &Dispatcher, runtime: &Runtime, tasks: usize, end: bool) -> (Arc<AtomicUsize>, usize) {
     let dropped = Arc::new(AtomicUsize::new(0));
     let kind = HookKind::AfterCommit;
-    let run = move |task: Counted, _: &super::States| {
+    let run = move |task: Taken<Counted>, _: &super::States| {
         Some(async move {
             let _task = task;
             if end { yield_now().await } else { pending().await }
         })
     };
     let accepted = (0..tasks)
-        .filter(|_| dispatcher.0.dispatch(runtime.handle(), kind, Counted(dropped.clone()), Spawned(run)).is_ok())
+        .filter(|_| {
+            dispatcher.0.dispatch(runtime.handle(), kind, Taken::new(Counted(dropped.clone())), Spawned(run)).is_ok()
+        })
         .count();
     (dropped, accepted)
 }

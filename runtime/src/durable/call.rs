@@ -16,6 +16,7 @@ use crate::dispatch::States;
 use crate::error::CannotStore;
 use crate::report::{HookKind, PendingHook};
 use crate::task::Task;
+use crate::task::call_site::Taken;
 
 /// A task whose calls are stored in rows.
 #[doc(hidden)]
@@ -33,13 +34,13 @@ pub trait Durable: Task {
 
 /// How the calls of a task are written, read and run.
 #[derive(Debug)]
-pub struct Stored<T> {
+pub struct Stored<T: Task> {
     /// Writes the arguments, and hands back the options of the call.
     pub encode: fn(T, &mut Encoder) -> CallOptions,
     /// Reads a call; fails where an argument is missing, or of another type.
     pub decode: fn(&Decoder<'_>) -> Result<T, Undecodable>,
     /// The body of a call, to be run by a worker; `None` where it lacks a state.
-    pub start: fn(T, &States) -> Option<Running>,
+    pub start: fn(Taken<T>, &States) -> Option<Running>,
 }
 
 /// What a task's attribute says of all its calls.

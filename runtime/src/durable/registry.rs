@@ -6,6 +6,7 @@ use super::call::{Defaults, Durable};
 use super::payload::{Decoder, Undecodable};
 use super::running::Running;
 use crate::dispatch::{Required, States};
+use crate::task::call_site::Taken;
 
 /// A durable task, as its attribute registers it.
 #[doc(hidden)]
@@ -74,5 +75,5 @@ impl Registry {
 
 fn start<T: Durable>(payload: &Decoder<'_>, states: &States) -> Result<Option<Running>, Undecodable> {
     let stored = T::stored::<()>();
-    Ok((stored.start)((stored.decode)(payload)?, states))
+    Ok((stored.start)(Taken::new((stored.decode)(payload)?), states))
 }

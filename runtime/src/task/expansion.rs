@@ -11,6 +11,7 @@ pub use diesel_deferred_macros::__with_items as with_items;
 
 pub use super::Task;
 use super::TaskOutput;
+pub use super::call_site::{CallSite, Taken};
 pub use super::start::{Blocking, Here, Spawned, Start, spawnable};
 use crate::atomic::Registrar;
 pub use crate::connection::AfterCommit;
@@ -284,7 +285,7 @@ impl<W: Deferring> Receiver for Registered<'_, W> {
     type Output = ();
     #[inline]
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) {
-        self.0.register(Hook::task(task, start), Needs::any::<T, S>());
+        self.0.register(Hook::task(Taken::new(task), start), Needs::any::<T, S>());
     }
 
     #[cfg(feature = "durable")]

@@ -2,6 +2,7 @@
 //!
 //! Must not know: connections, or how hooks are stored.
 
+use super::call_site::Taken;
 use super::{Task, TaskOutput};
 use crate::dispatch::{Stage, States};
 use crate::error::BoxError;
@@ -25,7 +26,7 @@ pub trait Start<T: Task>: Send + 'static {
     /// # Errors
     /// What the task returns, where it runs right here.
     #[doc(hidden)]
-    fn run(self, task: T, stage: &Stage, kind: HookKind) -> Result<(), BoxError>;
+    fn run(self, task: Taken<T>, stage: &Stage, kind: HookKind) -> Result<(), BoxError>;
 }
 
 /// A plain function: it runs where the commit was, before that returns.
@@ -35,12 +36,12 @@ pub struct Here<F>(pub F);
 impl<T, F> Start<T> for Here<F>
 where
     T: Task + Send + 'static,
-    F: FnOnce(T, &States) -> Option<T::Output> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
 {
     const DISPATCHED: bool = false;
 
     #[inline(always)]
-    fn run(self, task: T, stage: &Stage, _: HookKind) -> Result<(), BoxError> {
+    fn run(self, task: Taken<T>, stage: &Stage, _: HookKind) -> Result<(), BoxError> {
         match (self.0)(task, stage.states()) {
             Some(output) => output.into_result(),
             None => Err(missing_state()),
@@ -83,7 +84,7 @@ macro_rules! dispatched {
             const DISPATCHED: bool = true;
 
             #[inline]
-            fn run(self, task: T, stage: &Stage, kind: HookKind) -> Result<(), BoxError> {
+            fn run(self, task: Taken<T>, stage: &Stage, kind: HookKind) -> Result<(), BoxError> {
                 stage.dispatch(task, self, kind)
             }
         }

@@ -4,5 +4,6 @@ mod arguments;
 mod cost;
 mod deep;
 mod in_hooks;
+mod lost;
 mod registration;
 mod when;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use diesel::prelude::*;
-use diesel_deferred::__private_0_1_0::{Decoder, Durable, Running, States, Unique};
+use diesel_deferred::__private_0_1_0::{Decoder, Durable, Running, States, Taken, Unique};
 use diesel_deferred::{BoxError, Task, TaskId, atomic, deferred_task, migrations};
 use diesel_migrations::MigrationHarness;
 
@@ -236,7 +236,7 @@ fn payloads<T: Task>(conn: &mut Conn, _: &impl Fn() -> T) -> QueryResult<Vec<Str
 fn run<T: Durable>(payload: &str, _: &impl Fn() -> T) -> Result<(), BoxError> {
     let stored = T::stored::<()>();
     let call = (stored.decode)(&Decoder::new(payload)?)?;
-    match (stored.start)(call, &States::default()).expect("no state") {
+    match (stored.start)(Taken::new(call), &States::default()).expect("no state") {
         Running::Blocking(body) => body(),
         Running::Async(body) => tokio::runtime::Builder::new_current_thread().build()?.block_on(body),
     }
@@ -414,7 +414,7 @@ fn a_state_that_is_missing_is_no_panic() {
     let stored = receipt::stored::<()>();
     let payload = Decoder::new(r#"{"order_id":1,"email":"a@b"}"#).expect("an object");
     let call = (stored.decode)(&payload).expect("decodes");
-    assert!((stored.start)(call, &States::default()).is_none());
+    assert!((stored.start)(Taken::new(call), &States::default()).is_none());
 }
 
 #[test]
