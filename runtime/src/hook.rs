@@ -14,9 +14,8 @@ use crate::dispatch::{Needs, Stage};
 use crate::error::BoxError;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook};
-use crate::task::Task;
-use crate::task::call_site::{Taken, Waits};
-use crate::task::start::Start;
+use crate::task::call_site::Waits;
+use crate::task::{Start, Taken, Task};
 
 /// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56) and the call site.
 pub(crate) type Inline = [usize; 9];

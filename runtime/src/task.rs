@@ -9,10 +9,17 @@ pub mod expansion;
 pub(crate) mod start;
 
 use std::fmt::{self, Write};
+#[cfg(feature = "tokio")]
+use std::future::Future;
 use std::panic::Location;
 
-use crate::dispatch::Required;
+use crate::dispatch::{Required, States};
+#[cfg(feature = "durable")]
+use crate::durable::NewTask;
 use crate::error::BoxError;
+#[cfg(feature = "durable")]
+use crate::error::CannotStore;
+use crate::report::HookKind;
 use crate::sealed::Sealed;
 
 /// A call of a [`#[deferred_task]`](crate::deferred_task) function, captured by value.
@@ -51,7 +58,108 @@ pub trait Task: Sized {
     /// Where an argument cannot go there this does not compile, on the argument's type. It is the only place: everything
     /// else asks for no more than a `Task`, so that one such argument is one message.
     #[doc(hidden)]
-    fn hand_over<R: expansion::Receiver>(self, receiver: R) -> R::Output;
+    fn hand_over<R: Receiver>(self, receiver: R) -> R::Output;
+}
+
+/// A call that somebody has taken over: it is registered, or about to run. It is dropped without a
+/// word: whoever has taken it over says what became of it.
+pub struct Taken<T: Task>(Option<T>);
+
+impl<T: Task> Taken<T> {
+    /// Takes the call over.
+    #[inline]
+    pub fn new(call: T) -> Self {
+        Self(Some(call))
+    }
+
+    /// The call, to be run.
+    #[inline]
+    pub fn call(mut self) -> T {
+        let Some(call) = self.0.take() else { unreachable!("it is there until this, which takes `self`") };
+        call
+    }
+
+    #[inline]
+    pub(crate) fn call_site(&self) -> &'static Location<'static> {
+        self.0.as_ref().map_or_else(Location::caller, T::call_site)
+    }
+}
+
+impl<T: Task> Drop for Taken<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call.give_up();
+        }
+    }
+}
+
+impl<T: Task> fmt::Debug for Taken<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::NAME)
+    }
+}
+
+/// Takes a captured call, see [`Task::hand_over`].
+#[doc(hidden)]
+pub trait Receiver {
+    /// What becomes of it.
+    type Output;
+    /// Takes it, with how to run it.
+    fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> Self::Output;
+    /// Takes that of a durable task, which is run from its row.
+    #[cfg(feature = "durable")]
+    fn receive_durable(self, call: Result<NewTask, CannotStore>) -> Self::Output;
+}
+
+/// How a task is run.
+#[cfg_attr(
+    not(feature = "tokio"),
+    diagnostic::on_unimplemented(
+        message = "`async` and `blocking` tasks need a runtime",
+        label = "this task runs on tokio, for which the feature `tokio` of diesel-deferred is off",
+        note = "turn on the feature `tokio` of diesel-deferred, or write a plain `fn`, which runs on the committing thread"
+    )
+)]
+#[doc(hidden)]
+pub trait Start<T: Task>: Send + 'static {
+    /// Whether it takes a dispatcher.
+    const DISPATCHED: bool;
+
+    /// Runs the task, or has it run.
+    ///
+    /// # Errors
+    /// What the task returns, where it runs right here.
+    #[doc(hidden)]
+    fn run<P: Place>(self, task: Taken<T>, place: &P, kind: HookKind) -> Result<(), BoxError>;
+}
+
+/// Where a task is run: what it takes was found before the COMMIT.
+#[doc(hidden)]
+pub trait Place {
+    /// The values of `#[state]` arguments.
+    fn states(&self) -> &States;
+
+    /// Has the future of a task run by a dispatcher.
+    ///
+    /// # Errors
+    /// Why it can't be run any more.
+    #[cfg(feature = "tokio")]
+    fn spawn<T, F, Fut>(&self, task: Taken<T>, future: F, kind: HookKind) -> Result<(), BoxError>
+    where
+        T: Task + Send + 'static,
+        F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+        Fut: Future<Output = T::Output> + Send + 'static;
+
+    /// Has a task run by a dispatcher, on a thread for blocking work.
+    ///
+    /// # Errors
+    /// Why it can't be run any more.
+    #[cfg(feature = "tokio")]
+    fn block<T, F>(&self, task: Taken<T>, function: F, kind: HookKind) -> Result<(), BoxError>
+    where
+        T: Task + Send + 'static,
+        F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static;
 }
 
 /// What a task or hook may return: `()` or `Result<(), E>` with an `E` that converts into [`BoxError`].

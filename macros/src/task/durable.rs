@@ -23,7 +23,7 @@ pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
     quote! {
         fn hand_over<__Receiver: #private::Receiver>(self, receiver: __Receiver) -> __Receiver::Output {
             #impossible
-            #private::Receiver::receive_durable(receiver, self)
+            #private::Receiver::receive_durable(receiver, #private::Durable::call(self))
         }
     }
 }

@@ -32,7 +32,10 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
         self,
         receiver: __Receiver,
     ) -> __Receiver::Output {
-        ::diesel_deferred::__private_0_1_0::Receiver::receive_durable(receiver, self)
+        ::diesel_deferred::__private_0_1_0::Receiver::receive_durable(
+            receiver,
+            ::diesel_deferred::__private_0_1_0::Durable::call(self),
+        )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
         ::diesel_deferred::__private_0_1_0::CallSite::location(&self.__call_site)

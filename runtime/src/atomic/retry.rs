@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use diesel::result::Error;
 
-use super::{BlockRegistrar, TransactionBuilder};
+use super::builder::TransactionBuilder;
+use super::registrar::BlockRegistrar;
 use crate::connection::{Deferrable, DeferredConnection, Deferring, Wrapper};
 
 /// Before the first retry; doubled for each further one. A short transaction takes about this long on a local server.
@@ -28,9 +29,16 @@ pub struct RetryingTransaction<'c, W> {
     pub(super) retries: u32,
 }
 
-impl<'c, W: Deferring> RetryingTransaction<'c, W> {
-    pub(super) fn new(transaction: TransactionBuilder<'c, W>, retries: u32) -> Self {
-        Self { transaction, retries }
+impl<'c, W: Deferring> TransactionBuilder<'c, W> {
+    /// Runs the outermost transaction again, `retries` times at most, when a concurrent transaction was in its way: after a
+    /// serialisation failure, a deadlock, or SQLite's `SQLITE_BUSY`, also when that is what COMMIT reports.
+    ///
+    /// Commit hooks of an attempt that failed never run; its rollback hooks do, at its end. An attempt counts as failed by a
+    /// concurrent transaction when one was in its way at any time, also where the block went on and returned another error.
+    /// Between the attempts the thread sleeps, see [`RetryingTransaction`].
+    /// Nested, there is no retry: the transaction around it is lost, and is what has to run again.
+    pub fn retries(self, retries: u32) -> RetryingTransaction<'c, W> {
+        RetryingTransaction { transaction: self, retries }
     }
 }
 

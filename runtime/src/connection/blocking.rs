@@ -20,7 +20,7 @@ use super::transaction::{
 use super::watch::Doubt;
 use super::wrapper::{Deferring, State, Wrapper, now};
 use super::{AfterCommit, CommitProof, Deferrable};
-use crate::atomic::{BeginOptions, HasExclusive, HasImmediate, TransactionBuilder};
+use crate::atomic::BeginOptions;
 use crate::dispatch::{Needs, Stage};
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
@@ -215,49 +215,6 @@ impl<C: Deferrable> DeferredConnection<C> {
         };
         open_queue(self, type_name::<F>(), Location::caller())?.before_commit(hook);
         Ok(())
-    }
-
-    /// A transaction with options; [`atomic!`](crate::atomic) writes this for you.
-    ///
-    /// # Examples
-    /// ```
-    /// use diesel::prelude::*;
-    /// use diesel_deferred::DeferredConnection;
-    ///
-    /// # fn main() -> QueryResult<()> {
-    /// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:").expect("in memory");
-    /// conn.build_transaction().immediate().run(|conn| diesel::sql_query("SELECT 1").execute(conn))?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, Self> {
-        TransactionBuilder::new(self)
-    }
-
-    /// A transaction that takes SQLite's write lock at its start.
-    ///
-    /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
-    pub fn immediate_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
-    where
-        C: HasImmediate,
-        F: FnOnce(&mut Self) -> Result<T, E>,
-        E: From<Error>,
-    {
-        self.build_transaction().immediate().run(f)
-    }
-
-    /// A transaction that locks an SQLite database for everybody else at its start.
-    ///
-    /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
-    pub fn exclusive_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
-    where
-        C: HasExclusive,
-        F: FnOnce(&mut Self) -> Result<T, E>,
-        E: From<Error>,
-    {
-        self.build_transaction().exclusive().run(f)
     }
 
     /// Begins, runs the callback, and ends the transaction as the callback did.

@@ -22,7 +22,7 @@ use super::transaction::{Opening, Promise, begin, close_above, rollback};
 use super::watch::Doubt;
 use super::wrapper::{Deferring, State, Wrapper};
 use super::{AfterCommit, CommitProof};
-use crate::atomic::{BeginOptions, HasExclusive, HasImmediate, TransactionBuilder};
+use crate::atomic::BeginOptions;
 use crate::dispatch::{Dispatcher, Needs, Stage};
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
@@ -239,41 +239,6 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         };
         open_queue(self, type_name::<F>(), Location::caller())?.before_commit(hook);
         Ok(())
-    }
-
-    /// A transaction with options; [`atomic!`](crate::atomic) writes this for you.
-    pub fn build_transaction(&mut self) -> TransactionBuilder<'_, Self> {
-        TransactionBuilder::new(self)
-    }
-
-    /// A transaction that takes SQLite's write lock at its start.
-    ///
-    /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
-    pub async fn immediate_transaction<'a, R, E, F>(&mut self, f: F) -> Result<R, E>
-    where
-        C: HasImmediate,
-        for<'r> F:
-            AsyncFnOnce(&'r mut Self) -> Result<R, E> + AsyncBlock<&'r mut Self, Result<R, E>, Fut: Send> + Send + 'a,
-        E: From<Error> + Send + 'a,
-        R: Send + 'a,
-    {
-        self.build_transaction().immediate().run(f).await
-    }
-
-    /// A transaction that locks an SQLite database for everybody else at its start.
-    ///
-    /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
-    pub async fn exclusive_transaction<'a, R, E, F>(&mut self, f: F) -> Result<R, E>
-    where
-        C: HasExclusive,
-        for<'r> F:
-            AsyncFnOnce(&'r mut Self) -> Result<R, E> + AsyncBlock<&'r mut Self, Result<R, E>, Fut: Send> + Send + 'a,
-        E: From<Error> + Send + 'a,
-        R: Send + 'a,
-    {
-        self.build_transaction().exclusive().run(f).await
     }
 
     /// Runs `callback` in a transaction, or in a savepoint where one is open. In place of the method of

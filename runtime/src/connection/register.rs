@@ -2,6 +2,9 @@
 //!
 //! Must not know: the macros, or how a task captures its arguments.
 
+#[cfg(feature = "durable")]
+use std::panic::Location;
+
 use diesel::result::QueryResult;
 
 use super::keeper::{Interrupted, open_queue};
@@ -15,9 +18,7 @@ use crate::error::{BoxError, CommitError};
 use crate::hook::Hook;
 use crate::report::HookKind;
 use crate::sealed::Sealed;
-use crate::task::Task;
-use crate::task::call_site::Taken;
-use crate::task::expansion::{Receiver, Start};
+use crate::task::{Receiver, Start, Taken, Task};
 
 /// Something that a task can be registered on: a [`DeferredConnection`](crate::DeferredConnection), or a pooled one; with the
 /// feature `async` also an `AsyncDeferredConnection`.
@@ -75,7 +76,7 @@ pub trait AfterCommit: Sealed {
     #[cfg(feature = "durable")]
     #[doc(hidden)]
     fn store_task<T: Durable>(&mut self, task: T) -> QueryResult<TaskId> {
-        self.deferring().store(NewTask::of(task))
+        self.deferring().store(task.call())
     }
 }
 
@@ -167,15 +168,20 @@ impl<W: Wrapper> Registry for W {
 
     #[cfg(feature = "durable")]
     fn store(&mut self, call: Result<NewTask, CannotStore>) -> QueryResult<TaskId> {
-        let (task, call_site) = match &call {
-            Ok(call) => (call.task, call.call_site),
-            Err(cannot_store) => (cannot_store.task, cannot_store.call_site),
-        };
+        let (task, call_site) = name_and_call_site(&call);
         let queue = open_queue(self, task, call_site)?;
         let call = call.map_err(CommitError::TaskCannotBeStored)?;
         let id = call.id;
         queue.store(Ok(call));
         Ok(id)
+    }
+}
+
+#[cfg(feature = "durable")]
+fn name_and_call_site(call: &Result<NewTask, CannotStore>) -> (&'static str, &'static Location<'static>) {
+    match call {
+        Ok(call) => (call.task, call.call_site),
+        Err(cannot_store) => (cannot_store.task, cannot_store.call_site),
     }
 }
 
@@ -188,8 +194,8 @@ impl<W: Registry> Receiver for Deferred<'_, W> {
     }
 
     #[cfg(feature = "durable")]
-    fn receive_durable<T: Durable>(self, task: T) -> QueryResult<()> {
-        self.0.store(NewTask::of(task)).map(drop)
+    fn receive_durable(self, call: Result<NewTask, CannotStore>) -> QueryResult<()> {
+        self.0.store(call).map(drop)
     }
 }
 
@@ -202,10 +208,10 @@ impl<W: Registry> Receiver for Compensation<'_, W> {
     }
 
     #[cfg(feature = "durable")]
-    fn receive_durable<T: Durable>(self, task: T) -> QueryResult<()> {
+    fn receive_durable(self, call: Result<NewTask, CannotStore>) -> QueryResult<()> {
         let reason =
             "a durable task is a row of the transaction that it is called in, and would be rolled back with it";
-        let (task, call_site) = (T::NAME, Taken::new(task).call_site());
+        let (task, call_site) = name_and_call_site(&call);
         Err(CommitError::TaskCannotBeStored(CannotStore { task, call_site, reason: reason.to_owned() }).into())
     }
 }
@@ -224,8 +230,8 @@ impl<W: Registry> Receiver for DeferredOrRun<'_, W> {
     }
     /// There is no transaction that it could be a row of: `NotInTransaction`.
     #[cfg(feature = "durable")]
-    fn receive_durable<T: Durable>(self, task: T) -> Result<(), BoxError> {
-        self.0.store(NewTask::of(task))?;
+    fn receive_durable(self, call: Result<NewTask, CannotStore>) -> Result<(), BoxError> {
+        self.0.store(call)?;
         Ok(())
     }
 }

@@ -30,8 +30,6 @@ pub use self::needs::Needs;
 pub(crate) use self::pause::pause;
 #[cfg(feature = "tokio")]
 pub use self::shutdown::{AbandonedTask, ShutdownReport};
-#[cfg(feature = "tokio")]
-pub(crate) use self::slots::Launch;
 pub(crate) use self::stage::Route;
 #[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
 pub use self::stage::Stage;

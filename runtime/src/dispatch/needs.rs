@@ -6,8 +6,7 @@ use std::panic::Location;
 
 use super::cannot_run::{CannotRun, Missing};
 use super::states::Required;
-use crate::task::Task;
-use crate::task::start::Start;
+use crate::task::{Start, Task};
 
 /// What one waiting task takes.
 #[derive(Debug, Clone, Copy)]

@@ -19,9 +19,8 @@ use super::slots::{Ended, Launch, Launched, Shared, Slot};
 use super::states::States;
 use crate::panics::{contain, message};
 use crate::report::FailureCause;
-use crate::task::call_site::Taken;
 use crate::task::start::{Blocking, Spawned, missing_state};
-use crate::task::{Task, TaskOutput};
+use crate::task::{Taken, Task, TaskOutput};
 
 /// Has a task run on that runtime; `None`: on the one that this thread is of.
 fn spawn(launched: Launched, runtime: Option<&Handle>) {
@@ -77,7 +76,6 @@ impl Shared {
     }
 }
 
-#[diagnostic::do_not_recommend]
 impl<T, F, Fut> Launch<T> for Spawned<F>
 where
     T: Task,
@@ -112,7 +110,6 @@ where
     })
 }
 
-#[diagnostic::do_not_recommend]
 impl<T, F> Launch<T> for Blocking<F>
 where
     T: Task + Send + 'static,

@@ -6,7 +6,6 @@
 //! Must not know: who hands tasks in, or why; how a task is run. For that [`Launch`] is asked.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +23,8 @@ use super::states::States;
 use crate::error::BoxError;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
-use crate::task::Task;
-use crate::task::call_site::{Taken, Waits};
+use crate::task::call_site::Waits;
+use crate::task::{Taken, Task};
 
 /// What a waiting call holds without an allocation: as much as a hook does, so that a task which
 /// needed none there needs none here.
@@ -35,28 +34,20 @@ type Inline = [usize; 9];
 pub(super) type Ended = Result<Result<(), BoxError>, String>;
 
 /// A task that has got its slot.
-pub enum Launched {
+pub(super) enum Launched {
     /// It is to be polled.
     Async(BoxFuture<'static, Ended>, Slot),
     /// It is to be called on a thread for blocking work, and has the slot.
     Blocking(Box<dyn FnOnce() + Send>),
 }
 
-impl fmt::Debug for Launched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Launched")
-    }
-}
-
 /// How a dispatcher runs a task, once it has a slot for it.
-pub trait Launch<T: Task>: Send + 'static {
+pub(super) trait Launch<T: Task>: Send + 'static {
     /// Makes the task ready to run; gives the slot back where there is nothing to run.
-    #[doc(hidden)]
     fn launch(self, task: Taken<T>, slot: Slot) -> Result<Launched, Slot>;
 
     /// The same, and has it run on that runtime. Where there is nothing to run, the slot is handed
     /// on.
-    #[doc(hidden)]
     fn start(self, task: Taken<T>, slot: Slot, runtime: &Handle);
 }
 
@@ -269,7 +260,7 @@ impl Shared {
 }
 
 /// A place among the tasks that run. It goes from one task to the next.
-pub struct Slot {
+pub(super) struct Slot {
     pub(super) shared: Arc<Shared>,
     key: usize,
     pub(super) identity: Identity,
@@ -315,11 +306,5 @@ impl Slot {
                 Err(slot) => self = slot,
             }
         }
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.identity.fmt(f)
     }
 }

@@ -20,11 +20,12 @@ mod with_tokio {
     use tokio_util::task::task_tracker::TaskTrackerToken;
 
     use crate::dispatch::dispatcher::{Dispatcher, is_alive};
-    use crate::dispatch::{CannotRun, Launch, Missing, Needs, States};
+    use crate::dispatch::slots::Launch;
+    use crate::dispatch::{CannotRun, Missing, Needs, States};
     use crate::error::BoxError;
     use crate::report::{HookFailure, HookKind};
-    use crate::task::Task;
-    use crate::task::call_site::Taken;
+    use crate::task::start::{Blocking, Spawned};
+    use crate::task::{Place, Taken, Task};
 
     /// The dispatcher of one connection.
     #[derive(Debug)]
@@ -122,15 +123,8 @@ mod with_tokio {
             Self(None)
         }
 
-        pub(crate) fn states(&self) -> &States {
-            match &self.0 {
-                Some(hold) => &hold.dispatcher.0.states,
-                None => States::none(),
-            }
-        }
-
         /// Hands a task over.
-        pub(crate) fn dispatch<T, L>(&self, task: Taken<T>, launch: L, kind: HookKind) -> Result<(), BoxError>
+        fn dispatch<T, L>(&self, task: Taken<T>, launch: L, kind: HookKind) -> Result<(), BoxError>
         where
             T: Task + Send + 'static,
             L: Launch<T>,
@@ -143,12 +137,39 @@ mod with_tokio {
             dispatcher.0.dispatch(runtime, kind, task, launch)
         }
     }
+
+    impl Place for Stage {
+        fn states(&self) -> &States {
+            match &self.0 {
+                Some(hold) => &hold.dispatcher.0.states,
+                None => States::none(),
+            }
+        }
+
+        fn spawn<T, F, Fut>(&self, task: Taken<T>, future: F, kind: HookKind) -> Result<(), BoxError>
+        where
+            T: Task + Send + 'static,
+            F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+            Fut: Future<Output = T::Output> + Send + 'static,
+        {
+            self.dispatch(task, Spawned(future), kind)
+        }
+
+        fn block<T, F>(&self, task: Taken<T>, function: F, kind: HookKind) -> Result<(), BoxError>
+        where
+            T: Task + Send + 'static,
+            F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
+        {
+            self.dispatch(task, Blocking(function), kind)
+        }
+    }
 }
 
 #[cfg(not(feature = "tokio"))]
 mod without_tokio {
     use crate::dispatch::{CannotRun, Missing, Needs, States};
     use crate::report::HookFailure;
+    use crate::task::Place;
 
     /// A connection's dispatcher, if there were any.
     #[derive(Debug)]
@@ -190,8 +211,10 @@ mod without_tokio {
         pub(crate) const fn none() -> Self {
             Self(())
         }
+    }
 
-        pub(crate) fn states(&self) -> &States {
+    impl Place for Stage {
+        fn states(&self) -> &States {
             States::none()
         }
     }

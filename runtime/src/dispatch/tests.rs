@@ -13,10 +13,9 @@ use tokio::task::yield_now;
 use super::Dispatcher;
 use super::slots::KEPT_CAPACITY;
 use crate::report::HookKind;
-use crate::task::Task;
-use crate::task::call_site::Taken;
 use crate::task::expansion::Receiver;
 use crate::task::start::Spawned;
+use crate::task::{Taken, Task};
 
 const SLOTS: usize = 4;
 

@@ -4,19 +4,17 @@
 //! Must not know: the table's SQL, or when the rows are written.
 
 use std::borrow::Cow;
-use std::panic::Location;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
 use super::id::TaskId;
 use super::payload::{Decoder, Encoder, Undecodable};
+use super::row::{NewTask, Schedule};
 use super::running::Running;
 use crate::dispatch::States;
 use crate::error::CannotStore;
-use crate::report::{HookKind, PendingHook};
-use crate::task::Task;
-use crate::task::call_site::Taken;
+use crate::task::{Taken, Task};
 
 /// A task whose calls are stored in rows.
 #[doc(hidden)]
@@ -30,6 +28,14 @@ pub trait Durable: Task {
     /// only place. What `Any` is for says [`Argument`](crate::task::expansion::Argument); it may be
     /// anything.
     fn stored<Any>() -> Stored<Self>;
+
+    /// The row of a call, or why there cannot be one.
+    ///
+    /// # Errors
+    /// What is wrong with its arguments or options.
+    fn call(self) -> Result<NewTask, CannotStore> {
+        NewTask::of(self)
+    }
 }
 
 /// How the calls of a task are written, read and run.
@@ -95,15 +101,6 @@ struct Given {
     max_attempts: Option<u16>,
 }
 
-/// When a call is due, by the clock of the database.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Schedule {
-    #[default]
-    Now,
-    AfterMs(i64),
-    AtMs(i64),
-}
-
 impl CallOptions {
     /// Nothing: the task's defaults count.
     pub const fn new() -> Self {
@@ -165,43 +162,9 @@ pub(crate) fn milliseconds(duration: Duration) -> i64 {
 /// one can read.
 pub(crate) const MAX_NAME_CHARS: usize = 255;
 
-/// A durable call on its way to its row: what `store_calls` of [`Deferrable`](crate::Deferrable) is
-/// given, to hand it on to the connection that it holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewTask {
-    pub(crate) id: TaskId,
-    pub(crate) task: &'static str,
-    pub(crate) queue: Cow<'static, str>,
-    pub(crate) payload: String,
-    pub(crate) priority: i16,
-    pub(crate) max_attempts: u16,
-    pub(crate) schedule: Schedule,
-    pub(crate) key: Option<String>,
-    /// What it is compared by with others of its task that wait.
-    pub(crate) unique_key: Option<String>,
-    /// Whether it takes the place of one that waits.
-    pub(crate) replaces: bool,
-    pub(crate) call_site: &'static Location<'static>,
-}
-
 impl NewTask {
-    /// The call's identity.
-    pub fn id(&self) -> TaskId {
-        self.id
-    }
-
-    /// The task's name.
-    pub fn task(&self) -> &'static str {
-        self.task
-    }
-
-    /// The arguments: a JSON object.
-    pub fn payload(&self) -> &str {
-        &self.payload
-    }
-
     /// The row of a call.
-    pub(crate) fn of<T: Durable>(task: T) -> Result<Self, CannotStore> {
+    fn of<T: Durable>(task: T) -> Result<Self, CannotStore> {
         let call_site = task.call_site();
         let mut encoder = Encoder::default();
         let options = (T::stored::<()>().encode)(task, &mut encoder).0.map_or_else(Given::default, |given| *given);
@@ -234,16 +197,6 @@ impl NewTask {
             replaces: defaults.unique == Some(Unique::Replace),
             call_site,
         })
-    }
-
-    pub(crate) fn describe(&self, depth: usize) -> PendingHook {
-        PendingHook {
-            task: self.task,
-            arguments: self.payload.clone(),
-            call_site: self.call_site,
-            depth,
-            kind: HookKind::Durable,
-        }
     }
 }
 

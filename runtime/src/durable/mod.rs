@@ -13,13 +13,13 @@ mod operations;
 mod outbox;
 mod payload;
 mod registry;
+mod row;
 mod running;
 mod sql;
 mod wake;
 #[cfg(feature = "worker")]
 mod worker;
 
-pub use self::call::NewTask;
 #[allow(unreachable_pub, reason = "named by the macros' expansions, and in hidden methods of public traits")]
 pub use self::call::{CallOptions, Defaults, Durable, Stored, Unique};
 pub use self::id::{SqlTaskId, TaskId};
@@ -30,6 +30,7 @@ pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, TABLE, TaskTable, is_due, no
 pub use self::payload::{Decoder, Encoder, Storable, Undecodable};
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]
 pub use self::registry::Registered;
+pub use self::row::NewTask;
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]
 pub use self::running::Running;
 pub use self::running::{Attempt, Discard, Snooze};

@@ -6,7 +6,7 @@ use super::call::{Defaults, Durable};
 use super::payload::{Decoder, Undecodable};
 use super::running::Running;
 use crate::dispatch::{Required, States};
-use crate::task::call_site::Taken;
+use crate::task::Taken;
 
 /// A durable task, as its attribute registers it.
 #[doc(hidden)]

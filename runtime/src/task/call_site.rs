@@ -9,7 +9,7 @@ use std::mem;
 use std::panic::Location;
 use std::thread;
 
-use super::Task;
+use super::{Taken, Task};
 use crate::report::emit;
 
 /// Where `T` was called: a field of the captured call. Dropped with it, it says that the call was
@@ -65,45 +65,6 @@ fn lost(task: &'static str, call_site: &'static Location<'static>) {
                  `atomic!`, or write `.after_commit(conn)?`, or `.forget()` where it is meant to be dropped"
             );
         });
-    }
-}
-
-/// A call that somebody has taken over: it is registered, or about to run. It is dropped without a
-/// word: whoever has taken it over says what became of it.
-pub struct Taken<T: Task>(Option<T>);
-
-impl<T: Task> Taken<T> {
-    /// Takes the call over.
-    #[inline]
-    pub fn new(call: T) -> Self {
-        Self(Some(call))
-    }
-
-    /// The call, to be run.
-    #[inline]
-    pub fn call(mut self) -> T {
-        let Some(call) = self.0.take() else { unreachable!("it is there until this, which takes `self`") };
-        call
-    }
-
-    #[inline]
-    pub(crate) fn call_site(&self) -> &'static Location<'static> {
-        self.0.as_ref().map_or_else(Location::caller, T::call_site)
-    }
-}
-
-impl<T: Task> Drop for Taken<T> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(call) = self.0.take() {
-            call.give_up();
-        }
-    }
-}
-
-impl<T: Task> fmt::Debug for Taken<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(T::NAME)
     }
 }
 

@@ -9,10 +9,10 @@ use std::marker::PhantomData;
 pub use diesel::QueryResult;
 pub use diesel_deferred_macros::__with_items as with_items;
 
-pub use super::Task;
 use super::TaskOutput;
-pub use super::call_site::{CallSite, Taken};
-pub use super::start::{Blocking, Here, Spawned, Start, spawnable};
+pub use super::call_site::CallSite;
+pub use super::start::{Blocking, Here, Spawned, spawnable};
+pub use super::{Receiver, Start, Taken, Task};
 use crate::atomic::Registrar;
 pub use crate::connection::AfterCommit;
 use crate::connection::Deferring;
@@ -21,6 +21,8 @@ pub use crate::dispatch::{Required, States};
 #[cfg(feature = "durable")]
 use crate::durable::{Durable, NewTask, TaskId};
 pub use crate::error::BoxError;
+#[cfg(feature = "durable")]
+use crate::error::CannotStore;
 use crate::hook::Hook;
 use crate::sealed::Sealed;
 
@@ -244,17 +246,6 @@ impl Diverges for Never {
     }
 }
 
-/// Takes a captured call, see [`Task::hand_over`].
-pub trait Receiver {
-    /// What becomes of it.
-    type Output;
-    /// Takes it, with how to run it.
-    fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) -> Self::Output;
-    /// Takes a durable one, which is run from what is stored of it.
-    #[cfg(feature = "durable")]
-    fn receive_durable<T: Durable>(self, task: T) -> Self::Output;
-}
-
 /// A type's name for itself. With a parameter in it, a bound of a concrete type is what a caller has to prove, not a
 /// mistake where it stands.
 pub trait Argument<Anything> {
@@ -289,8 +280,8 @@ impl<W: Deferring> Receiver for Registered<'_, W> {
     }
 
     #[cfg(feature = "durable")]
-    fn receive_durable<T: Durable>(self, task: T) {
-        self.0.store(NewTask::of(task));
+    fn receive_durable(self, call: Result<NewTask, CannotStore>) {
+        self.0.store(call);
     }
 }
 

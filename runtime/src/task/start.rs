@@ -1,33 +1,11 @@
 //! The ways in which a captured call is run: right after the commit on its thread, or by a dispatcher. The macros name them.
 //!
-//! Must not know: connections, or how hooks are stored.
+//! Must not know: connections, how hooks are stored, or how a dispatcher does it.
 
-use super::call_site::Taken;
-use super::{Task, TaskOutput};
-use crate::dispatch::{Stage, States};
+use super::{Place, Start, Taken, Task, TaskOutput};
+use crate::dispatch::States;
 use crate::error::BoxError;
 use crate::report::HookKind;
-
-/// How a task is run.
-#[cfg_attr(
-    not(feature = "tokio"),
-    diagnostic::on_unimplemented(
-        message = "`async` and `blocking` tasks need a runtime",
-        label = "this task runs on tokio, for which the feature `tokio` of diesel-deferred is off",
-        note = "turn on the feature `tokio` of diesel-deferred, or write a plain `fn`, which runs on the committing thread"
-    )
-)]
-pub trait Start<T: Task>: Send + 'static {
-    /// Whether it takes a dispatcher.
-    const DISPATCHED: bool;
-
-    /// Runs the task, or has it run.
-    ///
-    /// # Errors
-    /// What the task returns, where it runs right here.
-    #[doc(hidden)]
-    fn run(self, task: Taken<T>, stage: &Stage, kind: HookKind) -> Result<(), BoxError>;
-}
 
 /// A plain function: it runs where the commit was, before that returns.
 #[derive(Debug)]
@@ -41,8 +19,8 @@ where
     const DISPATCHED: bool = false;
 
     #[inline(always)]
-    fn run(self, task: Taken<T>, stage: &Stage, _: HookKind) -> Result<(), BoxError> {
-        match (self.0)(task, stage.states()) {
+    fn run<P: Place>(self, task: Taken<T>, place: &P, _: HookKind) -> Result<(), BoxError> {
+        match (self.0)(task, place.states()) {
             Some(output) => output.into_result(),
             None => Err(missing_state()),
         }
@@ -74,22 +52,30 @@ where
 pub struct Blocking<F>(pub F);
 
 #[cfg(feature = "tokio")]
-macro_rules! dispatched {
-    ($($kind:ident)*) => {$(
-        impl<T, F> Start<T> for $kind<F>
-        where
-            T: Task + Send + 'static,
-            Self: crate::dispatch::Launch<T>,
-        {
-            const DISPATCHED: bool = true;
+impl<T, F, Fut> Start<T> for Spawned<F>
+where
+    T: Task + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+    Fut: Future<Output = T::Output> + Send + 'static,
+{
+    const DISPATCHED: bool = true;
 
-            #[inline]
-            fn run(self, task: Taken<T>, stage: &Stage, kind: HookKind) -> Result<(), BoxError> {
-                stage.dispatch(task, self, kind)
-            }
-        }
-    )*};
+    #[inline]
+    fn run<P: Place>(self, task: Taken<T>, place: &P, kind: HookKind) -> Result<(), BoxError> {
+        place.spawn(task, self.0, kind)
+    }
 }
 
 #[cfg(feature = "tokio")]
-dispatched!(Spawned Blocking);
+impl<T, F> Start<T> for Blocking<F>
+where
+    T: Task + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
+{
+    const DISPATCHED: bool = true;
+
+    #[inline]
+    fn run<P: Place>(self, task: Taken<T>, place: &P, kind: HookKind) -> Result<(), BoxError> {
+        place.block(task, self.0, kind)
+    }
+}

@@ -19,7 +19,7 @@ use diesel::backend::Backend;
 use diesel::query_builder::{QueryFragment, QueryId};
 use diesel::result::Error;
 
-use super::call::{NewTask, Schedule};
+use super::row::{NewTask, Schedule};
 use crate::error::{CannotStore, CommitError};
 
 /// The table.

@@ -7,8 +7,8 @@ use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
 use super::{Outbox, SPILL_BEYOND, TaskTable, is_due};
-use crate::durable::call::{NewTask, Schedule};
 use crate::durable::id::{SqlTaskId, TaskId};
+use crate::durable::row::{NewTask, Schedule};
 
 /// The calls, a list for each column.
 #[derive(Debug)]

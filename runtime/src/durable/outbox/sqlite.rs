@@ -3,8 +3,8 @@
 use diesel::sqlite::Sqlite;
 
 use super::{Outbox, TaskTable, values};
-use crate::durable::call::NewTask;
 use crate::durable::clock;
+use crate::durable::row::NewTask;
 use crate::durable::sql::Sql;
 
 impl Outbox<Sqlite> for TaskTable {

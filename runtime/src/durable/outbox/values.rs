@@ -1,6 +1,6 @@
 //! The INSERT for databases without arrays: a list of values a row.
 
-use crate::durable::call::{NewTask, Schedule};
+use crate::durable::row::{NewTask, Schedule};
 use crate::durable::sql::Sql;
 
 /// `INSERT … VALUES …`; `now` is the SQL of the time.

@@ -20,7 +20,8 @@ use std::time::Duration;
 use diesel::result::Error;
 
 pub use self::table::WorkerConnection;
-pub(crate) use self::table::{Connect, Lease, TableSource};
+pub(crate) use self::table::{Connect, TableSource};
+use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 
 /// Where a worker takes tasks from.
@@ -50,6 +51,21 @@ pub(crate) trait Source: Send + 'static {
 
     /// Waits for a hint that there may be tasks. A source that gives no hints waits for ever.
     fn hinted(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Who takes tasks, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lease {
+    /// The worker. A new one each time that it starts: names would make a worker that died look
+    /// alive when it is back.
+    pub(crate) worker: TaskId,
+    pub(crate) duration: Duration,
+}
+
+impl Lease {
+    fn ms(&self) -> i64 {
+        milliseconds(self.duration)
+    }
 }
 
 /// How many tasks of a queue are wanted.

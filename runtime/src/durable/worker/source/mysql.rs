@@ -12,8 +12,8 @@ use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, Look, LookSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow,
     RescuedSql, TAKE, rescue, settle,
 };
-use super::table::{Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement};
+use super::table::{Statements, WorkerConnection};
+use super::{Claim, Lease, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};

@@ -14,8 +14,8 @@ use super::statements::{
     BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, LET_GO, Look, LookSql, RESCUED, RenewedSql, RescuedRow,
     RescuedSql, TAKE, rescue,
 };
-use super::table::{Lease, Statements, WorkerConnection};
-use super::{Claim, Settlement};
+use super::table::{Statements, WorkerConnection};
+use super::{Claim, Lease, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::TaskId;

@@ -3,7 +3,7 @@
 //! Must not know: how a database takes them.
 
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
-use super::table::Lease;
+use super::Lease;
 use super::{Outcome, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 
 use super::floor::{Beginning, Floor, Start};
 use super::statements::{BATCH, ClaimedRow, Look, RescuedRow};
-use super::{Claim, Claimed, Fate, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
+use super::{Claim, Claimed, Fate, Lease, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
@@ -70,21 +70,6 @@ pub trait Statements<C> {
     fn hinted(conn: &mut C) -> impl Future<Output = ()> + Send {
         let _ = conn;
         std::future::pending()
-    }
-}
-
-/// Who takes tasks, and for how long.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Lease {
-    /// The worker. A new one each time that it starts: names would make a worker that died look
-    /// alive when it is back.
-    pub(crate) worker: TaskId,
-    pub(crate) duration: Duration,
-}
-
-impl Lease {
-    pub(super) fn ms(&self) -> i64 {
-        milliseconds(self.duration)
     }
 }
 
