@@ -14,8 +14,8 @@ use super::keeper::{Doom, Interrupted, Keeper};
 use super::run::{abandon, bury_before_commit, drop_above, drop_broken, run_committed};
 use super::store::{spill, store_all, tell_workers};
 use super::transaction::{
-    Promise, Statement, change_depth, expect_depth, give_up, roll_back_and_release, send, send_marked, send_rollback,
-    unbalanced, unwind_to,
+    Promise, Statement, change_depth, expect_depth, give_up, notice_its_end, roll_back_and_release, send, send_marked,
+    send_rollback, unbalanced, unwind_to,
 };
 use super::watch::{Doubt, says};
 use super::wrapper::{State, Wrapper};
@@ -256,6 +256,7 @@ pub(super) async fn end_failed_commit<W: Wrapper>(conn: &mut W, entry: usize, er
 #[cold]
 async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, error: Error) -> Error {
     conn.keeper().watch.error(&error);
+    notice_its_end(conn, &error);
     heal(conn, depth).await;
     let state = conn.state();
     let still_open = state.is_some_and(|state| state.depth >= depth);

@@ -10,12 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use diesel::associations::{HasTable, Identifiable};
 use diesel::connection::{CacheSize, Instrumentation};
-use diesel::dsl::{AsExprOf, select};
-use diesel::query_builder::{AsQuery, QueryFragment, QueryId, SqlQuery};
+use diesel::query_builder::{AsQuery, QueryFragment, QueryId};
 use diesel::result::{ConnectionResult, Error, QueryResult};
-use diesel::sql_types::Integer;
-use diesel::{IntoSql, sql_query};
-use diesel_async::methods::{ExecuteDsl, LoadQuery};
 use diesel_async::pooled_connection::{PoolableConnection, RecyclingMethod};
 use diesel_async::{
     AsyncConnection, AsyncConnectionCore, SimpleAsyncConnection, TransactionManager, UpdateAndFetchResults,
@@ -276,21 +272,15 @@ where
     /// Fails on a connection that is broken: it is what a pool asks before it lends the connection out. diesel-async's manager for
     /// mobc asks nothing else (it takes a broken connection that comes back for a good one), and a test query would pass in a
     /// transaction that was left open.
-    async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()>
-    where
-        for<'a> select<AsExprOf<i32, Integer>>: LoadQuery<'a, Self, i32>,
-        SqlQuery: ExecuteDsl<Self>,
-    {
-        // Only here: connections have a `load` of their own.
-        use diesel_async::RunQueryDsl;
-
+    async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()> {
         if self.is_broken() {
             return Err(CommitError::Cancelled.into());
         }
         match config {
             RecyclingMethod::Fast => Ok(()),
-            RecyclingMethod::Verified => select(1_i32.into_sql::<Integer>()).get_result::<i32>(self).await.map(drop),
-            RecyclingMethod::CustomQuery(query) => sql_query(query.as_ref()).execute(self).await.map(drop),
+            // As a batch: what other queries need to compile here has changed between patches of diesel-async.
+            RecyclingMethod::Verified => self.batch_execute("SELECT 1").await,
+            RecyclingMethod::CustomQuery(query) => self.batch_execute(query).await,
             RecyclingMethod::CustomFunction(check) => check(self).await,
         }
     }

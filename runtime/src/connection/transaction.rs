@@ -8,7 +8,9 @@
 
 use std::num::NonZeroU32;
 
-use diesel::connection::{InstrumentationEvent, TransactionDepthChange, TransactionManagerStatus};
+use diesel::connection::{
+    InstrumentationEvent, TransactionDepthChange, TransactionManagerStatus, ValidTransactionManagerStatus,
+};
 use diesel::result::{Error, QueryResult};
 
 use super::commit::{DIESEL_SAVEPOINT, commit_at, is_gone, rollback_doom};
@@ -16,6 +18,7 @@ use super::interrupt::{end_around, recover};
 use super::keeper::Interrupted;
 use super::run::{abandon, abandon_leftovers, drop_above, drop_broken, run_ready};
 use super::store::spill;
+use super::watch::says;
 use super::wrapper::{State, Wrapper};
 use crate::atomic::BeginOptions;
 use crate::error::CommitError;
@@ -311,7 +314,30 @@ pub(super) async fn rollback<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
 pub(super) async fn send_rollback<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     match conn.state() {
         Some(open) if open.depth > 1 => roll_back_savepoint(conn, open).await,
-        _ => send(conn, Statement::Rollback).await,
+        _ => {
+            let sent = send(conn, Statement::Rollback).await;
+            if let Err(error) = &sent {
+                notice_its_end(conn, error);
+            }
+            sent
+        }
+    }
+}
+
+/// Where SQLite has ended the transaction, Diesel before 2.3.14 does not see it, and takes the connection for broken.
+#[cold]
+pub(super) fn notice_its_end<W: Wrapper>(conn: &mut W, error: &Error) {
+    if is_over(error) {
+        *conn.status() = TransactionManagerStatus::Valid(ValidTransactionManagerStatus::default());
+    }
+}
+
+/// Whether SQLite says that there is no transaction. No other database does.
+fn is_over(error: &Error) -> bool {
+    match error {
+        Error::DatabaseError(_, about) => says(about.message(), &["no transaction is active"]),
+        Error::RollbackErrorOnCommit { commit_error, .. } => is_over(commit_error),
+        _ => false,
     }
 }
 
