@@ -46,6 +46,11 @@ use proc_macro::TokenStream;
 /// `&mut T`, a reference or lifetime inside a type, `self`, `impl Trait` and patterns are refused, each with what to write
 /// instead.
 ///
+/// `#[secret] password: &str` is never shown: `pending()`, `Debug` of the call, reports, events and the
+/// column `error` of a durable row have `<secret>` in its place, or leave out the text that may quote it.
+/// Its type needs no `Debug`. The body and the row of a durable call have the value: what the body says
+/// of it, and who may read the table, is yours to decide.
+///
 /// # State
 /// `#[state] name: T` is not an argument of the call but something that the task needs to run, such as a mailer or a pool. It
 /// is found by its type when the task runs, and may stand anywhere among the arguments.

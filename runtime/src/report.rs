@@ -8,6 +8,10 @@ use std::panic::Location;
 use crate::error::BoxError;
 use crate::panics::contain;
 
+/// What is shown in place of a `#[secret]` argument.
+#[allow(unreachable_pub, reason = "named in the macros' expansions")]
+pub const SECRET: &str = "<secret>";
+
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -14,7 +14,7 @@ use syn::{
 
 use super::durable;
 use super::options::Options;
-use super::parse::{Arg, TaskDef, is_static, says_state, unwrap_groups};
+use super::parse::{Arg, TaskDef, is_static, says_secret, says_state, unwrap_groups};
 use crate::paths::{Errors, rendered};
 
 pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
@@ -78,15 +78,28 @@ fn options(task: &TaskDef, errors: &mut Errors) {
             );
             errors.push(syn::Error::new(key.span(), message));
         }
+        for secret in task.args().filter(|arg| arg.is_secret && is_named(&arg.name, &key.value())) {
+            let message = format!(
+                "a key is shown wherever its call is, and `{}` is `#[secret]`; remove it from the key, and name another \
+                 argument that tells the calls apart",
+                secret.name
+            );
+            errors.push(syn::Error::new(key.span(), message));
+        }
     }
 }
 
-/// Whether a format string has `{name}` or `{name:…}` in it.
+/// Whether a format string has `{name}`, `{name:…}` or, as a width, `{…:name$}` in it.
 fn is_named(name: &Ident, format: &str) -> bool {
     let name = name.unraw().to_string();
     // `{{` is a brace, and not the beginning of a name.
     let format = format.replace("{{", "");
-    format.split('{').skip(1).any(|rest| rest.split(['}', ':']).next().is_some_and(|named| named.trim() == name))
+    format.split('{').skip(1).filter_map(|rest| rest.split('}').next()).any(|field| {
+        let (named, how) = field.split_once(':').unwrap_or((field, ""));
+        // `{id:>width$.precision$}`
+        let counts = how.split('$').filter_map(|part| part.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next());
+        named.trim() == name || (how.contains('$') && counts.into_iter().any(|count| count == name))
+    })
 }
 
 fn generics(signature: &Signature, errors: &mut Errors) {
@@ -144,6 +157,18 @@ fn attributes(arg: &Arg, errors: &mut Errors) {
                 "an argument of a task cannot be conditional; write two functions with `#[cfg]` on each",
             ));
         }
+    }
+    for (at, attribute) in arg.attrs.iter().filter(|attribute| says_secret(attribute)).enumerate() {
+        let message = if arg.is_state {
+            "a state is never shown; remove `#[secret]`".to_owned()
+        } else if at > 0 {
+            "`#[secret]` is on this argument already; remove one".to_owned()
+        } else if !matches!(attribute.meta, Meta::Path(_)) {
+            format!("a secret argument is not shown at all; write `#[secret] {}: …`", arg.name)
+        } else {
+            continue;
+        };
+        errors.push(syn::Error::new_spanned(attribute, message));
     }
     for (at, attribute) in arg.attrs.iter().filter(|attribute| says_state(attribute)).enumerate() {
         if at > 0 {

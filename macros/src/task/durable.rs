@@ -192,11 +192,12 @@ fn encoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
     let at = captured_span(arg);
     let (private, call, payload) = (located_at(private, at), local("call", at, task), local("payload", at, task));
     let (field, stored_name) = (field(arg), arg.name.unraw().to_string());
+    let hidden = arg.is_secret.then(|| quote_spanned!(at=> #private::Encoder::hide(#payload, #stored_name);));
     if is_wrapped(arg) {
         let wrapper = wrapper_name(arg);
-        quote_spanned!(at=> #private::Encoder::wrapped(#payload, #stored_name, &#wrapper { #field: #call.#field });)
+        quote_spanned!(at=> #private::Encoder::wrapped(#payload, #stored_name, &#wrapper { #field: #call.#field }); #hidden)
     } else {
-        quote_spanned!(at=> #private::Encoder::argument(#payload, #stored_name, &#call.#field);)
+        quote_spanned!(at=> #private::Encoder::argument(#payload, #stored_name, &#call.#field); #hidden)
     }
 }
 
@@ -205,11 +206,14 @@ fn decoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
     let at = captured_span(arg);
     let (private, payload) = (located_at(private, at), local("payload", at, task));
     let (field, stored_name) = (field(arg), arg.name.unraw().to_string());
+    // One that is `flatten` may be told what is in another argument.
+    let may_quote_a_secret = arg.is_secret || (is_wrapped(arg) && task.args().any(|arg| arg.is_secret));
+    let hidden = may_quote_a_secret.then(|| quote_spanned!(at=> .map_err(#private::Undecodable::without_cause)));
     if is_wrapped(arg) {
         let wrapper = wrapper_name(arg);
-        quote_spanned!(at=> #field: #private::Decoder::wrapped::<#wrapper>(#payload, #stored_name)?.#field)
+        quote_spanned!(at=> #field: #private::Decoder::wrapped::<#wrapper>(#payload, #stored_name)#hidden?.#field)
     } else {
-        quote_spanned!(at=> #field: #private::Decoder::argument(#payload, #stored_name)?)
+        quote_spanned!(at=> #field: #private::Decoder::argument(#payload, #stored_name)#hidden?)
     }
 }
 

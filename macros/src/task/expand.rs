@@ -60,6 +60,10 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     });
     let separators = fields.iter().enumerate().map(|(at, _)| if at == 0 { "" } else { ", " });
     let shown = task.args().map(|arg| {
+        if arg.is_secret {
+            let f = local("f", Span::call_site(), task);
+            return quote!(::core::fmt::Write::write_str(#f, #private::SECRET)?;);
+        }
         let field = field(arg);
         let (at, private) = (captured_span(arg), located_at(&private, captured_span(arg)));
         let (this, f) = (local("self", at, task), local("f", at, task));

@@ -34,6 +34,8 @@ pub(super) struct Arg {
     pub(super) attrs: Vec<Attribute>,
     /// No argument of the call: who runs the task has it.
     pub(super) is_state: bool,
+    /// Its value is never shown.
+    pub(super) is_secret: bool,
     pub(super) name: Ident,
     pub(super) ty: Type,
 }
@@ -169,14 +171,19 @@ pub(super) fn is_state(input: &FnArg) -> bool {
     attributes(input).iter().any(says_state)
 }
 
+pub(super) fn says_secret(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("secret")
+}
+
 /// For how the argument is stored.
 pub(super) fn is_for_serde(attribute: &Attribute) -> bool {
     attribute.path().is_ident("serde")
 }
 
-/// `#[state]` and `#[serde(…)]` are for us, and nothing that the compiler knows there.
+/// `#[state]`, `#[secret]` and `#[serde(…)]` are for us, and nothing that the compiler knows there.
 pub(super) fn without_our_attributes(signature: &Signature) -> Signature {
-    let is_theirs = |attribute: &Attribute| !says_state(attribute) && !is_for_serde(attribute);
+    let is_theirs =
+        |attribute: &Attribute| !says_state(attribute) && !says_secret(attribute) && !is_for_serde(attribute);
     let mut signature = signature.clone();
     for input in &mut signature.inputs {
         match input {
@@ -205,7 +212,8 @@ fn arg(input: &FnArg) -> syn::Result<Arg> {
         FnArg::Typed(typed) => match &*typed.pat {
             Pat::Ident(PatIdent { by_ref: None, subpat: None, ident, .. }) => {
                 let (name, ty) = (ident.clone(), (*typed.ty).clone());
-                Ok(Arg { attrs: typed.attrs.clone(), is_state: is_state(input), name, ty })
+                let is_secret = typed.attrs.iter().any(says_secret);
+                Ok(Arg { attrs: typed.attrs.clone(), is_state: is_state(input), is_secret, name, ty })
             }
             Pat::Wild(wild) => Err(syn::Error::new(
                 wild.span(),

@@ -4,6 +4,7 @@
 //! Must not know: the table's SQL, or when the rows are written.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
@@ -89,10 +90,23 @@ pub enum Unique {
 }
 
 /// What one call says of itself.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct CallOptions(Option<Box<Given>>);
 
-#[derive(Debug, Default)]
+/// Without the key, which may be made of arguments.
+impl fmt::Debug for CallOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut options = f.debug_struct("CallOptions");
+        if let Some(given) = &self.0 {
+            let Given { schedule, key: _, queue, priority, max_attempts } = &**given;
+            options.field("schedule", schedule).field("queue", queue);
+            options.field("priority", priority).field("max_attempts", max_attempts);
+        }
+        options.finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct Given {
     schedule: Schedule,
     key: Option<String>,
@@ -182,7 +196,7 @@ impl NewTask {
             Some(key) if key.ends_with(' ') => digest(key),
             Some(key) => key.clone(),
             // Of a call without a key it is the arguments that make it the same.
-            None => digest(&payload),
+            None => digest(payload.json()),
         });
         Ok(Self {
             id: TaskId::new(),

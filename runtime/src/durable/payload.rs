@@ -5,12 +5,14 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::finite::all_floats_are_finite;
+use crate::report::SECRET;
 
 /// How many bytes the arguments of one call may take as JSON: 1 MiB. A row of a queue is read and
 /// written several times; what is larger belongs into a table of its own, and its key into the
@@ -30,15 +32,72 @@ pub trait Storable: Serialize + DeserializeOwned + Send + 'static {}
 impl<T: Serialize + DeserializeOwned + Send + 'static> Storable for T {}
 
 /// Writes the arguments of one call.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Encoder {
     json: Vec<u8>,
-    failed: Option<String>,
+    failed: Option<Failed>,
+    /// Where the argument begins that was written last, if it was.
+    last: Option<usize>,
+    hidden: Vec<Hidden>,
+}
+
+/// What could not be written, and why.
+struct Failed {
+    name: &'static str,
+    cause: Option<String>,
+}
+
+/// Where a `#[secret]` argument is in the JSON: its field, with what is shown in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hidden {
+    field: Range<usize>,
+    name: &'static str,
+}
+
+/// The arguments of one call, as they are stored.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Payload {
+    json: String,
+    hidden: Vec<Hidden>,
+}
+
+impl Payload {
+    /// As it is stored.
+    pub(crate) fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// As it is shown: without the arguments that are `#[secret]`.
+    pub(crate) fn shown(&self) -> String {
+        let mut shown = String::with_capacity(self.json.len());
+        let mut end = 0;
+        for Hidden { field, name } in &self.hidden {
+            shown.push_str(&self.json[end..field.start]);
+            shown.push_str(&format!("\"{name}\":\"{SECRET}\""));
+            end = field.end;
+        }
+        shown.push_str(&self.json[end..]);
+        shown
+    }
+}
+
+/// How much it is: arguments are nothing for a log.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.json.len())
+    }
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Encoder({} bytes)", self.json.len())
+    }
 }
 
 impl Encoder {
     /// Writes an argument.
     pub fn argument<T: Storable>(&mut self, name: &'static str, value: &T) {
+        self.last = None;
         if self.failed.is_none() {
             self.open_field();
             // Names are identifiers, which JSON needs not escape.
@@ -56,6 +115,7 @@ impl Encoder {
     /// Writes an argument that has `#[serde(…)]` attributes: as the one field of a struct that has
     /// them too.
     pub fn wrapped<T: Serialize>(&mut self, name: &'static str, wrapper: &T) {
+        self.last = None;
         if self.failed.is_none() {
             match serde_json::to_string(wrapper) {
                 // Not `{}`, which is what is left of a field that is skipped.
@@ -73,6 +133,17 @@ impl Encoder {
 
     fn open_field(&mut self) {
         self.json.push(if self.json.is_empty() { b'{' } else { b',' });
+        self.last = Some(self.json.len());
+    }
+
+    /// The argument that was written just now is `#[secret]`: nothing shows its value, and nothing tells
+    /// what its `Serialize` said, which may quote it.
+    pub fn hide(&mut self, name: &'static str) {
+        match &mut self.failed {
+            Some(failed) if failed.name == name => failed.cause = None,
+            Some(_) => {}
+            None => self.hidden.extend(self.last.map(|start| Hidden { field: start..self.json.len(), name })),
+        }
     }
 
     /// NaN and the infinities were written as `null`. A second look at the value is worth it only
@@ -86,13 +157,14 @@ impl Encoder {
 
     #[cold]
     fn fail(&mut self, name: &'static str, error: &dyn Error) {
-        self.failed = Some(format!("its argument `{name}` could not be written as JSON: {error}"));
+        self.failed = Some(Failed { name, cause: Some(error.to_string()) });
     }
 
     /// The JSON object.
-    pub(crate) fn finish(mut self) -> Result<String, String> {
-        if let Some(failed) = self.failed {
-            return Err(failed);
+    pub(crate) fn finish(mut self) -> Result<Payload, String> {
+        if let Some(Failed { name, cause }) = self.failed {
+            let cause = cause.map_or_else(|| NOT_TOLD.to_owned(), |cause| format!(": {cause}"));
+            return Err(format!("its argument `{name}` could not be written as JSON{cause}"));
         }
         if self.json.is_empty() {
             self.json.push(b'{');
@@ -104,20 +176,29 @@ impl Encoder {
                 self.json.len()
             ));
         }
-        // serde_json writes nothing else.
-        String::from_utf8(self.json).map_err(|error| error.to_string())
+        // serde_json writes nothing but UTF-8.
+        let json = String::from_utf8(self.json).map_err(|error| error.utf8_error().to_string())?;
+        Ok(Payload { json, hidden: self.hidden })
     }
 }
 
+/// In place of the reason.
+const NOT_TOLD: &str = "; the reason is not told, because it may quote what is `#[secret]`";
+
 /// The stored arguments of one call.
-#[derive(Debug)]
 pub struct Decoder<'p> {
     payload: &'p str,
     fields: HashMap<Name<'p>, &'p RawValue>,
 }
 
+impl fmt::Debug for Decoder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Decoder({} bytes)", self.payload.len())
+    }
+}
+
 /// A field's name: not escaped, where the row was written by us.
-#[derive(Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(PartialEq, Eq, Hash, Deserialize)]
 struct Name<'p>(#[serde(borrow)] std::borrow::Cow<'p, str>);
 
 impl<'p> Decoder<'p> {
@@ -126,8 +207,14 @@ impl<'p> Decoder<'p> {
     /// # Errors
     /// Where it is not a JSON object.
     pub fn new(payload: &'p str) -> Result<Self, Undecodable> {
-        let fields = serde_json::from_str(payload)
-            .map_err(|error| Undecodable(format!("the payload is not a JSON object: {error}")))?;
+        // Not serde's text, which quotes what it found: nobody can say whether that was a secret.
+        let fields = serde_json::from_str(payload).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            Undecodable {
+                text: format!("the payload is not a JSON object (line {line}, column {column})"),
+                cause: None,
+            }
+        })?;
         Ok(Self { payload, fields })
     }
 
@@ -137,13 +224,13 @@ impl<'p> Decoder<'p> {
     /// Where it is missing, or of another type.
     pub fn argument<T: Storable>(&self, name: &'static str) -> Result<T, Undecodable> {
         match self.fields.get(&Name(name.into())) {
-            Some(value) => serde_json::from_str(value.get())
-                .map_err(|error| Undecodable(format!("its argument `{name}` cannot be read: {error}"))),
+            Some(value) => serde_json::from_str(value.get()).map_err(|error| Undecodable::argument(name, &error)),
             None => serde_json::from_str("null").map_err(|_| {
-                Undecodable(format!(
+                let missing = format!(
                     "its argument `{name}` is missing; the task may have got it after the row was written: make it an `Option`, or give \
                      it a `#[serde(default)]`"
-                ))
+                );
+                Undecodable { text: missing, cause: None }
             }),
         }
     }
@@ -153,18 +240,37 @@ impl<'p> Decoder<'p> {
     /// # Errors
     /// Where it is missing, or of another type.
     pub fn wrapped<T: DeserializeOwned>(&self, name: &'static str) -> Result<T, Undecodable> {
-        serde_json::from_str(self.payload)
-            .map_err(|error| Undecodable(format!("its argument `{name}` cannot be read: {error}")))
+        serde_json::from_str(self.payload).map_err(|error| Undecodable::argument(name, &error))
     }
 }
 
 /// Why a row's arguments are not those of its task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Undecodable(pub(crate) String);
+pub struct Undecodable {
+    text: String,
+    /// What serde says.
+    cause: Option<String>,
+}
+
+impl Undecodable {
+    fn argument(name: &str, error: &serde_json::Error) -> Self {
+        Self { text: format!("its argument `{name}` cannot be read"), cause: Some(error.to_string()) }
+    }
+
+    /// The same where serde's text may quote a `#[secret]` argument.
+    #[must_use]
+    pub fn without_cause(self) -> Self {
+        match self.cause {
+            Some(_) => Self { text: self.text + NOT_TOLD, cause: None },
+            None => self,
+        }
+    }
+}
 
 impl fmt::Display for Undecodable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)?;
+        self.cause.iter().try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 
@@ -177,7 +283,7 @@ mod tests {
     fn encoded(write: impl FnOnce(&mut Encoder)) -> Result<String, String> {
         let mut encoder = Encoder::default();
         write(&mut encoder);
-        encoder.finish()
+        encoder.finish().map(|payload| payload.json)
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! Must not know: what a task is, the table's SQL, or when the rows are written.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::panic::Location;
 
 use super::id::TaskId;
+use super::payload::Payload;
 use crate::report::{HookKind, PendingHook};
 
 /// When a call is due, by the clock of the database.
@@ -19,12 +21,14 @@ pub(crate) enum Schedule {
 
 /// A durable call on its way to its row: what `store_calls` of [`Deferrable`](crate::Deferrable) is
 /// given, to hand it on to the connection that it holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Its `Debug` shows neither the arguments nor the key, which may be made of them.
+#[derive(Clone, PartialEq, Eq)]
 pub struct NewTask {
     pub(crate) id: TaskId,
     pub(crate) task: &'static str,
     pub(crate) queue: Cow<'static, str>,
-    pub(crate) payload: String,
+    pub(crate) payload: Payload,
     pub(crate) priority: i16,
     pub(crate) max_attempts: u16,
     pub(crate) schedule: Schedule,
@@ -47,18 +51,31 @@ impl NewTask {
         self.task
     }
 
-    /// The arguments: a JSON object.
+    /// The arguments: a JSON object, with those that are `#[secret]`.
     pub fn payload(&self) -> &str {
-        &self.payload
+        self.payload.json()
     }
 
     pub(crate) fn describe(&self, depth: usize) -> PendingHook {
         PendingHook {
             task: self.task,
-            arguments: self.payload.clone(),
+            arguments: self.payload.shown(),
             call_site: self.call_site,
             depth,
             kind: HookKind::Durable,
         }
+    }
+}
+
+impl fmt::Debug for NewTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewTask")
+            .field("id", &self.id)
+            .field("task", &self.task)
+            .field("queue", &self.queue)
+            .field("payload", &self.payload)
+            .field("schedule", &self.schedule)
+            .field("call_site", &self.call_site)
+            .finish_non_exhaustive()
     }
 }

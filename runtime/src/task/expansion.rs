@@ -24,6 +24,7 @@ pub use crate::error::BoxError;
 #[cfg(feature = "durable")]
 use crate::error::CannotStore;
 use crate::hook::Hook;
+pub use crate::report::SECRET;
 use crate::sealed::Sealed;
 
 /// The type of a statement's value in an `atomic!` block.

@@ -11,6 +11,7 @@ mod order;
 mod panics;
 mod retries;
 mod schema;
+mod secrets;
 mod states;
 mod stop;
 mod strange_rows;

@@ -50,7 +50,7 @@ pub(crate) trait Outbox<DB: Backend> {
         let mut bytes = 0;
         let fit = calls.iter().take(Self::CALLS_IN_ONE_STATEMENT).take_while(|call| {
             let is_first = bytes == 0;
-            bytes += call.payload.len();
+            bytes += call.payload.json().len();
             is_first || bytes <= BYTES_IN_ONE_STATEMENT
         });
         let count = fit.count();

@@ -11,7 +11,6 @@ use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::row::{NewTask, Schedule};
 
 /// The calls, a list for each column.
-#[derive(Debug)]
 pub(crate) struct InsertArrays<'c> {
     ids: Vec<TaskId>,
     tasks: Vec<&'c str>,
@@ -38,7 +37,7 @@ impl Outbox<Pg> for TaskTable {
             ids: calls.iter().map(|call| call.id).collect(),
             tasks: calls.iter().map(|call| call.task).collect(),
             queues: calls.iter().map(|call| &*call.queue).collect(),
-            payloads: calls.iter().map(|call| &*call.payload).collect(),
+            payloads: calls.iter().map(|call| call.payload.json()).collect(),
             priorities: calls.iter().map(|call| call.priority).collect(),
             max_attempts: calls.iter().map(|call| i32::from(call.max_attempts)).collect(),
             delays_ms: calls

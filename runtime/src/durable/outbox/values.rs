@@ -13,7 +13,7 @@ pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
     for (at, call) in calls.iter().enumerate() {
         sql.push_sql(if at == 0 { "(" } else { ", (" });
         sql.push_bind(call.id);
-        for text in [call.task, &*call.queue, &*call.payload] {
+        for text in [call.task, &*call.queue, call.payload.json()] {
             sql.push_sql(", ");
             sql.push_bind(text);
         }

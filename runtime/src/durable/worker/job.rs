@@ -24,7 +24,9 @@ use crate::durable::running::{Attempt, Discard, Running, Snooze};
 use crate::error::BoxError;
 
 /// One attempt of a durable task: the request of a worker's service, for layers of tower's.
-#[derive(Debug, Clone)]
+///
+/// Its `Debug` does not show the arguments.
+#[derive(Clone)]
 pub struct Job {
     attempt: Attempt,
     task: &'static Registered,
@@ -53,6 +55,12 @@ impl Drop for RunningThread {
     fn drop(&mut self) {
         self.0.runs.store(false, Ordering::SeqCst);
         self.0.ended.notify_waiters();
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("task", &self.task.name).field("attempt", &self.attempt).finish_non_exhaustive()
     }
 }
 

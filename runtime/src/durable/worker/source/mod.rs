@@ -13,6 +13,7 @@ mod sqlite;
 mod statements;
 mod table;
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +79,7 @@ pub(crate) struct Claim {
 }
 
 /// A task that was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Claimed {
     pub(crate) lane: usize,
     pub(crate) id: TaskId,
@@ -87,6 +88,13 @@ pub(crate) struct Claimed {
     /// The number of this attempt, from 1.
     pub(crate) attempt: i32,
     pub(crate) max_attempts: i32,
+}
+
+/// Without the arguments.
+impl fmt::Debug for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}), attempt {} of {}", self.task, self.id, self.attempt, self.max_attempts)
+    }
 }
 
 /// How an attempt ended.
