@@ -197,16 +197,7 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// The block ends with a `Result`; `Ok(())` where there is nothing to return.
 ///
 /// # Options
-/// | option | backends | meaning |
-/// |---|---|---|
-/// | `isolation = Serializable`, `RepeatableRead`, `ReadCommitted`, `ReadUncommitted` | PostgreSQL, MySQL/MariaDB | isolation level |
-/// | `read_only` | PostgreSQL, MySQL/MariaDB | forbids writing |
-/// | `deferrable` | PostgreSQL | waits for a snapshot on which a serializable read-only transaction cannot fail |
-/// | `immediate` | SQLite | takes the write lock at the start |
-/// | `exclusive` | SQLite | as `immediate`, and in rollback-journal mode nobody else reads meanwhile |
-/// | `outermost` | all | nested, it is refused with `AlreadyInTransaction` before any SQL |
-/// | `retries = n` | all | runs the outermost block again, `n` times at most, after a serialisation failure, a deadlock or `SQLITE_BUSY` |
-/// | `crate = path` | all | where `diesel_deferred` is re-exported by another crate |
+#[doc = include_str!("atomic/options.md")]
 ///
 /// An option that the backend does not have does not compile. All but the last three belong to BEGIN, so they can't be
 /// nested either. With `retries` the block may run more than once, async or not, so it can't move out of what it captures.

@@ -4,6 +4,7 @@
 
 mod check;
 mod expand;
+mod options;
 mod parse;
 mod rewrite;
 

@@ -8,6 +8,7 @@ use syn::parse::ParseStream;
 use syn::spanned::Spanned;
 use syn::{Block, Expr, Ident, Path, Token, Type, token};
 
+use super::options::{LEVELS, Row, Takes, expected};
 use crate::paths::{Errors, rendered};
 
 /// One `atomic!`.
@@ -34,20 +35,17 @@ pub(super) struct Asyncness {
 /// One option, with the token that the user wrote for it.
 pub(super) struct Opt {
     pub(super) key: Ident,
+    row: &'static Row,
     pub(super) kind: OptKind,
 }
 
 pub(super) enum OptKind {
     Isolation(Ident),
-    /// `read_only`, `deferrable`, `immediate`, `exclusive`, `outermost`.
     Flag,
     Retries(Expr),
 }
 
-const OPTIONS: &str =
-    "`isolation = …`, `read_only`, `deferrable`, `immediate`, `exclusive`, `outermost`, `retries = …`, `crate = …`";
 const MISSING: &str = "the block is missing; write `atomic!(conn, { … })`, or `atomic!(conn, async { … }).await`";
-const LEVELS: [&str; 4] = ["Serializable", "RepeatableRead", "ReadCommitted", "ReadUncommitted"];
 
 impl AtomicDef {
     pub(super) fn parse(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Self> {
@@ -91,14 +89,8 @@ impl AtomicDef {
                 if result.replace(ty).is_some() {
                     errors.push(syn::Error::new(arrow.spans[0], "the result type is specified more than once"));
                 }
-            } else if input.peek(Token![crate]) {
-                let keyword: Token![crate] = input.parse()?;
-                input.parse::<Token![=]>()?;
-                if root.replace(input.call(Path::parse_mod_style)?).is_some() {
-                    errors.push(syn::Error::new(keyword.span, "`crate` specified more than once"));
-                }
             } else {
-                option(input, &mut options, errors)?;
+                option(input, &mut options, &mut root, errors)?;
             }
         }
         let body: Block = input.parse()?;
@@ -174,40 +166,50 @@ fn connection(input: ParseStream<'_>) -> syn::Result<(Ident, Option<Expr>)> {
 }
 
 /// One option; a mistake in it does not hide those behind it.
-fn option(input: ParseStream<'_>, options: &mut Vec<Opt>, errors: &mut Errors) -> syn::Result<()> {
+fn option(
+    input: ParseStream<'_>,
+    options: &mut Vec<Opt>,
+    root: &mut Option<Path>,
+    errors: &mut Errors,
+) -> syn::Result<()> {
     if !input.peek(Ident::peek_any) {
-        return Err(syn::Error::new(input.span(), format!("expected the block or an option: {OPTIONS}")));
+        return Err(syn::Error::new(input.span(), format!("expected the block or an option: {}", expected())));
     }
     let key = input.call(Ident::parse_any)?;
     let name = key.to_string();
-    let kind = match name.as_str() {
-        "isolation" => value(input, &key, "isolation = Serializable").and_then(|value| level(&value)),
-        "retries" => value(input, &key, "retries = 3").map(OptKind::Retries),
-        "read_only" | "deferrable" | "immediate" | "exclusive" | "outermost" => match input
-            .parse::<Option<Token![=]>>()?
-        {
+    let Some(row) = Row::of(&name) else {
+        if input.peek(Token![=]) || input.peek(Token![,]) {
+            skip_to_comma(input)?;
+            errors
+                .push(syn::Error::new(key.span(), format!("unknown option `{name}`; expected one of {}", expected())));
+            return Ok(());
+        }
+        let missing = "expected a block; write `atomic!(conn, { … })`, or `atomic!(conn, async { … }).await`";
+        return Err(syn::Error::new(key.span(), missing));
+    };
+    let kind = match row.takes {
+        Takes::Level => value(input, &key, "isolation = Serializable").and_then(|value| level(&value)),
+        Takes::Count => value(input, &key, "retries = 3").map(OptKind::Retries),
+        Takes::Path => {
+            input.parse::<Token![=]>()?;
+            if root.replace(input.call(Path::parse_mod_style)?).is_some() {
+                errors.push(syn::Error::new(key.span(), format!("`{name}` specified more than once")));
+            }
+            return Ok(());
+        }
+        Takes::Nothing => match input.parse::<Option<Token![=]>>()? {
             None => Ok(OptKind::Flag),
             Some(equals) => {
                 skip_to_comma(input)?;
                 Err(syn::Error::new(equals.span, format!("`{name}` takes no value; write `{name}`, or leave it out")))
             }
         },
-        _ if input.peek(Token![=]) || input.peek(Token![,]) => {
-            skip_to_comma(input)?;
-            Err(syn::Error::new(key.span(), format!("unknown option `{name}`; expected one of {OPTIONS}")))
-        }
-        _ => {
-            return Err(syn::Error::new(
-                key.span(),
-                "expected a block; write `atomic!(conn, { … })`, or `atomic!(conn, async { … }).await`",
-            ));
-        }
     };
     match kind {
         Ok(_) if options.iter().any(|option| option.key == key) => {
             errors.push(syn::Error::new(key.span(), format!("`{name}` specified more than once")));
         }
-        Ok(kind) => options.push(Opt { key, kind }),
+        Ok(kind) => options.push(Opt { key, row, kind }),
         Err(error) => errors.push(error),
     }
     Ok(())
@@ -234,24 +236,16 @@ fn level(value: &Expr) -> syn::Result<OptKind> {
     }
 }
 
-/// No transaction has both of these.
+/// No transaction has both of two.
 fn contradictions(options: &[Opt], errors: &mut Errors) {
-    let find = |name: &str| options.iter().find(|option| option.key == name);
-    let (immediate, exclusive) = (find("immediate"), find("exclusive"));
-    if let (Some(immediate), Some(_)) = (immediate, exclusive) {
-        errors.push(syn::Error::new(
-            immediate.key.span(),
-            "`immediate` contradicts `exclusive`: a transaction begins in one of these ways; leave one of them out",
-        ));
-    }
-    let Some(sqlite) = immediate.or(exclusive) else { return };
-    for other in options {
-        if ["isolation", "read_only", "deferrable"].iter().any(|name| other.key == name) {
-            let (sqlite, name) = (&sqlite.key, &other.key);
-            errors.push(syn::Error::new(
-                sqlite.span(),
-                format!("`{sqlite}` contradicts `{name}`: SQLite has the one, PostgreSQL and MySQL have the other"),
-            ));
+    for (at, option) in options.iter().enumerate() {
+        for other in options[at + 1..].iter() {
+            let found = [(option, other), (other, option)]
+                .into_iter()
+                .find_map(|(one, other)| Some((one, one.row.contradicts(other.row)?)));
+            if let Some((option, message)) = found {
+                errors.push(syn::Error::new(option.key.span(), message));
+            }
         }
     }
 }
