@@ -173,18 +173,24 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// of it, also behind `async move`.
 ///
 /// # Task calls
-/// A statement whose value is a task registers it: `send_welcome(user.id);`. So does one whose value is an `Option` or a
-/// `Vec` of tasks: `email.map(|email| send_welcome(&email));`. This reaches every statement, at any depth of `if`, `match`,
-/// loops and blocks.
+/// A statement whose value is a task registers it: `send_welcome(user.id);`. Of a tuple, an array, a `Box`,
+/// an `Option`, a `Vec`, and of these in one another, it registers each task, in order:
+/// `email.map(|email| send_welcome(&email));`. This reaches every statement, at any depth of `if`, `match`,
+/// loops and blocks, and what `break` gives to a loop or block that is a statement.
 ///
-/// It does not reach into closures, async blocks, nested functions and arguments of macros, which may outlive the block or
-/// never run. Write `send_welcome(user.id).after_commit(conn)?` there. What happens to one who forgets:
-/// * a task that is a statement of a closure or async block, or the value of one that is given to `for_each`, `spawn`,
-///   `spawn_blocking` or `spawn_local`, is a compile error;
-/// * in a block with a macro of your own (or `dbg!`) whose arguments hold a call of any kind, `unused_must_use` is denied;
-///   where the macro itself writes the call, and in nested functions, it warns;
-/// * what you hand to something else is yours: `let _ = task(x);`, `drop(task(x))`, a list of tasks that
-///   is kept or counted. Where it is dropped unregistered, a `tracing` event at WARN names task and call.
+/// It does not reach into closures, async blocks, nested functions and arguments of macros, which may
+/// outlive the block or never run. Write `send_welcome(user.id).after_commit(conn)?` there. What happens to
+/// one who forgets:
+/// * a value with a task in it that cannot be taken out (in a `Result`, in another of std's types, or beside
+///   something of a type of your own) is a compile error;
+/// * a task that is a statement of a closure or async block, or the value of one that is given to `for_each`,
+///   `spawn`, `spawn_blocking` or `spawn_local`, is a compile error;
+/// * so is `let _ = task(x);`;
+/// * in a block with a macro of your own (or `dbg!`) whose arguments have a name in them, `unused_must_use` is
+///   denied; where the macro itself writes the call, and in nested functions, it warns. That lint does not look
+///   into an `Option` or a `Vec`;
+/// * what you hand to something else is yours: `drop(task(x))`, a list of tasks that is kept or counted.
+///   Where it is dropped unregistered, a `tracing` event at WARN names task and call.
 ///
 /// # Other statements
 /// Nothing happens to them, but for this:

@@ -139,6 +139,7 @@ pub mod __private_0_1_0 {
         Unique,
     };
     pub use crate::task::expansion::*;
+    pub use crate::task::statement::*;
     #[cfg(feature = "durable")]
     pub use {inventory, serde};
 }

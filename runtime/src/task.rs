@@ -6,7 +6,10 @@
 pub mod call_site;
 #[allow(unreachable_pub, reason = "re-exported whole by the crate's hidden module")]
 pub mod expansion;
+pub(crate) mod never;
 pub(crate) mod start;
+#[allow(unreachable_pub, reason = "re-exported whole by the crate's hidden module")]
+pub mod statement;
 
 use std::fmt::{self, Write};
 #[cfg(feature = "tokio")]

@@ -11,6 +11,7 @@
     clippy::question_mark,
     clippy::single_match,
     clippy::unit_arg,
+    clippy::unnecessary_operation,
     clippy::useless_vec,
     reason = "written this way on purpose: it is what a user may write"
 )]

@@ -39,7 +39,7 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
     let builder = builder(Span::mixed_site());
     let transaction = quote! {
         {
-            use #private::{AtomicTarget as _, Pass as _};
+            use #private::{AtomicTarget as _, Pass as _, Refuse as _};
             match #target.#begin() {
                 // A diverging statement is a part of ours, and no mistake.
                 #[allow(clippy::diverging_sub_expression)]

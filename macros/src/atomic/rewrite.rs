@@ -9,15 +9,20 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::punctuated::Punctuated;
+use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
-use syn::{Attribute, Block, Expr, ExprMacro, Ident, Macro, Stmt, StmtMacro, Token};
+use syn::{
+    Attribute, Block, Expr, ExprBlock, ExprLoop, ExprMacro, Ident, Macro, Pat, Stmt, StmtMacro, Token, parse_quote,
+};
 
 /// Rewrites the body of one `atomic!`.
 pub(super) struct Rewriter<'a> {
     private: &'a TokenStream,
     registrar: &'a Ident,
     reach: Reach,
-    /// Whether some macro's arguments hold what may be a call: nothing is known of what becomes of it.
+    /// Whether the closure or async block around has its value dropped, and with it what is returned.
+    returns_dropped: bool,
+    /// Whether some macro's arguments may call something: nothing is known of what becomes of it.
     pub(super) calls_in_macros: bool,
 }
 
@@ -31,7 +36,7 @@ enum Reach {
 
 impl<'a> Rewriter<'a> {
     pub(super) fn new(private: &'a TokenStream, registrar: &'a Ident) -> Self {
-        Self { private, registrar, reach: Reach::Block, calls_in_macros: false }
+        Self { private, registrar, reach: Reach::Block, returns_dropped: false, calls_in_macros: false }
     }
 
     /// Rewrites a block's statements. Its tail is one of them when the block stands where a statement does.
@@ -58,6 +63,9 @@ impl<'a> Rewriter<'a> {
                 Stmt::Local(local) => {
                     if let Some(init) = &mut local.init {
                         self.visit_expr_mut(&mut init.expr);
+                        if matches!(local.pat, Pat::Wild(_)) {
+                            self.dropped(&mut init.expr);
+                        }
                         if let Some((_, diverge)) = &mut init.diverge {
                             self.visit_expr_mut(diverge);
                         }
@@ -89,6 +97,20 @@ impl<'a> Rewriter<'a> {
                     self.statement(&mut arm.body, true);
                 }
             }
+            // What `break` gives, and not only the tail, is the value.
+            Expr::Block(ExprBlock { label: Some(label), block, .. })
+                if breaks_with_value(block, Some(label), false) =>
+            {
+                self.block(block, false);
+                // Not a `match` on a block, which is a lint of Clippy's.
+                let (attrs, private) = (take_attributes(expr), self.private);
+                *expr = parse_quote!(#(#attrs)* #private::value_of(#expr));
+                self.settle(expr, is_tail);
+            }
+            Expr::Loop(ExprLoop { label, body, .. }) if breaks_with_value(body, label.as_ref(), true) => {
+                self.visit_expr_mut(expr);
+                self.settle(expr, is_tail);
+            }
             Expr::Block(expr) => self.block(&mut expr.block, true),
             Expr::Unsafe(expr) => self.block(&mut expr.block, true),
             Expr::Group(expr) => self.statement(&mut expr.expr, is_tail),
@@ -103,27 +125,53 @@ impl<'a> Rewriter<'a> {
             | Expr::Field(_)
             | Expr::Index(_)
             | Expr::Unary(_)
-            | Expr::Struct(_) => {
+            | Expr::Struct(_)
+            | Expr::Array(_)
+            | Expr::Repeat(_) => {
+                self.visit_expr_mut(expr);
+                self.settle(expr, is_tail);
+            }
+            Expr::Tuple(tuple) if !tuple.elems.is_empty() => {
                 self.visit_expr_mut(expr);
                 self.settle(expr, is_tail);
             }
             Expr::Macro(list) if is_list(&list.mac.path) => self.settle(expr, is_tail),
+            Expr::Assign(assign) if matches!(&*assign.left, Expr::Infer(_)) => {
+                self.visit_expr_mut(&mut assign.right);
+                self.dropped(&mut assign.right);
+            }
             // Loops have their own rule below; nothing else can have a task as its value.
             _ => self.visit_expr_mut(expr),
         }
     }
 
     fn settle(&mut self, expr: &mut Expr, is_tail: bool) {
+        let registrar = self.registrar;
+        let (method, arguments) = match self.reach {
+            Reach::Block => ("__settle_statement", quote!(, #registrar)),
+            Reach::Closure => ("__stray_statement", quote!()),
+        };
+        self.hand_to(method, &arguments, expr, is_tail);
+    }
+
+    /// `let _ = f(x);`, which is what the compiler advises where a value should not be dropped. Only a function's call: another
+    /// expression may be a place, from which nothing is moved, or of a type that is not known yet.
+    fn dropped(&mut self, expr: &mut Expr) {
+        if matches!(expr, Expr::Call(_)) {
+            self.hand_to("__dropped_statement", &quote!(), expr, false);
+        }
+    }
+
+    /// Hands the expression's value to one of the runtime's methods for it.
+    fn hand_to(&self, method: &str, arguments: &TokenStream, expr: &mut Expr, is_tail: bool) {
         let attrs = take_attributes(expr);
         let (first, last) = ends(expr);
-        let (private, registrar) = (self.private, self.registrar);
+        let private = self.private;
         let value = Ident::new("value", Span::mixed_site().located_at(last));
         // On the first token: what the compiler underlines when it has something to say about the statement's type.
-        let method = Span::mixed_site().located_at(first);
-        let settle = |value: TokenStream| match self.reach {
-            Reach::Block => quote_spanned!(method=> __settle_statement(#value, #registrar)),
-            Reach::Closure => quote_spanned!(method=> __stray_statement(#value)),
-        };
+        let at = Span::mixed_site().located_at(first);
+        let method = Ident::new(method, at);
+        let settle = |value: TokenStream| quote_spanned!(at=> #method(#value #arguments));
         let (taken, never_taken) = (settle(quote!(#value)), settle(quote!(#private::unreachable(#value))));
         // A diverging tail has to fit the other branches. It does if the compiler keeps its type, and does not look for one
         // that fits the arm below; it keeps the type where a pattern has a `ref` in it.
@@ -200,16 +248,23 @@ impl VisitMut for Rewriter<'_> {
         self.dropped_values(&mut expr.args);
     }
 
+    fn visit_expr_return_mut(&mut self, expr: &mut syn::ExprReturn) {
+        match &mut expr.expr {
+            Some(value) if self.returns_dropped => self.statement(value, true),
+            _ => visit_mut::visit_expr_return_mut(self, expr),
+        }
+    }
+
     fn visit_expr_closure_mut(&mut self, expr: &mut syn::ExprClosure) {
-        self.elsewhere(|this| visit_mut::visit_expr_closure_mut(this, expr));
+        self.elsewhere(false, |this| visit_mut::visit_expr_closure_mut(this, expr));
     }
 
     fn visit_expr_async_mut(&mut self, expr: &mut syn::ExprAsync) {
-        self.elsewhere(|this| visit_mut::visit_expr_async_mut(this, expr));
+        self.elsewhere(false, |this| visit_mut::visit_expr_async_mut(this, expr));
     }
 
     fn visit_macro_mut(&mut self, mac: &mut Macro) {
-        self.calls_in_macros |= !is_known(&mac.path) && holds_call(mac.tokens.clone());
+        self.calls_in_macros |= !is_known(&mac.path) && may_call(mac.tokens.clone());
     }
 
     // Not part of the block: what they call, they call by themselves.
@@ -220,10 +275,11 @@ impl VisitMut for Rewriter<'_> {
 }
 
 impl Rewriter<'_> {
-    fn elsewhere(&mut self, visit: impl FnOnce(&mut Self)) {
-        let reach = std::mem::replace(&mut self.reach, Reach::Closure);
+    fn elsewhere(&mut self, returns_dropped: bool, visit: impl FnOnce(&mut Self)) {
+        let around = (self.reach, self.returns_dropped);
+        (self.reach, self.returns_dropped) = (Reach::Closure, returns_dropped);
         visit(self);
-        self.reach = reach;
+        (self.reach, self.returns_dropped) = around;
     }
 
     /// Arguments of what drops the values of its closures and async blocks, as a statement does: a task there is
@@ -231,8 +287,8 @@ impl Rewriter<'_> {
     fn dropped_values(&mut self, arguments: &mut Punctuated<Expr, Token![,]>) {
         for argument in arguments {
             match argument {
-                Expr::Closure(closure) => self.elsewhere(|this| this.statement(&mut closure.body, true)),
-                Expr::Async(block) => self.elsewhere(|this| this.block(&mut block.block, true)),
+                Expr::Closure(closure) => self.elsewhere(true, |this| this.statement(&mut closure.body, true)),
+                Expr::Async(block) => self.elsewhere(true, |this| this.block(&mut block.block, true)),
                 other => self.visit_expr_mut(other),
             }
         }
@@ -296,25 +352,57 @@ fn is_known(path: &syn::Path) -> bool {
     path.segments.last().is_some_and(|segment| KNOWN_MACROS.iter().any(|known| segment.ident == known))
 }
 
-/// Whether something may be called in these tokens: parentheses behind what can be called, which is a name
-/// (of a function or a method), a turbofish, or an expression in brackets of any kind.
-fn holds_call(tokens: TokenStream) -> bool {
-    let mut callable = false;
-    for token in tokens {
-        callable = match token {
-            TokenTree::Group(group) => {
-                let arguments = callable && group.delimiter() == proc_macro2::Delimiter::Parenthesis;
-                if arguments || holds_call(group.stream()) {
-                    return true;
-                }
-                true
-            }
-            TokenTree::Ident(_) => true,
-            TokenTree::Punct(punct) => punct.as_char() == '>',
-            TokenTree::Literal(_) => false,
-        };
+/// Whether something may be called in these tokens: the macro may write the parentheses, so that a name is enough.
+fn may_call(tokens: TokenStream) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(_) => true,
+        TokenTree::Group(group) => may_call(group.stream()),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
+}
+
+/// Whether a `break` in this body gives a value to the loop or block that the body is of.
+fn breaks_with_value(body: &Block, label: Option<&syn::Label>, is_loop: bool) -> bool {
+    struct Breaks<'a> {
+        label: Option<&'a syn::Lifetime>,
+        /// Whether a `break` without a label is one out of this body.
+        is_innermost: bool,
+        found: bool,
     }
-    false
+    impl Breaks<'_> {
+        fn inner(&mut self, visit: impl FnOnce(&mut Self)) {
+            let innermost = std::mem::replace(&mut self.is_innermost, false);
+            visit(self);
+            self.is_innermost = innermost;
+        }
+    }
+    impl Visit<'_> for Breaks<'_> {
+        fn visit_expr_break(&mut self, expr: &syn::ExprBreak) {
+            let is_ours = match &expr.label {
+                None => self.is_innermost,
+                Some(label) => self.label.is_some_and(|ours| ours.ident == label.ident),
+            };
+            self.found |= is_ours && expr.expr.is_some();
+            visit::visit_expr_break(self, expr);
+        }
+        fn visit_expr_loop(&mut self, expr: &ExprLoop) {
+            self.inner(|this| visit::visit_expr_loop(this, expr));
+        }
+        fn visit_expr_while(&mut self, expr: &syn::ExprWhile) {
+            self.inner(|this| visit::visit_expr_while(this, expr));
+        }
+        fn visit_expr_for_loop(&mut self, expr: &syn::ExprForLoop) {
+            self.inner(|this| visit::visit_expr_for_loop(this, expr));
+        }
+        // A `break` cannot leave these.
+        fn visit_expr_closure(&mut self, _: &syn::ExprClosure) {}
+        fn visit_expr_async(&mut self, _: &syn::ExprAsync) {}
+        fn visit_item(&mut self, _: &syn::Item) {}
+    }
+    // Out of a block there is no `break` without its label.
+    let mut breaks = Breaks { label: label.map(|label| &label.name), is_innermost: is_loop, found: false };
+    breaks.visit_block(body);
+    breaks.found
 }
 
 /// The spans of the first and the last token: together the compiler makes one of them.
@@ -344,6 +432,11 @@ fn take_attributes(expr: &mut Expr) -> Vec<Attribute> {
         Expr::Unary(inner) => std::mem::take(&mut inner.attrs),
         Expr::Struct(inner) => std::mem::take(&mut inner.attrs),
         Expr::Macro(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Tuple(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Array(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Repeat(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Loop(inner) => std::mem::take(&mut inner.attrs),
+        Expr::Block(inner) => std::mem::take(&mut inner.attrs),
         _ => Vec::new(),
     }
 }

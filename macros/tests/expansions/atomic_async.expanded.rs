@@ -3,7 +3,9 @@ async fn sign_up(
     new: &[NewUser],
 ) -> QueryResult<usize> {
     ::diesel_deferred::__private_0_1_0::future(async {
-            use ::diesel_deferred::__private_0_1_0::{AtomicTarget as _, Pass as _};
+            use ::diesel_deferred::__private_0_1_0::{
+                AtomicTarget as _, Pass as _, Refuse as _,
+            };
             match conn.__atomic_needs_an_async_deferred_connection() {
                 #[allow(clippy::diverging_sub_expression)]
                 builder => {

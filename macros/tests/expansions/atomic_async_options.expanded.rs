@@ -1,6 +1,8 @@
 async fn transfer(pool: &Pool) -> Result<(), BankError> {
     ::diesel_deferred::__private_0_1_0::future(async move {
-            use ::diesel_deferred::__private_0_1_0::{AtomicTarget as _, Pass as _};
+            use ::diesel_deferred::__private_0_1_0::{
+                AtomicTarget as _, Pass as _, Refuse as _,
+            };
             match (pool.get().await?).__atomic_needs_an_async_deferred_connection() {
                 #[allow(clippy::diverging_sub_expression)]
                 builder => {

@@ -1,6 +1,8 @@
 fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
     {
-        use ::diesel_deferred::__private_0_1_0::{AtomicTarget as _, Pass as _};
+        use ::diesel_deferred::__private_0_1_0::{
+            AtomicTarget as _, Pass as _, Refuse as _,
+        };
         match conn.__atomic_needs_a_deferred_connection() {
             #[allow(clippy::diverging_sub_expression)]
             builder => {

@@ -12,7 +12,7 @@ use super::{Registrar, TransactionBuilder};
 use crate::connection::{AsyncBlock, AsyncDeferrable, AsyncDeferredConnection, OpenBlock, Opening, Wrapper};
 use crate::dispatch::pause;
 use crate::panics::Panic;
-use crate::task::expansion::Never;
+use crate::task::never::Never;
 
 impl<'c, C: AsyncDeferrable> TransactionBuilder<'c, AsyncDeferredConnection<C>> {
     /// Runs the transaction.

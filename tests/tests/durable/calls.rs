@@ -64,7 +64,6 @@ fn c12_outside_of_a_transaction_nothing_is_stored<C: Database>(db: &Scratch<C>) 
     assert!(error.to_string().contains("first") && error.to_string().contains("calls.rs"), "{error}");
     assert_eq!(statements.take(), [""; 0], "C13");
     atomic!(conn, -> QueryResult<()>, {
-        let _ = first(1);
         drop(first(2));
         first(3).run();
         std::mem::forget(first(4));

@@ -143,7 +143,6 @@ fn a_task_as_a_value_is_only_a_value() -> QueryResult<()> {
             task;
         }
         kept;
-        let _ = note(&log, 9);
         Ok(())
     })?;
     assert_eq!(log.ran(), [2, 3, 1]);

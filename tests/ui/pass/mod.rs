@@ -15,4 +15,5 @@ mod inference;
 mod items;
 mod nesting;
 mod reach;
+mod shapes;
 mod tasks;

@@ -1,7 +1,10 @@
-//! Each file in `ui/fail` has one mistake in it, and beside it the message that points at it.
-//!
-//! `TRYBUILD=overwrite` writes the messages anew: read each of them as somebody who made the mistake.
+//! What does not compile, and what is said of it.
 
+mod refused;
+
+/// Each file in `ui/fail` has one mistake in it, and beside it the message that points at it.
+///
+/// `TRYBUILD=overwrite` writes the messages anew: read each of them as somebody who made the mistake.
 #[test]
 fn mistakes_are_explained() {
     let cases = trybuild::TestCases::new();

@@ -1,0 +1,17 @@
+use diesel::prelude::*;
+use diesel_deferred::{DeferredConnection, atomic, deferred_task};
+
+#[deferred_task]
+fn send(user_id: i32) {
+    println!("{user_id}");
+}
+
+fn sign_up(conn: &mut DeferredConnection<SqliteConnection>) -> QueryResult<()> {
+    atomic!(conn, {
+        let _ = send(1);
+        _ = send(2);
+        Ok(())
+    })
+}
+
+fn main() {}
