@@ -224,15 +224,26 @@ mod postgres {
     }
 
     // Not generic over the wrapped connection: rustc would look for a wrapper in a wrapper, 128 deep, in its messages.
-    impl<T, A> ExecuteCopyFromDsl<DeferredConnection<PgConnection>> for CopyFromQuery<T, A>
-    where
-        Self: ExecuteCopyFromDsl<PgConnection>,
-    {
-        type Error = <Self as ExecuteCopyFromDsl<PgConnection>>::Error;
+    macro_rules! copies_from {
+        ($($(#[$attribute:meta])* $conn:ty,)*) => {$(
+            $(#[$attribute])*
+            impl<T, A> ExecuteCopyFromDsl<DeferredConnection<$conn>> for CopyFromQuery<T, A>
+            where
+                Self: ExecuteCopyFromDsl<PgConnection>,
+            {
+                type Error = <Self as ExecuteCopyFromDsl<PgConnection>>::Error;
 
-        fn execute(self, conn: &mut DeferredConnection<PgConnection>) -> Result<usize, Self::Error> {
-            conn.keeper.watch.suspect(Doubt::Unseen);
-            ExecuteCopyFromDsl::execute(self, &mut conn.inner)
-        }
+                fn execute(self, conn: &mut DeferredConnection<$conn>) -> Result<usize, Self::Error> {
+                    conn.keeper.watch.suspect(Doubt::Unseen);
+                    let below: &mut PgConnection = &mut conn.inner;
+                    ExecuteCopyFromDsl::execute(self, below)
+                }
+            }
+        )*};
+    }
+
+    copies_from! {
+        PgConnection,
+        #[cfg(feature = "r2d2")] diesel::r2d2::PooledConnection<diesel::r2d2::ConnectionManager<PgConnection>>,
     }
 }

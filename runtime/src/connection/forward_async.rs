@@ -22,7 +22,7 @@ use pin_project_lite::pin_project;
 
 use super::async_deferrable::AsyncDeferrable;
 use super::keeper::{Interrupted, Keeper};
-use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager, lend};
+use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager};
 use super::watch::{Doubt, Reading, Watch};
 use crate::error::CommitError;
 
@@ -33,7 +33,8 @@ impl<C> Deref for AsyncDeferredConnection<C> {
     type Target = C;
 
     fn deref(&self) -> &C {
-        lend(self)
+        self.keeper.watch.suspect(Doubt::Unseen);
+        &self.inner
     }
 }
 
@@ -63,26 +64,22 @@ impl<C: AsyncDeferrable> AsyncConnectionCore for AsyncDeferredConnection<C> {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        let future = if self.is_interrupted() {
-            None
-        } else {
-            self.keeper.watch.query::<T::Query>();
-            Some(self.inner.load(source))
-        };
-        Loading { future, watcher: Watcher::of::<C>(&mut self.keeper) }
+        if self.is_interrupted() {
+            return Loading::refused(Watcher::of::<C>(&mut self.keeper));
+        }
+        self.keeper.watch.query::<T::Query>();
+        Loading::of(self.inner.load(source), Watcher::of::<C>(&mut self.keeper))
     }
 
     fn execute_returning_count<'conn, 'query, T>(&'conn mut self, source: T) -> Self::ExecuteFuture<'conn, 'query>
     where
         T: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        let future = if self.is_interrupted() {
-            None
-        } else {
-            self.keeper.watch.query::<T>();
-            Some(self.inner.execute_returning_count(source))
-        };
-        Watched { future, watcher: Watcher::of::<C>(&mut self.keeper) }
+        if self.is_interrupted() {
+            return Watched::refused(Watcher::of::<C>(&mut self.keeper));
+        }
+        self.keeper.watch.query::<T>();
+        Watched::of(self.inner.execute_returning_count(source), Watcher::of::<C>(&mut self.keeper))
     }
 }
 
@@ -94,6 +91,16 @@ pin_project! {
         #[pin]
         future: Option<F>,
         watcher: Watcher<'conn>,
+    }
+}
+
+impl<'conn, F> Watched<'conn, F> {
+    pub(super) fn of(future: F, watcher: Watcher<'conn>) -> Self {
+        Self { future: Some(future), watcher }
+    }
+
+    pub(super) fn refused(watcher: Watcher<'conn>) -> Self {
+        Self { future: None, watcher }
     }
 }
 
@@ -122,6 +129,16 @@ pin_project! {
         #[pin]
         future: Option<F>,
         watcher: Watcher<'conn>,
+    }
+}
+
+impl<'conn, F> Loading<'conn, F> {
+    pub(super) fn of(future: F, watcher: Watcher<'conn>) -> Self {
+        Self { future: Some(future), watcher }
+    }
+
+    pub(super) fn refused(watcher: Watcher<'conn>) -> Self {
+        Self { future: None, watcher }
     }
 }
 
@@ -178,7 +195,7 @@ where
 
 /// Tells the connection's watch of errors. Dropped before its end, one may not have been seen; and where its statement is under
 /// way, the answer to that would pass for the answer to the next one on some connections.
-struct Watcher<'conn> {
+pub(super) struct Watcher<'conn> {
     watch: Watch,
     /// Where to say that nothing else can be sent.
     interrupted: Option<&'conn mut Interrupted>,
@@ -187,6 +204,12 @@ struct Watcher<'conn> {
 }
 
 impl<'conn> Watcher<'conn> {
+    /// Of a statement by shared reference.
+    #[cfg(feature = "async-postgres")]
+    pub(super) fn shared(watch: &Watch) -> Self {
+        Self { watch: watch.clone(), interrupted: None, started: false, ended: false }
+    }
+
     /// Of a statement that is to be polled.
     fn of<C: AsyncDeferrable>(keeper: &'conn mut Keeper<AsyncDeferredConnection<C>>) -> Self {
         let interrupted = (!C::OUTLIVES_DROPPED_STATEMENTS).then_some(&mut keeper.interrupted);
@@ -200,7 +223,7 @@ impl<'conn> Watcher<'conn> {
         watcher
     }
 
-    fn saw(&self, error: Option<&Error>) {
+    pub(super) fn saw(&self, error: Option<&Error>) {
         if let Some(error) = error {
             self.watch.error(error);
         }
@@ -213,7 +236,7 @@ impl<'conn> Watcher<'conn> {
     }
 
     /// There is nothing left to be seen.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.ended = true;
     }
 }
@@ -315,5 +338,41 @@ where
             result
         }
         .boxed()
+    }
+}
+
+#[cfg(feature = "async-sqlite")]
+mod blocking {
+    use diesel::connection::Connection;
+    use diesel::result::QueryResult;
+    use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper};
+    use futures_util::FutureExt;
+    use futures_util::future::{BoxFuture, ready};
+
+    use super::{AsyncDeferredConnection, CommitError, Doubt};
+
+    impl<C, S> AsyncDeferredConnection<SyncConnectionWrapper<C, S>> {
+        /// Runs `task` on the connection below, on a thread that may block. As diesel-async's.
+        ///
+        /// Statements that run there are not seen by the wrapper, so the commit of the transaction around them is proven even where
+        /// nothing waits.
+        ///
+        /// # Errors
+        /// What `task` returns; [`CommitError::Cancelled`] where a cancelled transaction is open.
+        pub fn spawn_blocking<'conn, R>(
+            &'conn mut self,
+            task: impl FnOnce(&mut C) -> QueryResult<R> + Send + 'static,
+        ) -> BoxFuture<'conn, QueryResult<R>>
+        where
+            C: Connection + 'static,
+            R: Send + 'static,
+            S: SpawnBlocking,
+        {
+            if self.is_interrupted() {
+                return ready(Err(CommitError::Cancelled.into())).boxed();
+            }
+            self.keeper.watch.suspect(Doubt::Unseen);
+            self.inner.spawn_blocking(task)
+        }
     }
 }

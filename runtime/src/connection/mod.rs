@@ -9,6 +9,8 @@ mod commit;
 mod forward;
 #[cfg(feature = "async")]
 mod forward_async;
+#[cfg(feature = "async-postgres")]
+mod forward_shared;
 mod interrupt;
 mod keeper;
 #[cfg(feature = "async")]

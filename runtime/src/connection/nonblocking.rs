@@ -7,7 +7,6 @@ use std::any::type_name;
 use std::fmt::{self, Debug, Write};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use diesel::connection::{InstrumentationEvent, TransactionManagerStatus};
 use diesel::result::{Error, QueryResult};
@@ -101,8 +100,6 @@ use crate::task::TaskOutput;
 pub struct AsyncDeferredConnection<C> {
     pub(super) inner: C,
     pub(crate) keeper: Keeper<Self>,
-    /// Whether somebody was given the connection below.
-    pub(super) lent: AtomicBool,
 }
 
 /// The block of a transaction: an async closure that is given a `T`. Like `AsyncFnOnce`, which has no stable name for its future yet.
@@ -125,7 +122,7 @@ impl<C> AsyncDeferredConnection<C> {
     ///
     /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
     pub fn new(inner: C) -> Self {
-        Self { inner, keeper: Keeper::new(), lent: AtomicBool::new(false) }
+        Self { inner, keeper: Keeper::new() }
     }
 
     /// Gives the wrapped connection back. What waits is dropped and never runs.
@@ -296,8 +293,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     where
         for<'r> F:
             AsyncFnOnce(&'r mut Self) -> Result<R, E> + AsyncBlock<&'r mut Self, Result<R, E>, Fut: Send> + Send + 'a,
-        E: From<Error> + 'a,
-        R: 'a,
+        E: From<Error>,
     {
         let block = OpenBlock::begin(self, opening).await?;
         let outcome = AssertUnwindSafe(callback(&mut *block.conn)).catch_unwind().await;
@@ -329,11 +325,6 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     const HOOK_DEPTH: usize = 8;
 
     fn keeper(&mut self) -> &mut Keeper<Self> {
-        let lent = self.lent.get_mut();
-        if *lent {
-            *lent = false;
-            self.keeper.watch.suspect(Doubt::Unseen);
-        }
         &mut self.keeper
     }
 
@@ -475,10 +466,4 @@ impl<C> fmt::Debug for AsyncDeferredConnection<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncDeferredConnection").field("hooks", &self.keeper).finish_non_exhaustive()
     }
-}
-
-/// What was lent was seen by nobody.
-pub(super) fn lend<C>(conn: &AsyncDeferredConnection<C>) -> &C {
-    conn.lent.store(true, Ordering::Relaxed);
-    &conn.inner
 }

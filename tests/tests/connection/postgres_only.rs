@@ -10,8 +10,8 @@ use diesel::pg::{CopyFormat, Pg, PgRowByRowLoadingMode, PgValue};
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel::serialize::{self, IsNull, Output, ToSql};
-use diesel_deferred::atomic;
-use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, witness};
+use diesel_deferred::{DeferredConnection, atomic};
+use diesel_deferred_tests::{Database, Log, Scratch, assert_clean, note, refusal, witness};
 
 /// COPY FROM in a block, and COPY TO with `&mut **conn`.
 #[test]
@@ -37,6 +37,44 @@ fn copy_from_and_to() {
         .collect();
     assert_eq!(rows, [1, 2, 3]);
     assert_clean(db, conn, &log);
+}
+
+/// A7: COPY FROM on a connection around a pooled one, and on one from a pool; an error in it is found out.
+#[test]
+fn a07_copy_from_on_pooled_connections() {
+    use diesel::r2d2::{ConnectionManager, Pool};
+
+    let db = &Scratch::<PgConnection>::new();
+    let rows = |text: &'static [u8]| {
+        diesel::copy_from(witness::table)
+            .from_raw_data(witness::table, move |out| {
+                out.write_all(text).map_err(|error| Error::SerializationError(error.into()))
+            })
+            .with_format(CopyFormat::Csv)
+    };
+    let log = Log::new();
+    let around = &mut DeferredConnection::new(
+        Pool::builder().max_size(1).build(ConnectionManager::<PgConnection>::new(db.url())).unwrap().get().unwrap(),
+    );
+    let copied = atomic!(around, -> QueryResult<usize>, {
+        note(&log, 1);
+        rows(b"1\n2\n").execute(around)
+    });
+    assert_eq!((copied, log.ran()), (Ok(2), vec![1]));
+    let swallowed = atomic!(around, -> QueryResult<()>, {
+        assert!(rows(b"3\n1\n").execute(around).is_err());
+        Ok(())
+    });
+    assert_eq!(refusal(&swallowed), "RolledBack");
+    let manager = ConnectionManager::<DeferredConnection<PgConnection>>::new(db.url());
+    let mut pooled = Pool::builder().max_size(1).build(manager).unwrap().get().unwrap();
+    let copied = atomic!(pooled, -> QueryResult<usize>, {
+        note(&log, 2);
+        rows(b"4\n").execute(pooled)
+    });
+    assert_eq!((copied, log.ran()), (Ok(1), vec![1, 2]));
+    assert_eq!(rows(b"5\n").execute(&mut pooled), Ok(1));
+    assert_eq!(db.committed(), [1, 2, 4, 5]);
 }
 
 #[derive(Queryable, Selectable)]

@@ -140,7 +140,7 @@ async fn notifications() {
         .await;
     }
     let own = format!("-{}", std::process::id());
-    let mut notifications = std::pin::pin!(listener.inner_mut().notifications_stream());
+    let mut notifications = std::pin::pin!(listener.notifications_stream());
     let payload = loop {
         let next = tokio::time::timeout(SOON, notifications.next()).await.expect("in time");
         let payload = next.expect("a notification").unwrap().payload;
