@@ -21,6 +21,7 @@ use futures_util::{FutureExt, Stream};
 use pin_project_lite::pin_project;
 
 use super::async_deferrable::AsyncDeferrable;
+use super::interrupt::give_up_unguarded;
 use super::keeper::{Interrupted, Keeper};
 use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager};
 use super::watch::{Doubt, Reading, Watch};
@@ -197,8 +198,8 @@ where
 /// way, the answer to that would pass for the answer to the next one on some connections.
 pub(super) struct Watcher<'conn> {
     watch: Watch,
-    /// Where to say that nothing else can be sent.
-    interrupted: Option<&'conn mut Interrupted>,
+    /// Where to say that nothing else can be sent, and for how long.
+    interrupted: Option<(&'conn mut Interrupted, Interrupted)>,
     started: bool,
     ended: bool,
 }
@@ -212,7 +213,13 @@ impl<'conn> Watcher<'conn> {
 
     /// Of a statement that is to be polled.
     fn of<C: AsyncDeferrable>(keeper: &'conn mut Keeper<AsyncDeferredConnection<C>>) -> Self {
-        let interrupted = (!C::OUTLIVES_DROPPED_STATEMENTS).then_some(&mut keeper.interrupted);
+        let mark = match keeper.unguarded() {
+            _ if !C::OUTLIVES_DROPPED_STATEMENTS => Some(Interrupted::InStatement),
+            // Most likely the transaction is dropped with it, which nobody would tell. If it is not, it has to end first.
+            Some(entry) => Some(Interrupted::InBlock { entry, outermost: false }),
+            None => None,
+        };
+        let interrupted = mark.map(|mark| (&mut keeper.interrupted, mark));
         Self { watch: keeper.watch.clone(), interrupted, started: false, ended: false }
     }
 
@@ -247,10 +254,10 @@ impl Drop for Watcher<'_> {
             return;
         }
         self.watch.suspect(Doubt::Unseen);
-        if let (true, Some(interrupted)) = (self.started, &mut self.interrupted)
+        if let (true, Some((interrupted, mark))) = (self.started, &mut self.interrupted)
             && **interrupted == Interrupted::No
         {
-            **interrupted = Interrupted::InStatement;
+            **interrupted = *mark;
         }
     }
 }
@@ -308,8 +315,13 @@ where
         }
     }
 
+    /// Asked when it is given back, or before it is lent again: it is given up then where a transaction is open.
     fn is_broken(&mut self) -> bool {
-        self.is_interrupted() || self.inner.is_broken()
+        let broken = self.is_interrupted() || self.inner.is_broken();
+        if broken {
+            give_up_unguarded(self);
+        }
+        broken
     }
 }
 

@@ -69,6 +69,19 @@ pub(super) async fn end_foreign_around<W: Wrapper>(conn: &mut W) -> QueryResult<
     }
 }
 
+/// The connection goes back to a pool with a transaction open that nobody will end: the pool closes the connection, which
+/// rolls back.
+#[cfg(feature = "async")]
+pub(super) fn give_up_unguarded<W: Wrapper>(conn: &mut W) {
+    if conn.keeper().unguarded().is_none() {
+        return;
+    }
+    if conn.keeper().interrupted == Interrupted::No {
+        conn.keeper().interrupted = Interrupted::InBlock { entry: 0, outermost: true };
+    }
+    settle_hooks(conn, 0);
+}
+
 /// Deals with the hooks that were registered above `depth`, in a transaction that was cancelled there. Nothing can be awaited.
 fn settle_hooks<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
@@ -113,6 +126,7 @@ mod block {
         pub(crate) async fn begin(conn: &'c mut W, opening: Opening<'_>) -> QueryResult<Self> {
             let entry = begin(conn, opening).await?;
             conn.keeper().blocks += 1;
+            conn.keeper().note_guard(true);
             Ok(Self { conn, entry, promise: opening.promise(), ended: false })
         }
 

@@ -34,6 +34,10 @@ pub(crate) struct Keeper<W> {
     /// A second handle to it for the next block: handing out one that exists costs no atomic operation.
     spare: Option<Staging<W>>,
     pub(super) watch: Watch,
+    /// The depths of transactions that were opened by the transaction manager itself, so that nobody is told where the future
+    /// that they belong to is dropped: by the method of a pooled connection's, or by hand.
+    #[cfg(feature = "async")]
+    unguarded: Vec<usize>,
     /// Why the open transaction must not be committed any more.
     pub(super) doom: Option<Doom>,
     pub(super) interrupted: Interrupted,
@@ -93,6 +97,8 @@ impl<W> Keeper<W> {
             staging: Staging::new(),
             spare: None,
             watch,
+            #[cfg(feature = "async")]
+            unguarded: Vec::new(),
             doom: None,
             interrupted: Interrupted::No,
             ready: Ready::new(),
@@ -153,6 +159,23 @@ impl<W> Keeper<W> {
         let (strays, stray_calls) = (std::mem::take(&mut *staged), std::mem::take(&mut *calls));
         drop((staged, calls));
         lose_strays(self, strays, stray_calls);
+    }
+
+    /// A transaction was begun: whether anybody is told where its future is dropped.
+    #[cfg(feature = "async")]
+    pub(super) fn note_guard(&mut self, guarded: bool) {
+        let depth = self.queue.depth();
+        self.unguarded.retain(|of| *of < depth);
+        if !guarded {
+            self.unguarded.push(depth);
+        }
+    }
+
+    /// The depth of the innermost transaction, where it is an unguarded one.
+    #[cfg(feature = "async")]
+    pub(super) fn unguarded(&self) -> Option<usize> {
+        let depth = self.queue.depth();
+        (depth > 0 && self.unguarded.last() == Some(&depth)).then_some(depth)
     }
 
     /// Whether any durable call is to be stored.

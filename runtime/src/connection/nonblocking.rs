@@ -62,13 +62,31 @@ use crate::task::TaskOutput;
 /// there has to be a row itself. A block that must not be cancelled is run in a task of its own: `tokio::spawn(async move {
 /// atomic!(conn, async { … }).await })` goes on when nobody waits for it any more.
 ///
-/// Not seen is a transaction that is opened and cancelled by code that is generic over diesel-async's connections (it cannot call
-/// the method [`transaction`](Self::transaction) of this type, but the trait's): pools throw the connection away then too, and a connection that is used
-/// again without a pool goes on in that transaction, as diesel-async's own would.
+/// # A pooled connection's own `transaction`
+/// With diesel-async's `AsyncConnection` in scope a pooled connection (of deadpool, bb8, mobc) has a method
+/// `transaction` of its own, which Rust takes before [the one of this type](Self::transaction). It commits
+/// and rolls back as it should. But nothing of this crate is on its stack, so that nobody is told where its
+/// future is dropped:
+///
+/// | dropped | the connection |
+/// |---|---|
+/// | while a statement of it was under way | refuses all use until the pool gets it back |
+/// | between two statements | **goes on in the transaction that was left open**, until the pool gets it back |
+///
+/// The pool throws it away then, and rollback tasks run. There is no way to do better here: the pooled
+/// connection's type and the trait are not this crate's (E0117), and diesel-async implements the trait for
+/// all that derefs to a connection (E0119). Write `atomic!(pooled, async { … }).await`, or
+/// `(*pooled).transaction(…)`, which is the method of this type.
+///
+/// Code that is generic over `AsyncConnection`, and is given a connection of this type, is no such case.
+///
+/// # By shared reference
+/// Where the connection below is diesel-async's for PostgreSQL, also in a pool's guard, `&AsyncDeferredConnection<C>`
+/// is a connection too, for pipelining: `query.load(&mut conn)` with a `mut conn: &AsyncDeferredConnection<_>`, several
+/// times before the first is awaited.
 ///
 /// # Not available through the wrapper
-/// It derefs to `C` by shared reference only, which is what pipelining takes (`&mut &**conn` in place of `conn`); [`inner_mut`](Self::inner_mut) has the
-/// rest.
+/// It derefs to `C` by shared reference only, for functions that take a `&C`. [`inner_mut`](Self::inner_mut) has the rest.
 ///
 /// # Examples
 /// ```
@@ -371,7 +389,9 @@ impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for Asyn
     type TransactionStateData = <C::TransactionManager as TransactionManager<C>>::TransactionStateData;
 
     async fn begin_transaction(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
-        begin(conn, Opening::AsDiesel).await.map(drop)
+        begin(conn, Opening::AsDiesel).await?;
+        conn.keeper.note_guard(false);
+        Ok(())
     }
 
     async fn rollback_transaction(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
@@ -387,6 +407,24 @@ impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for Asyn
             Some(State { depth: 0, .. }) if conn.keeper.queue().depth() == 0 => Err(Error::NotInTransaction),
             state => commit(conn, state, Promise::AsDiesel).await,
         }
+    }
+
+    /// As [`AsyncDeferredConnection::transaction`]: code that is generic over diesel-async's connections calls this one.
+    #[expect(clippy::manual_async_fn, reason = "the future of an `async fn` would have to outlive `R` and `E`")]
+    fn transaction<'a, 'conn, F, R, E>(
+        conn: &'conn mut AsyncDeferredConnection<C>,
+        callback: F,
+    ) -> impl Future<Output = Result<R, E>> + Send + 'conn
+    where
+        for<'r> F: AsyncFnOnce(&'r mut AsyncDeferredConnection<C>) -> Result<R, E>
+            + AsyncBlock<&'r mut AsyncDeferredConnection<C>, Result<R, E>, Fut: Send>
+            + Send
+            + 'a,
+        E: From<Error> + Send,
+        R: Send,
+        'a: 'conn,
+    {
+        async move { conn.run_transaction(Opening::AsDiesel, callback).await }
     }
 
     fn transaction_manager_status_mut(conn: &mut AsyncDeferredConnection<C>) -> &mut TransactionManagerStatus {

@@ -4,8 +4,8 @@ use std::future::pending;
 
 use diesel::result::QueryResult;
 use diesel_async::pooled_connection::PoolableConnection;
-use diesel_async::{AsyncConnection, SimpleAsyncConnection};
-use diesel_deferred::{AsyncDeferredConnection, atomic};
+use diesel_async::{AsyncConnection, SimpleAsyncConnection, TransactionManager};
+use diesel_deferred::{AfterCommit, AsyncDeferredConnection, AsyncDeferredTransactionManager as Manager, atomic};
 use diesel_deferred_tests::{
     Database, Log, Moment, NOTHING, Scratch, Session, assert_clean_async, cut, cut_at, note, on_every_async_database,
     refusal, rolled_back,
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::harness::is_refusal;
 
 on_every_async_database! {
+    a02_a_transaction_of_generic_code,
     a02_a_dropped_inner_block_dooms_the_outer_one,
     a02_a_dropped_inner_transaction_dooms_the_outer_one,
     a02_a_dropped_inner_block_of_a_hook,
@@ -204,24 +205,55 @@ async fn a02_what_comes_behind_a_nested_block_around_a_dropped_one<C: Session>(d
     assert_eq!((db.committed(), log.ran()), (NOTHING.to_vec(), vec![52]));
 }
 
-/// The same of a transaction that is opened by code which is generic over diesel-async's connections.
+/// The same of a transaction that is opened by the transaction manager, as the method of a pooled connection does, and by code which is
+/// generic over diesel-async's connections.
 async fn a02_what_comes_behind_a_foreign_transaction_around_a_dropped_one<C: Session>(db: &Scratch<C::Blocking>) {
-    for fails in [false, true] {
+    for (by_manager, fails) in [(false, false), (false, true), (true, false), (true, true)] {
         let conn = &mut db.connect_async::<C>().await;
         let log = Log::new();
         let result: QueryResult<()> = atomic!(conn, async {
-            let nested = AsyncConnection::transaction(conn, async |conn| {
+            if by_manager {
+                Manager::begin_transaction(conn).await?;
                 dropped(conn, &log).await;
-                if fails { rolled_back() } else { QueryResult::Ok(()) }
-            })
-            .await;
-            assert!(nested.is_err());
+                let ended = if fails {
+                    Manager::rollback_transaction(conn).await
+                } else {
+                    Manager::commit_transaction(conn).await
+                };
+                assert!(ended.is_err());
+            } else {
+                let nested = AsyncConnection::transaction(conn, async |conn| {
+                    dropped(conn, &log).await;
+                    if fails { rolled_back() } else { QueryResult::Ok(()) }
+                });
+                assert!(nested.await.is_err());
+            }
             behind(conn, &log).await
         })
         .await;
         assert!(is_refusal(&result.expect_err("a block in it was dropped")));
         assert_eq!((db.committed(), log.ran()), (NOTHING.to_vec(), vec![52]));
     }
+}
+
+/// A2: code that is generic over diesel-async's connections calls the trait's `transaction`. Cancelled, it is noticed as `atomic!` is.
+async fn a02_a_transaction_of_generic_code<C: Session>(db: &Scratch<C::Blocking>) {
+    async fn library<A: AsyncConnection + AfterCommit>(conn: &mut A, log: &Log, there: &Notify) -> QueryResult<()> {
+        let transaction = conn.transaction(async |conn| {
+            conn.batch_execute("INSERT INTO witness VALUES (1)").await?;
+            note(log, 1).after_commit(conn)?;
+            note(log, 2).after_rollback(conn)?;
+            there.notify_one();
+            pending().await
+        });
+        transaction.await
+    }
+    let conn = &mut db.connect_async::<C>().await;
+    let (log, there) = (Log::new(), Notify::new());
+    cut_at(library(conn, &log, &there), &there).await;
+    assert_eq!(log.ran(), [2]);
+    assert_eq!(refusal(&C::insert(conn, 3).await), "Cancelled");
+    assert_eq!(db.committed(), NOTHING);
 }
 
 /// A block that is dropped between two statements.

@@ -1,15 +1,17 @@
 //! A2: pools throw a connection away whose block was dropped, and keep one that is clean.
 
+use std::ops::DerefMut;
+
 use diesel::prelude::*;
 #[cfg(feature = "postgres")]
 use diesel_async::RunQueryDsl;
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod, bb8, deadpool, mobc,
 };
-use diesel_async::{AsyncConnection, TransactionManager};
-use diesel_deferred::{AsyncDeferredConnection, AsyncDeferredTransactionManager, atomic};
+use diesel_async::{AsyncConnection, SimpleAsyncConnection, TransactionManager};
+use diesel_deferred::{AfterCommit, AsyncDeferredConnection, AsyncDeferredTransactionManager, atomic};
 use diesel_deferred_tests::{
-    AsyncDatabase, AsyncSqliteConnection, Database, Log, NOTHING, Scratch, Session, cut_at, note,
+    AsyncDatabase, AsyncSqliteConnection, Database, Log, NOTHING, Scratch, Session, cut_at, note, refusal,
 };
 use tokio::sync::Notify;
 
@@ -34,6 +36,30 @@ fn manager<C: AsyncConnection + 'static>(url: &str, recycling: Recycling) -> Asy
         Recycling::CustomFunction => RecyclingMethod::CustomFunction(Box::new(|_| Box::pin(async { Ok(()) }))),
     };
     AsyncDieselConnectionManager::new_with_config(url, config)
+}
+
+/// A2: with `AsyncConnection` in scope a pooled connection has a `transaction` of its own, which is diesel-async's. Its future is
+/// dropped while a statement is under way, or between two.
+async fn drop_own_transaction<C, G>(pooled: &mut G, log: &Log, statement_is_dropped: bool)
+where
+    C: AsyncDatabase,
+    G: DerefMut<Target = AsyncDeferredConnection<C>> + AfterCommit + Send,
+{
+    let there = Notify::new();
+    let own = pooled.transaction(async |pooled| -> QueryResult<()> {
+        C::insert(pooled, 1).await?;
+        note(log, 3).after_commit(pooled)?;
+        note(log, 4).after_rollback(pooled)?;
+        loop {
+            let mut statement = Box::pin(SimpleAsyncConnection::batch_execute(pooled, "SELECT 1"));
+            // Until the answer of one is not there at once.
+            if !statement_is_dropped || futures_util::poll!(statement.as_mut()).is_pending() {
+                there.notify_one();
+                std::future::pending::<()>().await;
+            }
+        }
+    });
+    cut_at(own, &there).await;
 }
 
 /// What each pool has to do: `$pool` makes one of one connection, `$keeps` says whether it keeps good ones.
@@ -77,7 +103,7 @@ macro_rules! pool_tests {
                 assert!(!conn.in_transaction());
                 assert_eq!(conn.pending(), []);
 
-                // Code that is generic over diesel-async's connections: the wrapper does not see that this is dropped.
+                // By hand: the wrapper does not see that this is dropped.
                 AsyncDeferredTransactionManager::begin_transaction(conn).await.unwrap();
                 <$conn as AsyncDatabase>::insert(conn, 1).await.unwrap();
                 drop(pooled);
@@ -88,6 +114,36 @@ macro_rules! pool_tests {
                 <$conn as AsyncDatabase>::insert(conn, 100 + recycling as i32).await.unwrap();
                 assert!(db.committed().contains(&(100 + recycling as i32)), "{recycling:?}: not a part of anything");
                 assert_eq!(log.ran(), NOTHING);
+                drop(pooled);
+
+                for statement_is_dropped in [true, false] {
+                    let before = log.ran().len();
+                    let mut pooled = pool.get().await.unwrap();
+                    let used = <$conn as Session>::session((&mut *pooled).inner_mut()).await;
+                    drop_own_transaction::<$conn, _>(&mut pooled, &log, statement_is_dropped).await;
+                    if statement_is_dropped {
+                        let conn = &mut *pooled;
+                        assert_eq!(refusal(&<$conn as AsyncDatabase>::insert(conn, 2).await), "Cancelled");
+                        assert_eq!(refusal(&note(&log, 3).after_commit(conn)), "Cancelled");
+                        let block: QueryResult<()> = atomic!(conn, async { Ok(()) }).await;
+                        assert_eq!(refusal(&block), "Cancelled");
+                    }
+                    drop(pooled);
+                    let mut pooled = pool.get().await.unwrap();
+                    let next = <$conn as Session>::session((&mut *pooled).inner_mut()).await;
+                    assert_ne!(next, used, "{recycling:?}: the connection was used again");
+                    assert_eq!(log.ran()[before..], [4], "at the latest when the pool throws it away");
+                }
+
+                // The method of the connection itself is noticed at once.
+                let mut pooled = pool.get().await.unwrap();
+                let ours = (*pooled).transaction(async |conn| -> QueryResult<()> {
+                    <$conn as AsyncDatabase>::insert(conn, 1).await?;
+                    there.notify_one();
+                    std::future::pending().await
+                });
+                cut_at(ours, &there).await;
+                assert_eq!(refusal(&<$conn as AsyncDatabase>::insert(&mut *pooled, 2).await), "Cancelled");
             }
             assert!(!db.committed().contains(&1));
         }

@@ -165,7 +165,7 @@ async fn e05_a_panic_in_a_pooled_block_leaves_the_connection_good<C: AsyncDataba
 async fn e12_a_connection_with_an_open_transaction_is_thrown_away<C: AsyncDatabase, P: AnyPool<C>>(
     db: &Scratch<C::Blocking>,
 ) {
-    /// diesel-async's own `transaction`, which has no guard.
+    /// The pooled one's own `transaction`, which is diesel-async's and has no guard.
     async fn leave_open<C: AsyncConnection + AfterCommit>(conn: &mut C, log: &Log) {
         let panic = panic_of(conn.transaction(async |conn| -> QueryResult<()> {
             conn.batch_execute("INSERT INTO witness VALUES (1)").await?;
@@ -186,7 +186,7 @@ async fn e12_a_connection_with_an_open_transaction_is_thrown_away<C: AsyncDataba
                 register(&mut conn, &log, 1).unwrap();
                 noting_rollback(&mut conn, &log, 2).unwrap();
             } else {
-                leave_open(&mut *conn, &log).await;
+                leave_open(&mut conn, &log).await;
             }
             opened.load(Ordering::SeqCst)
         };
