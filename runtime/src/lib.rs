@@ -148,3 +148,15 @@ pub mod __private_0_1_0 {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct ReadmeDoctests;
+
+/// The same of the chapter for programs that use Diesel already.
+#[cfg(all(
+    doctest,
+    feature = "deadpool",
+    feature = "bb8",
+    feature = "r2d2",
+    feature = "async-postgres",
+    feature = "async-sqlite"
+))]
+#[doc = include_str!("../../docs/moving-an-application.md")]
+struct MovingDoctests;
