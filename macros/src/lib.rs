@@ -137,8 +137,9 @@ use proc_macro::TokenStream;
 /// `use my_tasks as _;` there.
 ///
 /// # Attributes
-/// Doc comments and `#[deprecated]` go to the function that captures, `#[cfg]` to all that is generated, everything else
-/// (such as `#[tracing::instrument]` or lints) to the body.
+/// Doc comments and `#[deprecated]` go to the function that captures, `#[cfg]` to all that is generated,
+/// everything else (such as `#[tracing::instrument]`) to the body. `allow`, `expect`, `warn`, `deny` and
+/// `forbid` reach what they are about: the signature and the body, as if the function were a plain one.
 #[proc_macro_attribute]
 pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
     task::deferred_task(options.into(), item.into()).into()

@@ -172,3 +172,176 @@ pub async fn order(conn: &mut AsyncConn, orders: &[(i64, String)], attempts: u32
     })
     .await
 }
+
+/// Lints about a function's own signature: `expect` and `allow` on the function reach all that they are about, and nothing
+/// else is said of what the function becomes.
+pub mod signatures {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use diesel_deferred::deferred_task;
+
+    /// The macro's own advice for an argument that is not needed.
+    #[deferred_task]
+    pub fn ping(_unused: i32) {}
+
+    /// The same of a state, and of one that is stored.
+    #[deferred_task(durable)]
+    pub fn ping_with(#[state] _pool: &String, _unused: i32) {}
+
+    /// The same of one that is spawned.
+    #[deferred_task]
+    pub async fn ping_later(#[state] __pool: String, _unused: i32, _text: &str) {
+        std::future::ready(()).await;
+    }
+
+    /// Has flags.
+    #[deferred_task]
+    #[expect(clippy::fn_params_excessive_bools, reason = "it has flags")]
+    pub fn flags(a: bool, b: bool, c: bool, d: bool) {
+        println!("{a} {b} {c} {d}");
+    }
+
+    /// Has flags, and is stored.
+    #[deferred_task(durable)]
+    #[allow(clippy::fn_params_excessive_bools)]
+    pub fn stored_flags(a: bool, b: bool, c: bool, d: bool) {
+        println!("{a} {b} {c} {d}");
+    }
+
+    /// Has many arguments.
+    #[deferred_task]
+    #[expect(clippy::too_many_arguments)]
+    pub fn many(a1: i32, a2: i32, a3: i32, a4: i32, a5: i32, a6: i32, a7: i32, a8: i32) {
+        println!("{}", a1 + a2 + a3 + a4 + a5 + a6 + a7 + a8);
+    }
+
+    /// Takes what it does not need.
+    #[deferred_task]
+    #[expect(clippy::needless_pass_by_value)]
+    pub fn by_value(path: PathBuf) {
+        println!("{}", path.display());
+    }
+
+    /// Takes a list by reference.
+    #[deferred_task]
+    #[expect(clippy::ptr_arg, dead_code)]
+    fn list(path: &PathBuf, list: &Vec<i32>, text: &String) {
+        println!("{list:?} {text} {}", path.display());
+    }
+
+    /// Takes a small value by reference.
+    #[deferred_task]
+    #[expect(clippy::trivially_copy_pass_by_ref, dead_code, reason = "a test")]
+    fn small(number: &i32) {
+        println!("{number}");
+    }
+
+    /// Takes options of options, in boxes.
+    #[deferred_task]
+    #[expect(clippy::option_option, clippy::box_collection, clippy::vec_box, clippy::redundant_allocation)]
+    pub fn odd(one: Option<Option<i32>>, two: Box<Vec<i32>>, three: Vec<Box<i32>>, four: Box<Arc<i32>>) {
+        drop((one, two, three, four));
+    }
+
+    /// Takes a complex type.
+    #[deferred_task]
+    #[expect(clippy::type_complexity)]
+    pub fn complex(
+        value: Vec<Vec<Box<(u32, u32, u32, u32)>>>,
+        other: Option<Vec<Result<(i32, Vec<String>), Box<[Option<u8>]>>>>,
+    ) {
+        drop((value, other));
+    }
+
+    /// Is not named as Rust names functions.
+    #[deferred_task]
+    #[expect(non_snake_case)]
+    pub fn Shout(loudLy: i32) {
+        println!("{loudLy}");
+    }
+
+    /// Is not used.
+    #[deferred_task]
+    #[expect(dead_code)]
+    fn unused(id: i32) {
+        println!("{id}");
+    }
+
+    #[deferred_task]
+    #[allow(dead_code)]
+    fn unused_too(id: i32) {
+        println!("{id}");
+    }
+
+    #[deferred_task]
+    #[allow(missing_docs)]
+    pub fn undocumented(id: i32) {
+        println!("{id}");
+    }
+
+    #[deferred_task]
+    #[expect(missing_docs)]
+    pub fn undocumented_too(id: i32) {
+        println!("{id}");
+    }
+
+    /// Has an argument that it does not use.
+    #[deferred_task]
+    #[expect(unused_variables)]
+    pub fn unused_argument(id: i32) {}
+
+    /// Changes its argument.
+    #[deferred_task]
+    pub fn mutable(mut id: i32) {
+        id += 1;
+        println!("{id}");
+    }
+
+    /// Old.
+    #[deprecated]
+    #[derive(Debug, Clone, Copy)]
+    pub struct Old;
+
+    /// Takes what is deprecated.
+    #[deferred_task]
+    #[expect(deprecated)]
+    pub fn takes_old(old: Old) {
+        println!("{old:?}");
+    }
+
+    /// Is deprecated.
+    #[deferred_task]
+    #[deprecated]
+    pub fn is_old(id: i32) {
+        println!("{id}");
+    }
+
+    /// Panics.
+    ///
+    /// # Panics
+    /// Always.
+    #[deferred_task]
+    pub fn panics(id: i32) {
+        panic!("{id}");
+    }
+
+    /// Its arguments have the names of many things.
+    #[deferred_task]
+    pub fn names(send: i32, f: i32, call: i32, states: i32, receiver: i32, conn: i32) {
+        println!("{}", send + f + call + states + receiver + conn);
+    }
+
+    /// All of its fields end alike.
+    #[deferred_task]
+    pub fn fields(user_id: i32, order_id: i32, shop_id: i32, mail_id: i32) {
+        println!("{}", user_id + order_id + shop_id + mail_id);
+    }
+
+    /// All lists of the standard library, by reference.
+    #[deferred_task]
+    #[expect(clippy::ref_option)]
+    pub fn hashed(map: &std::collections::HashMap<String, i32>, option: &Option<String>) {
+        println!("{map:?} {option:?}");
+    }
+}

@@ -4,13 +4,15 @@
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, GenericParam, Ident, ReturnType};
+use syn::{GenericParam, Ident, ReturnType};
 
+use super::attributes::Attributes;
 use super::capture::{captured_span, captured_type, field, local, state_call};
 use super::durable;
 use super::hand_over::{doubtful_copy, hand_over};
-use super::parse::{Capture, Start, TaskDef, without_our_attributes};
+use super::parse::{Arg, Capture, Start, TaskDef, without_our_attributes};
 use crate::paths::{located_at, private};
 
 /// The struct, and all that comes with it.
@@ -40,7 +42,10 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         ReturnType::Type(_, ty) => quote!(#ty),
     };
     let attrs = Attributes::sort(&task.function.attrs);
-    let (cfg, on_function) = (&attrs.cfg, &attrs.on_function);
+    let Attributes { cfg, on_struct, on_function, on_impls, on_body } = &attrs;
+    // A durable task may be called by other programs than the worker's, and the worker has it in its list.
+    let stored = task.is_durable().then(|| quote!(#[allow(dead_code)]));
+    let ours = quote!(#[allow(clippy::all, clippy::pedantic, clippy::nursery)]);
 
     let fields: Vec<_> = task.args().map(field).collect();
     let names = task.args().map(|arg| arg.name.to_string());
@@ -81,7 +86,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let hand_over = if task.is_durable() { durable::hand_over(task, &private) } else { hand_over(task, &private) };
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
-    let methods = methods(task, &this, &run(task, &this, &output, &attrs.on_body, &private), false, &private);
+    let methods = methods(task, &this, &run(task, &this, &output, on_body, &private), false, &private);
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let phantom = phantom(task);
 
@@ -89,40 +94,50 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let options_field = task.is_durable().then(|| quote!(__options: #private::CallOptions,));
     let options = task.is_durable().then(|| durable::call_options(task, &private));
     let durable = task.is_durable().then(|| durable::expand(task, &private));
-    let durable = durable.map(|items| quote!(#(#cfg)* #items));
+    let durable = durable.map(|items| quote!(#(#cfg)* #(#on_impls)* #ours #items));
 
-    let keyword = Ident::new("struct", task.function.sig.fn_token.span);
-    let mut body = Group::new(
-        Delimiter::Brace,
-        quote! {
-            #(#fields: #types,)*
-            #options_field
-            __call_site: #private::CallSite<Self>,
-            __generics: ::core::marker::PhantomData<#phantom>,
-        },
-    );
-    body.set_span(task.function.sig.paren_token.span.close());
+    // The user's: what the compiler says of the function is then about theirs, and not about something of ours.
+    let fn_token = &task.function.sig.fn_token;
+    let keyword = Ident::new("struct", fn_token.span);
+    let braced = |content| {
+        let mut group = Group::new(Delimiter::Brace, content);
+        group.set_span(task.function.sig.paren_token.span.close());
+        group
+    };
+    let body = braced(quote! {
+        #(#fields: #types,)*
+        #options_field
+        __call_site: #private::CallSite<Self>,
+        __generics: ::core::marker::PhantomData<#phantom>,
+    });
+    let capture = braced(quote! {
+        #name {
+            #options
+            #(#captures,)*
+            __call_site: #private::CallSite::of_caller(),
+            __generics: ::core::marker::PhantomData,
+        }
+    });
     let call = quote! {
         #(#cfg)*
         #[doc = #doc]
-        #[allow(non_camel_case_types)]
+        #(#on_struct)*
+        #[allow(dead_code, non_camel_case_types, non_snake_case)]
+        #ours
         #[must_use = #must_use]
         #vis #keyword #name #generics #where_clause #body
     };
     let items = quote! {
         #(#cfg)*
+        #stored
         #(#on_function)*
+        #ours
         #[track_caller]
-        #vis fn #name #impl_generics (#(#parameters),*) -> #name #ty_generics #where_clause {
-            #name {
-                #options
-                #(#captures,)*
-                __call_site: #private::CallSite::of_caller(),
-                __generics: ::core::marker::PhantomData,
-            }
-        }
+        #vis #fn_token #name #impl_generics (#(#parameters),*) -> #name #ty_generics #where_clause #capture
 
         #(#cfg)*
+        #(#on_impls)*
+        #ours
         impl #impl_generics #private::Task for #name #ty_generics #where_clause {
             type Output = #output;
             const NAME: &'static str = #task_name;
@@ -150,11 +165,14 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
 
         #(#cfg)*
+        #(#on_impls)*
         impl #impl_generics #name #ty_generics #where_clause {
             #methods
         }
 
         #(#cfg)*
+        #(#on_impls)*
+        #ours
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 ::core::fmt::Formatter::write_str(f, <Self as #private::Task>::NAME)?;
@@ -258,7 +276,7 @@ fn run(
     task: &TaskDef,
     this: &Ident,
     output: &TokenStream,
-    on_body: &[&Attribute],
+    on_body: &[TokenStream],
     private: &TokenStream,
 ) -> TokenStream {
     let mut signature = without_our_attributes(&task.function.sig);
@@ -266,18 +284,21 @@ fn run(
     signature.ident = Ident::new("__deferred_body", Span::mixed_site().located_at(signature.ident.span()));
     let (body_name, block) = (signature.ident.clone(), &task.function.block);
     let turbofish = turbofish(task);
-    let fields = task.args().map(field);
+    let fields = task.args().map(|arg| {
+        let (field, used) = (field(arg), used(arg, task).into_iter());
+        quote!(#field #(: #used)*)
+    });
     let states = task.states().map(|state| {
-        let (name, ty) = (&state.name, &state.ty);
+        let (name, ty) = (used(state, task).unwrap_or_else(|| state.name.clone()), &state.ty);
         quote!(#name: #ty)
     });
     let arguments = task.parameters().map(|arg| {
-        let field = field(arg);
+        let variable = used(arg, task).unwrap_or_else(|| field(arg));
         match arg.capture() {
             Capture::Copied(ty) if !arg.is_state => {
-                quote_spanned!(ty.span()=> ::core::borrow::Borrow::<#ty>::borrow(&#field))
+                quote_spanned!(ty.span()=> ::core::borrow::Borrow::<#ty>::borrow(&#variable))
             }
-            _ => quote!(#field),
+            _ => quote!(#variable),
         }
     });
     // Not `-> impl Future`, which in edition 2021 may not borrow a state.
@@ -297,6 +318,14 @@ fn run(
             #body_name #turbofish (#(#arguments),*) #and_await
         }
     }
+}
+
+/// Another name for an argument or state in `.run(…)`, which uses it, where its own says that nobody does: Clippy minds
+/// that of `_unused`, and not of `__unused`.
+fn used(arg: &Arg, task: &TaskDef) -> Option<Ident> {
+    let name = arg.name.unraw().to_string();
+    let says_unused = name.starts_with('_') && !name.starts_with("__");
+    says_unused.then(|| local(&format!("_{name}"), captured_span(arg), task))
 }
 
 /// `Task::STATES`, where there are any. A type that cannot be a state is underlined.
@@ -330,32 +359,4 @@ fn turbofish(task: &TaskDef) -> TokenStream {
 fn phantom(task: &TaskDef) -> TokenStream {
     let types = task.function.sig.generics.type_params().map(|parameter| &parameter.ident);
     quote!(fn() -> (#(::core::marker::PhantomData<#types>,)*))
-}
-
-/// The function's attributes, by what they are for.
-struct Attributes<'a> {
-    cfg: Vec<&'a Attribute>,
-    on_function: Vec<&'a Attribute>,
-    on_body: Vec<&'a Attribute>,
-}
-
-impl<'a> Attributes<'a> {
-    fn sort(attributes: &'a [Attribute]) -> Self {
-        let mut sorted = Self { cfg: Vec::new(), on_function: Vec::new(), on_body: Vec::new() };
-        for attribute in attributes {
-            let path = attribute.path();
-            if path.is_ident("cfg") {
-                sorted.cfg.push(attribute);
-            } else if ["doc", "deprecated"].iter().any(|name| path.is_ident(name)) {
-                sorted.on_function.push(attribute);
-            } else if ["allow", "warn", "deny", "forbid"].iter().any(|name| path.is_ident(name)) {
-                // Also about the signature, which both have.
-                sorted.on_function.push(attribute);
-                sorted.on_body.push(attribute);
-            } else {
-                sorted.on_body.push(attribute);
-            }
-        }
-        sorted
-    }
 }

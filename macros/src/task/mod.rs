@@ -2,6 +2,7 @@
 //!
 //! Must not know: `atomic!`.
 
+mod attributes;
 mod capture;
 mod check;
 mod durable;

@@ -1,11 +1,13 @@
 ///A captured call of [`resize`](fn@resize).
-#[allow(non_camel_case_types)]
+#[allow(dead_code, non_camel_case_types, non_snake_case)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
 struct resize {
     path: PathBuf,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn resize(path: PathBuf) -> resize {
     resize {
@@ -14,6 +16,7 @@ fn resize(path: PathBuf) -> resize {
         __generics: ::core::marker::PhantomData,
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for resize {
     type Output = io::Result<()>;
     const NAME: &'static str = "avatars.resize";
@@ -86,6 +89,7 @@ impl resize {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for resize {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Formatter::write_str(

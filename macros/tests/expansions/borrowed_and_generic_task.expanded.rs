@@ -1,5 +1,6 @@
 ///A captured call of [`send`](fn@send).
-#[allow(non_camel_case_types)]
+#[allow(dead_code, non_camel_case_types, non_snake_case)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
 struct send<T: Display + Send + 'static>
 where
@@ -11,6 +12,7 @@ where
     __call_site: crate::deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> (::core::marker::PhantomData<T>,)>,
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn send<T: Display + Send + 'static>(mailer: &Mailer, subject: &str, body: T) -> send<T>
 where
@@ -24,6 +26,7 @@ where
         __generics: ::core::marker::PhantomData,
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<T: Display + Send + 'static> crate::deferred::__private_0_1_0::Task for send<T>
 where
     T: Debug,
@@ -137,6 +140,7 @@ where
         crate::deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<T: Display + Send + 'static> ::core::fmt::Debug for send<T>
 where
     T: Debug,

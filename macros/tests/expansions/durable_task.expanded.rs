@@ -1,5 +1,6 @@
 ///A captured call of [`send_receipt`](fn@send_receipt).
-#[allow(non_camel_case_types)]
+#[allow(dead_code, non_camel_case_types, non_snake_case)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[must_use = "a durable task is stored only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`; `.run(…).await` runs it here and now, and stores nothing"]
 pub struct send_receipt {
     order_id: i64,
@@ -8,6 +9,8 @@ pub struct send_receipt {
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
+#[allow(dead_code)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
     send_receipt {
@@ -20,6 +23,7 @@ pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
         __generics: ::core::marker::PhantomData,
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
     type Output = Result<(), MailError>;
     const NAME: &'static str = ::core::concat!(
@@ -134,6 +138,7 @@ impl send_receipt {
         self
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_receipt {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Formatter::write_str(
@@ -145,6 +150,7 @@ impl ::core::fmt::Debug for send_receipt {
         ::core::fmt::Formatter::write_str(f, ")")
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 const _: () = {
     impl ::diesel_deferred::__private_0_1_0::Durable for send_receipt {
         const DEFAULTS: ::diesel_deferred::__private_0_1_0::Defaults = ::diesel_deferred::__private_0_1_0::Defaults {

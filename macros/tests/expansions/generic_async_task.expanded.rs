@@ -1,5 +1,6 @@
 ///A captured call of [`publish`](fn@publish).
-#[allow(non_camel_case_types)]
+#[allow(dead_code, non_camel_case_types, non_snake_case)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…).await` to run it now"]
 struct publish<E: Event>
 where
@@ -9,6 +10,7 @@ where
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> (::core::marker::PhantomData<E>,)>,
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn publish<E: Event>(event: E) -> publish<E>
 where
@@ -20,6 +22,7 @@ where
         __generics: ::core::marker::PhantomData,
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<E: Event> ::diesel_deferred::__private_0_1_0::Task for publish<E>
 where
     E: Send + 'static,
@@ -127,6 +130,7 @@ where
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<E: Event> ::core::fmt::Debug for publish<E>
 where
     E: Send + 'static,

@@ -1,5 +1,6 @@
 ///A captured call of [`greet`](fn@greet).
-#[allow(non_camel_case_types)]
+#[allow(dead_code, non_camel_case_types, non_snake_case)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
 pub struct greet {
     user_id: i32,
@@ -8,6 +9,7 @@ pub struct greet {
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 /// Says hello.
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 pub fn greet(user_id: i32, name: String) -> greet {
     greet {
@@ -17,6 +19,7 @@ pub fn greet(user_id: i32, name: String) -> greet {
         __generics: ::core::marker::PhantomData,
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for greet {
     type Output = ();
     const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "greet");
@@ -91,6 +94,7 @@ impl greet {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for greet {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Formatter::write_str(

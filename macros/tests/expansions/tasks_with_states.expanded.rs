@@ -1,11 +1,13 @@
 ///A captured call of [`send_receipt`](fn@send_receipt).
-#[allow(non_camel_case_types)]
+#[allow(dead_code, non_camel_case_types, non_snake_case)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…).await` to run it now"]
 struct send_receipt {
     order: i64,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn send_receipt(order: i64) -> send_receipt {
     send_receipt {
@@ -14,6 +16,7 @@ fn send_receipt(order: i64) -> send_receipt {
         __generics: ::core::marker::PhantomData,
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
     type Output = Result<(), MailError>;
     const NAME: &'static str = ::core::concat!(
@@ -109,6 +112,7 @@ impl send_receipt {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_receipt {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Formatter::write_str(
@@ -121,13 +125,15 @@ impl ::core::fmt::Debug for send_receipt {
     }
 }
 ///A captured call of [`evict`](fn@evict).
-#[allow(non_camel_case_types)]
+#[allow(dead_code, non_camel_case_types, non_snake_case)]
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…)` to run it now"]
 struct evict {
     key: <str as ::std::borrow::ToOwned>::Owned,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn evict(key: &str) -> evict {
     evict {
@@ -136,6 +142,7 @@ fn evict(key: &str) -> evict {
         __generics: ::core::marker::PhantomData,
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for evict {
     type Output = ();
     const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "evict");
@@ -222,6 +229,7 @@ impl evict {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
+#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for evict {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Formatter::write_str(
