@@ -26,7 +26,8 @@ use crate::task::{Receiver, Start, Taken, Task};
     message = "`{Self}` does not keep tasks until the commit",
     label = "expected a `&mut DeferredConnection` or a `&mut AsyncDeferredConnection`",
     note = "pass a `DeferredConnection`: establish one with `DeferredConnection::<…>::establish(url)`, or wrap a connection \
-            with `DeferredConnection::new(conn)`; a connection of diesel-async's is wrapped with `AsyncDeferredConnection::new(conn)`"
+            with `DeferredConnection::new(conn)`; a connection of diesel-async's is wrapped with `AsyncDeferredConnection::new(conn)`",
+    note = "a guard of a pool of these: pass `&mut *conn`, or turn on the feature `r2d2`, `bb8`, `deadpool` or `mobc` of diesel-deferred"
 )]
 pub trait AfterCommit: Sealed {
     /// The connection that keeps the tasks.
