@@ -1,7 +1,9 @@
 //! From the call to the worker.
 
+use std::time::Duration;
+
 use diesel::prelude::*;
-use diesel_deferred::{atomic, deferred_task};
+use diesel_deferred::{AsyncDeferredConnection, Worker, atomic, deferred_task};
 use diesel_deferred_tests::{AsyncDatabase, Notes, Scratch, at_work, on_every_async_database};
 
 #[deferred_task(durable)]
@@ -9,7 +11,11 @@ async fn note(#[state] notes: &Notes, id: i32, text: &str) {
     notes.add(format!("{id} {text}"));
 }
 
-on_every_async_database!(a_committed_call_runs, a_call_that_was_rolled_back_does_not);
+on_every_async_database!(
+    a_committed_call_runs,
+    a_call_that_was_rolled_back_does_not,
+    a_worker_of_the_applications_own_connection_type,
+);
 
 /// D1
 async fn a_committed_call_runs<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
@@ -59,4 +65,24 @@ async fn a_call_that_was_rolled_back_does_not<A: AsyncDatabase>(_: &Scratch<A::B
     written.expect("committed");
     let payloads: Vec<_> = db.tasks().into_iter().map(|row| row.payload).collect();
     assert_eq!(payloads, [r#"{"id":1,"text":"outer"}"#]);
+}
+
+/// D1: an application has one alias for its connections, which defer; its worker is of that type.
+async fn a_worker_of_the_applications_own_connection_type<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    type Conn<A> = AsyncDeferredConnection<A>;
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    let builder = Worker::<Conn<A>>::builder(db.url()).poll_interval(Duration::from_millis(50));
+    let worker = at_work!(builder.queue("default", 2).state(notes.clone()));
+    let conn = &mut db.patient_async::<A>().await;
+    atomic!(conn, -> QueryResult<()>, async {
+        note(1, "one");
+        note(2, "two");
+        Ok(())
+    })
+    .await
+    .expect("committed");
+    notes.wait_for(2).await;
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
+    assert_eq!(worker.stop().await.ran, 2);
 }

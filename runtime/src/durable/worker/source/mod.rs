@@ -3,6 +3,7 @@
 //!
 //! Must not know: how tasks are run.
 
+mod deferring;
 mod floor;
 #[cfg(feature = "async-mysql")]
 mod mysql;

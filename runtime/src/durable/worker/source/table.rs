@@ -20,7 +20,8 @@ use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
 
 /// A connection that a worker can take tasks by: diesel-async's `AsyncPgConnection`,
-/// `AsyncMysqlConnection`, and `SyncConnectionWrapper<SqliteConnection>`.
+/// `AsyncMysqlConnection`, and `SyncConnectionWrapper<SqliteConnection>`, and an
+/// [`AsyncDeferredConnection`](crate::AsyncDeferredConnection) around one of these.
 #[diagnostic::on_unimplemented(
     message = "a worker cannot take tasks by a `{Self}`",
     label = "expected one of diesel-async's own connections",

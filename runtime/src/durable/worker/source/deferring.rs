@@ -1,0 +1,69 @@
+//! The table by a connection of the application's own type, which defers tasks: by the one below it. An application that has an alias
+//! for its connections writes `Worker::<Conn>`.
+//!
+//! Must not know: the SQL of any database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::result::QueryResult;
+
+use super::floor::Start;
+use super::statements::{ClaimedRow, Look, RescuedRow};
+use super::table::{Statements, WorkerConnection};
+use super::{Claim, Lease, Settlement};
+use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
+use crate::durable::id::TaskId;
+
+/// By the connection below.
+#[derive(Debug)]
+pub struct Below;
+
+#[diagnostic::do_not_recommend]
+impl<C: WorkerConnection + AsyncDeferrable> WorkerConnection for AsyncDeferredConnection<C> {
+    type Statements = Below;
+}
+
+#[allow(private_interfaces, reason = "nobody can name the trait")]
+impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C>> for Below {
+    async fn prepare(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
+        C::Statements::prepare(conn.inner_mut()).await
+    }
+
+    async fn exchange(
+        conn: &mut AsyncDeferredConnection<C>,
+        lease: &Lease,
+        settled: &[Settlement],
+        claims: &[(Claim, Option<Start>)],
+    ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
+        C::Statements::exchange(conn.inner_mut(), lease, settled, claims).await
+    }
+
+    async fn renew(
+        conn: &mut AsyncDeferredConnection<C>,
+        lease: &Lease,
+        tasks: &[TaskId],
+    ) -> QueryResult<Vec<(TaskId, bool)>> {
+        C::Statements::renew(conn.inner_mut(), lease, tasks).await
+    }
+
+    async fn look(conn: &mut AsyncDeferredConnection<C>, queues: &[Arc<str>]) -> QueryResult<Look> {
+        C::Statements::look(conn.inner_mut(), queues).await
+    }
+
+    async fn promote(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<usize> {
+        C::Statements::promote(conn.inner_mut()).await
+    }
+
+    async fn rescue(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<Vec<RescuedRow>> {
+        C::Statements::rescue(conn.inner_mut()).await
+    }
+
+    async fn prune(conn: &mut AsyncDeferredConnection<C>, kept: Duration) -> QueryResult<usize> {
+        C::Statements::prune(conn.inner_mut(), kept).await
+    }
+
+    async fn hinted(conn: &mut AsyncDeferredConnection<C>) {
+        C::Statements::hinted(conn.inner_mut()).await;
+    }
+}
