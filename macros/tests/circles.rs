@@ -18,9 +18,6 @@
 //! So a module and its child are a circle only where the child uses what the module's own file
 //! defines, and the module's own code uses the child. Both sides of a `#[cfg(feature)]` count. What
 //! is not seen: methods and fields, which name no file.
-//!
-//! [`KNOWN`] and [`TIES`] list what is still to be mended. Any other circle fails, and so does an
-//! entry that is not true any more: it is to be struck off.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -28,22 +25,6 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, Macro, UseTree, Visibility};
-
-/// The circles that are still to be mended, each a sorted list of its files.
-const KNOWN: &[&[&str]] = &[&[
-    "runtime/src/connection/commit.rs",
-    "runtime/src/connection/interrupt.rs",
-    "runtime/src/connection/keeper.rs",
-    "runtime/src/connection/run.rs",
-    "runtime/src/connection/store.rs",
-    "runtime/src/connection/store_off.rs",
-    "runtime/src/connection/transaction.rs",
-    "runtime/src/connection/wrapper.rs",
-]];
-
-/// Imports from one folder to a higher one, still to be mended: with them nearly all of the runtime
-/// is one circle, in which none of its own would be seen. Circles are looked for without them.
-const TIES: &[(&str, &str)] = &[];
 
 /// A crate's files, and what each imports: `imports[a][b]` has the names that `a` takes from `b`.
 type Imports = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
@@ -354,33 +335,19 @@ fn circles(imports: &Imports) -> BTreeSet<Vec<&str>> {
     reached.keys().map(|file| with(file)).filter(|circle: &Vec<&str>| circle.len() > 1).collect()
 }
 
-/// What is wrong: circles that are not known, and what is listed and not true any more.
-fn complaints(imports: &Imports, known: &[&[&str]], ties: &[(&str, &str)]) -> Vec<String> {
-    let mut without_ties = imports.clone();
-    for (file, others) in &mut without_ties {
-        others.retain(|other, _| !ties.contains(&(file, other)));
-    }
-    let circles = circles(&without_ties);
-    let unknown = circles.iter().filter(|circle| !known.contains(&circle.as_slice())).map(|circle| {
+/// What is wrong: each circle, with what ties it.
+fn complaints(imports: &Imports) -> Vec<String> {
+    let complaint = |circle: &Vec<&str>| {
         let mut text = format!("{} files import each other in a circle:", circle.len());
-        for (file, others) in without_ties.iter().filter(|(file, _)| circle.contains(&file.as_str())) {
+        for (file, others) in imports.iter().filter(|(file, _)| circle.contains(&file.as_str())) {
             for (other, names) in others.iter().filter(|(other, _)| circle.contains(&other.as_str())) {
                 let names: Vec<_> = names.iter().map(String::as_str).collect();
                 text += &format!("\n  {file} -> {other}: {}", names.join(", "));
             }
         }
         text
-    });
-    let gone = known.iter().filter(|known| !circles.contains(**known));
-    let gone = gone.map(|known| format!("no such circle any more, strike it off `KNOWN`: {}", known.join(", ")));
-    let closes_a_circle = |file: &str, other: &str| {
-        imports.get(file).is_some_and(|others| others.contains_key(other))
-            && reached(&without_ties, other).contains(file)
     };
-    let untied = ties.iter().filter(|(file, other)| !closes_a_circle(file, other));
-    let untied =
-        untied.map(|(file, other)| format!("closes no circle any more, strike it off `TIES`: {file} -> {other}"));
-    unknown.chain(gone).chain(untied).collect()
+    circles(imports).iter().map(complaint).collect()
 }
 
 #[test]
@@ -389,7 +356,7 @@ fn no_two_files_of_a_crate_import_each_other_in_a_circle() {
     let read = |path: &Path| std::fs::read_to_string(house.join(path)).ok();
     let mut all = imports("macros/src/lib.rs", &read);
     all.extend(imports("runtime/src/lib.rs", &read));
-    let complaints = complaints(&all, KNOWN, TIES);
+    let complaints = complaints(&all);
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
 
@@ -479,25 +446,7 @@ fn a_circle() -> Imports {
 #[test]
 fn a_circle_is_printed_with_what_ties_it() {
     assert_eq!(
-        complaints(&a_circle(), &[], &[]),
+        complaints(&a_circle()),
         ["2 files import each other in a circle:\n  a.rs -> b.rs: B\n  b.rs -> a.rs: A"]
-    );
-}
-
-#[test]
-fn what_is_listed_passes_until_it_is_gone() {
-    let (circle, tie): (&[&str], _) = (&["a.rs", "b.rs"], ("b.rs", "a.rs"));
-    assert_eq!(complaints(&a_circle(), &[circle], &[]), Vec::<String>::new());
-    assert_eq!(complaints(&a_circle(), &[], &[tie]), Vec::<String>::new());
-    assert_eq!(
-        complaints(&a_circle(), &[circle], &[tie]),
-        ["no such circle any more, strike it off `KNOWN`: a.rs, b.rs"]
-    );
-    assert_eq!(
-        complaints(&a_circle(), &[circle, &["a.rs", "c.rs"]], &[("b.rs", "c.rs")]),
-        [
-            "no such circle any more, strike it off `KNOWN`: a.rs, c.rs",
-            "closes no circle any more, strike it off `TIES`: b.rs -> c.rs",
-        ]
     );
 }

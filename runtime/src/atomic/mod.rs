@@ -5,21 +5,21 @@
 mod builder;
 #[cfg(feature = "async")]
 mod nonblocking;
+#[cfg(not(feature = "async"))]
+#[path = "off.rs"]
+mod nonblocking;
 mod options;
 mod registrar;
 mod retry;
 mod target;
-#[cfg(not(feature = "async"))]
-mod without_async;
 
 pub use self::builder::TransactionBuilder;
 #[cfg(feature = "async")]
-pub use self::nonblocking::{Attempts, BlockValue, Caught, Open, caught, future, never_returned};
+pub use self::nonblocking::{Attempts, BlockValue, Caught, Open};
+pub use self::nonblocking::{caught, future, never_returned};
 pub use self::options::{
     BeginOptions, HasDeferrable, HasExclusive, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel,
 };
 pub use self::registrar::Registrar;
 pub use self::retry::RetryingTransaction;
 pub use self::target::{AtomicTarget, DefersTasks, DefersTasksAsync};
-#[cfg(not(feature = "async"))]
-pub use self::without_async::{caught, future, never_returned};

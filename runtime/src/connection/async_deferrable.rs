@@ -8,9 +8,9 @@ use diesel_async::AsyncConnection;
 #[cfg(all(feature = "durable", any(feature = "async-postgres", feature = "async-mysql")))]
 use diesel_async::AsyncConnectionCore;
 
-use super::CommitProof;
 #[cfg(feature = "async-sqlite")]
 use super::Deferrable;
+use super::ending::CommitProof;
 use crate::atomic::BeginOptions;
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;

@@ -1,6 +1,6 @@
 //! The synchronous wrapper: what users call on it, and its part of the flow of a transaction.
 //!
-//! Must not know: how a transaction begins and ends (that is `transaction`), or what Diesel's traits want (`forward`).
+//! Must not know: how a transaction begins and ends (that is `flow`), or what Diesel's traits want (`forward`).
 
 use std::any::type_name;
 use std::fmt::{self, Write};
@@ -10,16 +10,16 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use diesel::connection::{InstrumentationEvent, TransactionManager, TransactionManagerStatus};
 use diesel::result::{Error, QueryResult};
 
-use super::commit::{commit, end_failed_commit, ready_to_commit};
-use super::keeper::{Keeper, open_queue};
-use super::run::run_committed_now;
-use super::transaction::{
-    Opening, Promise, begin, close_above, end_with_commit, end_with_panic, end_with_rollback, note_begun,
-    ready_to_begin, rollback,
+use super::Deferrable;
+use super::ending::{CommitProof, Doubt, Promise};
+use super::flow::{
+    Opening, begin, close_above, commit_innermost, end_failed_commit, end_with_commit, end_with_panic,
+    end_with_rollback, note_begun, ready_to_begin, ready_to_commit, rollback,
 };
-use super::watch::Doubt;
+use super::hooks::run_committed_now;
+use super::keeper::Keeper;
+use super::register::{AfterCommit, open_queue};
 use super::wrapper::{Deferring, State, Wrapper, now};
-use super::{AfterCommit, CommitProof, Deferrable};
 use crate::atomic::BeginOptions;
 use crate::dispatch::{Needs, Stage};
 #[cfg(feature = "durable")]
@@ -357,7 +357,7 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
     fn commit_transaction(conn: &mut DeferredConnection<C>) -> QueryResult<()> {
         match conn.state() {
             Some(State { depth: 0, .. }) if conn.keeper.queue().depth() == 0 => Err(Error::NotInTransaction),
-            state => now(commit(conn, state, Promise::AsDiesel)),
+            _ => now(commit_innermost(conn, Promise::AsDiesel)),
         }
     }
 

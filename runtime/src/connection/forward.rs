@@ -19,8 +19,9 @@ use diesel::sql_types::TypeMetadata;
 
 use super::Deferrable;
 use super::blocking::{DeferredConnection, DeferredTransactionManager};
+use super::ending::Doubt;
 use super::store::spill;
-use super::watch::{Doubt, Watched};
+use super::watch::Watched;
 use super::wrapper::{Wrapper, now};
 
 /// Reads go to the connection below.

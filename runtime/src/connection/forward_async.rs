@@ -21,10 +21,11 @@ use futures_util::{FutureExt, Stream};
 use pin_project_lite::pin_project;
 
 use super::async_deferrable::AsyncDeferrable;
-use super::interrupt::give_up_unguarded;
+use super::ending::Doubt;
+use super::flow::give_up_unguarded;
 use super::keeper::{Interrupted, Keeper};
 use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager};
-use super::watch::{Doubt, Reading, Watch};
+use super::watch::{Reading, Watch};
 use crate::error::CommitError;
 
 /// For what takes the connection below by shared reference, such as pipelining. Statements that run there are not seen by the wrapper:

@@ -9,9 +9,9 @@ use diesel::result::QueryResult;
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::Stream;
 
+use super::ending::Doubt;
 use super::forward_async::{Loading, Rows, Watched, Watcher};
 use super::nonblocking::AsyncDeferredConnection;
-use super::watch::Doubt;
 use crate::error::CommitError;
 
 /// Connections with diesel-async's for PostgreSQL at the bottom.

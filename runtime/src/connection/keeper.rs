@@ -1,30 +1,27 @@
-//! What a deferring connection keeps beside the connection below: the hooks that wait, and what is known of the transaction.
+//! What a deferring connection keeps beside the connection below: the hooks that wait, what is known of the transaction, and
+//! what is told of hooks that failed or did not run.
 //!
-//! Must not know: how a transaction begins and ends.
+//! A captured value's `Drop` is code of a user's too: where hooks are dropped its panic is contained and reported, because
+//! the transaction has ended by then and nothing can be refused any more.
+//!
+//! Must not know: the connection below, or how a transaction begins and ends.
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use diesel::result::QueryResult;
-use spin::mutex::{SpinMutex, SpinMutexGuard};
-
-use super::run::{Ready, lose_strays};
-use super::watch::{Doubt, Watch};
-use super::wrapper::{State, Wrapper};
+use super::ending::{Doom, Doubt};
+use super::staging::{NewCall, Staging};
+use super::watch::Watch;
 use crate::dispatch::Route;
-use crate::durable::NewTask;
-use crate::error::{CannotStore, CommitError};
-use crate::hook::{BeforeCommit, Hook};
+use crate::error::CannotStore;
+use crate::guarded::Guarded;
+use crate::hook::{BeforeCommit, Failed, Hook};
+use crate::panics::contain;
 use crate::queue::Queue;
-use crate::report::{HookKind, PendingHook, Report};
+use crate::report::{FailureCause, HookFailure, HookKind, PendingHook, Report, not_run};
 
 /// What waits on the deferring connection `W`.
 pub(super) type Waiting<W> = Queue<Hook<W>, BeforeCommit<W>, NewCall>;
-
-/// A durable call, or what is wrong with it, which its transaction fails with.
-pub(crate) type NewCall = Result<NewTask, CannotStore>;
 
 /// The state of the deferring connection `W`.
 pub(crate) struct Keeper<W> {
@@ -54,22 +51,6 @@ pub(crate) struct Keeper<W> {
     pub(super) wakes_workers: bool,
     /// Whether it has stored some before its COMMIT, which may have ended it since.
     pub(super) has_spilled: bool,
-}
-
-/// A verdict on a transaction that came before its end.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Doom {
-    RolledBack,
-    EndedEarly,
-}
-
-impl From<Doom> for CommitError {
-    fn from(doom: Doom) -> Self {
-        match doom {
-            Doom::RolledBack => Self::RolledBack,
-            Doom::EndedEarly => Self::EndedEarly,
-        }
-    }
 }
 
 /// Whether the future of something that this connection was doing was dropped before that was done. A statement is marked while
@@ -141,24 +122,28 @@ impl<W> Keeper<W> {
     /// The queue, up to date with what blocks have staged.
     #[inline]
     pub(super) fn queue(&mut self) -> &mut Waiting<W> {
-        if self.staging.0.occupied.load(Ordering::Relaxed) {
+        if self.staging.is_occupied() {
             self.take_over_staged();
         }
         &mut self.queue
     }
 
     fn take_over_staged(&mut self) {
-        let mut staged = self.staging.lock();
-        let mut calls = self.staging.0.calls.lock();
-        self.staging.0.occupied.store(false, Ordering::Relaxed);
-        if self.queue.depth() > 0 {
-            self.queue.append_after_commit(&mut staged);
-            self.queue.append_calls(&mut calls);
+        let queue = &mut self.queue;
+        if queue.depth() > 0 {
+            self.staging.take(|staged, calls| {
+                queue.append_after_commit(staged);
+                queue.append_calls(calls);
+            });
             return;
         }
-        let (strays, stray_calls) = (std::mem::take(&mut *staged), std::mem::take(&mut *calls));
-        drop((staged, calls));
-        lose_strays(self, strays, stray_calls);
+        // Their block registered them after its transaction was ended by hand. They belong to nothing that can be committed, and
+        // must not wait for the next transaction.
+        let (strays, calls) = self.staging.take(|staged, calls| (std::mem::take(staged), std::mem::take(calls)));
+        let why = "its transaction had ended before it was called";
+        self.lose_calls(&calls, 0, why);
+        self.lose(&strays, HookKind::AfterCommit, 0, why);
+        self.bury(strays, HookKind::AfterCommit);
     }
 
     /// A transaction was begun: whether anybody is told where its future is dropped.
@@ -187,39 +172,58 @@ impl<W> Keeper<W> {
 
     /// Whether some task that was registered takes more than the connection to run.
     pub(super) fn has_needs(&self) -> bool {
-        self.staging.0.needs.load(Ordering::Relaxed)
+        self.staging.has_needs()
     }
 
     pub(super) fn note_needs(&self) {
-        self.staging.0.needs.store(true, Ordering::Relaxed);
+        self.staging.set_needs(true);
     }
 
     pub(super) fn forget_needs(&self) {
-        self.staging.0.needs.store(false, Ordering::Relaxed);
+        self.staging.set_needs(false);
     }
 }
 
-/// The queue, where a transaction is open, with a mark for each depth; `task` and `call_site` say what is to be
-/// registered there.
-///
-/// # Errors
-/// [`CommitError::NotInTransaction`] or [`CommitError::Cancelled`].
-pub(super) fn open_queue<'c, W: Wrapper>(
-    conn: &'c mut W,
-    task: &'static str,
-    call_site: &'static Location<'static>,
-) -> QueryResult<&'c mut Waiting<W>> {
-    if conn.keeper().interrupted != Interrupted::No {
-        return Err(CommitError::Cancelled.into());
+/// What is told of hooks.
+impl<W> Keeper<W> {
+    /// Notes a hook that failed, and tells of it.
+    #[cold]
+    pub(super) fn fail(&mut self, task: &'static str, kind: HookKind, failed: Failed) {
+        let Failed { call_site, cause } = failed;
+        let failure = HookFailure { task, call_site, kind, cause };
+        self.route.tell(&failure);
+        self.report.fail(failure);
     }
-    // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
-    let Some(State { depth, .. }) = conn.state().filter(|state| state.is_nested()) else {
-        return Err(CommitError::NotInTransaction { task, call_site }.into());
-    };
-    let queue = conn.keeper().queue();
-    // Transactions may have been opened below the wrapper, or before it.
-    queue.begin_up_to(depth);
-    Ok(queue)
+
+    /// Notes hooks above `depth` that will not run although nothing is known to have rolled them back.
+    pub(super) fn lose(&mut self, hooks: &[Hook<W>], kind: HookKind, depth: usize, why: &'static str) {
+        self.report.lose(hooks.iter().map(|hook| hook.describe(kind, depth + 1)).collect(), why);
+    }
+
+    /// Notes durable calls above `depth` that were not stored although nothing is known to have rolled their transaction back.
+    pub(super) fn lose_calls(&mut self, calls: &[NewCall], depth: usize, why: &'static str) {
+        self.report.lose(calls.iter().map(|call| describe(call, depth + 1)).collect(), why);
+    }
+
+    /// Drops hooks that will not run.
+    pub(super) fn bury(&mut self, hooks: impl IntoIterator<Item = Hook<W>>, kind: HookKind) {
+        for hook in hooks {
+            self.bury_one(hook.name(), hook.call_site(), kind, hook);
+        }
+    }
+
+    /// Drops before-commit hooks of a COMMIT that will not be.
+    pub(super) fn bury_before_commit(&mut self, hooks: impl IntoIterator<Item = BeforeCommit<W>>) {
+        for hook in hooks {
+            self.bury_one(hook.name, hook.call_site, HookKind::BeforeCommit, hook);
+        }
+    }
+
+    fn bury_one<H>(&mut self, task: &'static str, call_site: &'static Location<'static>, kind: HookKind, hook: H) {
+        if let Err(message) = contain(|| drop(hook)) {
+            self.fail(task, kind, Failed { call_site, cause: FailureCause::Panic(message) });
+        }
+    }
 }
 
 impl<W> fmt::Debug for Keeper<W> {
@@ -233,7 +237,7 @@ impl<W> fmt::Debug for Keeper<W> {
 }
 
 /// As it is shown to users.
-pub(super) fn describe(call: &NewCall, depth: usize) -> PendingHook {
+fn describe(call: &NewCall, depth: usize) -> PendingHook {
     match call {
         Ok(task) => task.describe(depth),
         Err(CannotStore { task, call_site, reason }) => {
@@ -242,79 +246,36 @@ pub(super) fn describe(call: &NewCall, depth: usize) -> PendingHook {
     }
 }
 
-/// Tasks on their way from the statements of a block into the connection's queue.
-///
-/// A block registers here and not on the connection itself, because a statement's value may still borrow the connection
-/// when its task is registered. The connection takes over what is staged before it looks at its queue, so that the order
-/// is kept and the queue itself needs no lock.
-pub(crate) struct Staging<W>(Arc<StagingInner<W>>);
+/// Hooks that have to be given the connection, of a transaction that has ended; the future that ran them was dropped.
+pub(super) struct Ready<W>(Guarded<Vec<(Hook<W>, HookKind)>>);
 
-struct StagingInner<W> {
-    /// Whether the list may hold anything: a transaction without tasks never takes the lock.
-    occupied: AtomicBool,
-    /// Whether any task takes a dispatcher.
-    needs: AtomicBool,
-    tasks: SpinMutex<Vec<Hook<W>>>,
-    calls: SpinMutex<Vec<NewCall>>,
+impl<W> Ready<W> {
+    pub(super) const fn new() -> Self {
+        Self(Guarded::new(Vec::new()))
+    }
+
+    pub(super) fn is_empty(&mut self) -> bool {
+        self.0.get_mut().is_empty()
+    }
+
+    pub(super) fn push(&mut self, hook: Hook<W>, kind: HookKind) {
+        self.0.get_mut().push((hook, kind));
+    }
+
+    /// Those of that kind. The others stay where they are.
+    pub(super) fn take(&mut self, kind: HookKind) -> Vec<Hook<W>> {
+        let ready = self.0.get_mut();
+        let (taken, others) = std::mem::take(ready).into_iter().partition::<Vec<_>, _>(|(_, of)| *of == kind);
+        *ready = others;
+        taken.into_iter().map(|(hook, _)| hook).collect()
+    }
 }
 
-impl<W> Staging<W> {
-    fn new() -> Self {
-        Self(Arc::new(StagingInner {
-            occupied: AtomicBool::new(false),
-            needs: AtomicBool::new(false),
-            tasks: SpinMutex::new(Vec::new()),
-            calls: SpinMutex::new(Vec::new()),
-        }))
-    }
-
-    /// Maps what is staged. Not under the lock: `f` runs code of a user's. One thread at a time, that which views the queue.
-    fn inspect<T>(&self, f: impl FnMut(&Hook<W>) -> T) -> Vec<T> {
-        let mut staged = std::mem::take(&mut *self.lock());
-        let mapped = staged.iter().map(f).collect();
-        let mut tasks = self.lock();
-        staged.append(&mut tasks);
-        *tasks = staged;
-        mapped
-    }
-
-    /// Maps the durable calls that are staged. Under the lock: nothing of a user's runs.
-    fn inspect_calls<T>(&self, f: impl FnMut(&NewCall) -> T) -> Vec<T> {
-        self.0.calls.lock().iter().map(f).collect()
-    }
-
-    #[inline]
-    fn lock(&self) -> SpinMutexGuard<'_, Vec<Hook<W>>> {
-        self.0.tasks.lock()
-    }
-
-    // Always inlined: the hook is then built where it is stored, not copied there.
-    #[inline(always)]
-    pub(crate) fn push(&self, hook: Hook<W>, needs: bool) {
-        let mut tasks = self.lock();
-        tasks.push(hook);
-        // Relaxed: whoever reads them has the connection by `&mut`, so was synchronised with by other means.
-        self.0.occupied.store(true, Ordering::Relaxed);
-        if needs {
-            self.0.needs.store(true, Ordering::Relaxed);
+impl<W> Drop for Ready<W> {
+    fn drop(&mut self) {
+        for (hook, kind) in self.0.get_mut().drain(..) {
+            not_run(&hook.describe(kind, 1), "the connection was dropped before it was used again");
+            let _ = contain(|| drop(hook));
         }
-    }
-
-    #[cfg(feature = "durable")]
-    pub(crate) fn push_call(&self, call: NewCall) {
-        self.0.calls.lock().push(call);
-        self.0.occupied.store(true, Ordering::Relaxed);
-    }
-}
-
-impl<W> Clone for Staging<W> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<W> fmt::Debug for Staging<W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.lock(), f)
     }
 }

@@ -5,24 +5,26 @@
 #[cfg(feature = "async")]
 mod async_deferrable;
 mod blocking;
-mod commit;
+mod ending;
+mod flow;
 mod forward;
 #[cfg(feature = "async")]
 mod forward_async;
 #[cfg(feature = "async-postgres")]
 mod forward_shared;
-mod interrupt;
+mod hooks;
 mod keeper;
 #[cfg(feature = "async")]
 mod nonblocking;
+mod proof;
 mod register;
-mod run;
+mod send;
+mod staging;
 #[cfg(feature = "durable")]
 mod store;
 #[cfg(not(feature = "durable"))]
-#[path = "store_off.rs"]
+#[path = "off.rs"]
 mod store;
-mod transaction;
 mod watch;
 mod wrapper;
 
@@ -33,17 +35,18 @@ use diesel::result::QueryResult;
 #[cfg(feature = "async")]
 pub use self::async_deferrable::AsyncDeferrable;
 pub use self::blocking::{DeferredConnection, DeferredTransactionManager};
+pub use self::ending::CommitProof;
 #[cfg(feature = "async")]
-pub(crate) use self::interrupt::OpenBlock;
-#[cfg(feature = "durable")]
-pub(crate) use self::keeper::NewCall;
-pub(crate) use self::keeper::Staging;
+pub(crate) use self::flow::OpenBlock;
+pub(crate) use self::flow::Opening;
 #[cfg(feature = "async")]
 pub(crate) use self::nonblocking::AsyncBlock;
 #[cfg(feature = "async")]
 pub use self::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager};
 pub use self::register::AfterCommit;
-pub(crate) use self::transaction::Opening;
+#[cfg(feature = "durable")]
+pub(crate) use self::staging::NewCall;
+pub(crate) use self::staging::Staging;
 pub use self::wrapper::Deferring;
 pub(crate) use self::wrapper::Wrapper;
 #[cfg(feature = "durable")]
@@ -98,23 +101,6 @@ pub trait Deferrable: Connection {
     fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
         Err(crate::durable::no_outbox::<Self>(calls))
     }
-}
-
-/// What it takes to believe that a COMMIT committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CommitProof {
-    /// COMMIT fails when there is no transaction to commit: SQLite.
-    Commit,
-    /// The client library reports the state of the transaction with each answer, so Diesel knows it, except for COPY and
-    /// for statements that went past the wrapper: PostgreSQL.
-    Status,
-    /// In a transaction that has failed every statement fails, but COMMIT: a savepoint, set in the same message as COMMIT, tells.
-    /// PostgreSQL where the client library keeps no state: diesel-async.
-    Statement,
-    /// Nothing tells but a savepoint, set and released in the same message as COMMIT: it fails where there is no live
-    /// transaction. MySQL, MariaDB, and whatever is not known.
-    Savepoint,
 }
 
 /// [`Deferrable::store_calls`] on our own table.

@@ -1,6 +1,6 @@
 //! The asynchronous wrapper: what users call on it, and its part of the flow of a transaction.
 //!
-//! Must not know: how a transaction begins and ends (that is `transaction`), or what diesel-async's traits want
+//! Must not know: how a transaction begins and ends (that is `flow`), or what diesel-async's traits want
 //! (`forward_async`).
 
 use std::any::type_name;
@@ -14,13 +14,11 @@ use diesel_async::TransactionManager;
 use futures_util::FutureExt;
 
 use super::async_deferrable::AsyncDeferrable;
-use super::commit::commit;
-use super::interrupt::{OpenBlock, end_foreign_around};
-use super::keeper::{Interrupted, Keeper, open_queue};
-use super::transaction::{Opening, Promise, begin, close_above, rollback};
-use super::watch::Doubt;
+use super::ending::{CommitProof, Doubt, Promise};
+use super::flow::{OpenBlock, Opening, begin, close_above, commit_innermost, end_foreign_around, rollback};
+use super::keeper::{Interrupted, Keeper};
+use super::register::{AfterCommit, open_queue};
 use super::wrapper::{Deferring, State, Wrapper};
-use super::{AfterCommit, CommitProof};
 use crate::atomic::BeginOptions;
 use crate::dispatch::{Dispatcher, Needs, Stage};
 #[cfg(feature = "durable")]
@@ -405,7 +403,7 @@ impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for Asyn
         }
         match conn.state() {
             Some(State { depth: 0, .. }) if conn.keeper.queue().depth() == 0 => Err(Error::NotInTransaction),
-            state => commit(conn, state, Promise::AsDiesel).await,
+            _ => commit_innermost(conn, Promise::AsDiesel).await,
         }
     }
 

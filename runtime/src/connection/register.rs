@@ -2,12 +2,11 @@
 //!
 //! Must not know: the macros, or how a task captures its arguments.
 
-#[cfg(feature = "durable")]
 use std::panic::Location;
 
 use diesel::result::QueryResult;
 
-use super::keeper::{Interrupted, open_queue};
+use super::keeper::{Interrupted, Waiting};
 use super::wrapper::{State, Wrapper};
 use crate::dispatch::{CannotRun, Needs, Stage};
 #[cfg(feature = "durable")]
@@ -176,6 +175,29 @@ impl<W: Wrapper> Registry for W {
         queue.store(Ok(call));
         Ok(id)
     }
+}
+
+/// The queue, where a transaction is open, with a mark for each depth; `task` and `call_site` say what is to be
+/// registered there.
+///
+/// # Errors
+/// [`CommitError::NotInTransaction`] or [`CommitError::Cancelled`].
+pub(super) fn open_queue<'c, W: Wrapper>(
+    conn: &'c mut W,
+    task: &'static str,
+    call_site: &'static Location<'static>,
+) -> QueryResult<&'c mut Waiting<W>> {
+    if conn.keeper().interrupted != Interrupted::No {
+        return Err(CommitError::Cancelled.into());
+    }
+    // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
+    let Some(State { depth, .. }) = conn.state().filter(|state| state.is_nested()) else {
+        return Err(CommitError::NotInTransaction { task, call_site }.into());
+    };
+    let queue = conn.keeper().queue();
+    // Transactions may have been opened below the wrapper, or before it.
+    queue.begin_up_to(depth);
+    Ok(queue)
 }
 
 #[cfg(feature = "durable")]

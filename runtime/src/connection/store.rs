@@ -5,11 +5,10 @@
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 
-use super::CommitProof;
-use super::commit::{PROOF, is_aborted, is_gone};
-use super::keeper::{Doom, Interrupted, Keeper};
-use super::transaction::{Statement, send};
-use super::watch::Doubt;
+use super::ending::{CommitProof, Doom, Doubt, Failure};
+use super::keeper::{Interrupted, Keeper};
+use super::proof::{PROOF, read};
+use super::send::{Statement, send};
 use super::wrapper::Wrapper;
 use crate::durable::{NewTask, SPILL_BEYOND, TABLE, is_due, wake_workers};
 use crate::error::{CannotStore, CommitError};
@@ -154,14 +153,18 @@ async fn prove_on_sqlite<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
 /// What is told of a failure: why the transaction is over, where that is known; otherwise what the database says.
 fn because<W: Wrapper>(conn: &mut W, error: Error) -> Error {
     let keeper = conn.keeper();
-    if is_gone::<W>(&error) {
-        let doom = keeper.verdict();
+    let lost = keeper.watch.lost_transaction();
+    let doom = match read(W::PROOF, &error) {
+        Failure::Gone if !lost => Some(Doom::EndedEarly),
+        Failure::Gone | Failure::Aborted => Some(Doom::RolledBack),
+        Failure::Refused | Failure::Other => lost.then_some(Doom::RolledBack),
+    };
+    if let Some(doom) = doom {
         keeper.doom = Some(doom);
-        return CommitError::from(doom).into();
-    }
-    if is_aborted(&error) || keeper.watch.lost_transaction() {
-        keeper.doom = Some(Doom::RolledBack);
-        return CommitError::RolledBack.into();
+        return match doom {
+            Doom::RolledBack => CommitError::RolledBack.into(),
+            Doom::EndedEarly => CommitError::EndedEarly.into(),
+        };
     }
     match &error {
         Error::DatabaseError(DatabaseErrorKind::Unknown, about) if misses_table(about.message()) => {

@@ -9,21 +9,10 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use diesel::query_builder::QueryId;
-use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+use diesel::result::{Error, QueryResult};
 
-/// How much may have happened in the transaction that Diesel's own bookkeeping does not show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Doubt {
-    /// Only Diesel's typed queries ran, and all of them succeeded.
-    None,
-    /// A statement failed.
-    Failed,
-    /// Raw SQL ran.
-    RawSql,
-    /// Statements may have run on the connection below, or by COPY, whose errors Diesel does not keep.
-    Unseen,
-}
+use super::ending::Doubt;
+use super::proof::{ends_transaction, is_conflict};
 
 /// What was seen in the current outermost transaction. A clone is another handle to the same: rows tell of their errors
 /// without borrowing the connection, which may send other queries while they are read.
@@ -150,34 +139,6 @@ impl Drop for Reading {
         }
         self.end();
     }
-}
-
-/// MySQL's 1213 and MariaDB's 1020: the server has rolled the whole transaction back, which no later statement or COMMIT
-/// tells when `autocommit` is off, because the next statement begins a new one then.
-const ENDS_TRANSACTION: [&str; 2] = ["Deadlock found", "Record has changed since last read"];
-
-fn ends_transaction(error: &Error) -> bool {
-    matches!(error, Error::DatabaseError(_, information) if says(information.message(), &ENDS_TRANSACTION))
-}
-
-/// Whether the database gave up on a statement or transaction because of a concurrent one.
-///
-/// Diesel has a kind for serialisation failures only (PostgreSQL 40001, MySQL 1213 through the query builder) and no
-/// SQLSTATE, so the rest is known by the server's text: PostgreSQL's in its default language.
-fn is_conflict(error: &Error) -> bool {
-    let texts = ["deadlock detected", "could not serialize access", "database is locked", "database table is locked"];
-    match error {
-        Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
-        Error::DatabaseError(DatabaseErrorKind::Unknown, information) => {
-            says(information.message(), &texts) || says(information.message(), &ENDS_TRANSACTION)
-        }
-        Error::RollbackErrorOnCommit { commit_error, .. } => is_conflict(commit_error),
-        _ => false,
-    }
-}
-
-pub(super) fn says(message: &str, texts: &[&str]) -> bool {
-    texts.iter().any(|text| message.contains(text))
 }
 
 /// A cursor whose errors are seen: SQLite reports a statement's failure at its first row only.

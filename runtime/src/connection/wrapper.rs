@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use diesel::connection::{InstrumentationEvent, TransactionManagerStatus};
 use diesel::result::QueryResult;
 
-use super::CommitProof;
+use super::ending::CommitProof;
 use super::keeper::Keeper;
 use crate::atomic::BeginOptions;
 #[cfg(feature = "durable")]

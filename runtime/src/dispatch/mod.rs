@@ -15,6 +15,10 @@ mod runner;
 mod shutdown;
 #[cfg(feature = "tokio")]
 mod slots;
+#[cfg(feature = "tokio")]
+mod stage;
+#[cfg(not(feature = "tokio"))]
+#[path = "off.rs"]
 mod stage;
 mod states;
 #[cfg(all(test, feature = "tokio"))]

@@ -5,217 +5,150 @@
 
 #![allow(unreachable_pub, reason = "named in hidden methods of public traits")]
 
-#[cfg(feature = "tokio")]
-pub(crate) use with_tokio::Route;
-#[cfg(feature = "tokio")]
-pub use with_tokio::Stage;
-#[cfg(not(feature = "tokio"))]
-pub(crate) use without_tokio::Route;
-#[cfg(not(feature = "tokio"))]
-pub use without_tokio::Stage;
+use tokio::runtime::Handle;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-#[cfg(feature = "tokio")]
-mod with_tokio {
-    use tokio::runtime::Handle;
-    use tokio_util::task::task_tracker::TaskTrackerToken;
+use super::dispatcher::{Dispatcher, is_alive};
+use super::slots::Launch;
+use super::{CannotRun, Missing, Needs, States};
+use crate::error::BoxError;
+use crate::report::{HookFailure, HookKind};
+use crate::task::start::{Blocking, Spawned};
+use crate::task::{Place, Taken, Task};
 
-    use crate::dispatch::dispatcher::{Dispatcher, is_alive};
-    use crate::dispatch::slots::Launch;
-    use crate::dispatch::{CannotRun, Missing, Needs, States};
-    use crate::error::BoxError;
-    use crate::report::{HookFailure, HookKind};
-    use crate::task::start::{Blocking, Spawned};
-    use crate::task::{Place, Taken, Task};
+/// The dispatcher of one connection.
+#[derive(Debug)]
+pub(crate) struct Route(pub(crate) Option<Dispatcher>);
 
-    /// The dispatcher of one connection.
-    #[derive(Debug)]
-    pub(crate) struct Route(pub(crate) Option<Dispatcher>);
+impl Route {
+    /// To the process's dispatcher.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
 
-    impl Route {
-        /// To the process's dispatcher.
-        pub(crate) const fn none() -> Self {
-            Self(None)
-        }
+    fn dispatcher(&self) -> Dispatcher {
+        self.0.clone().unwrap_or_else(Dispatcher::global)
+    }
 
-        fn dispatcher(&self) -> Dispatcher {
-            self.0.clone().unwrap_or_else(Dispatcher::global)
-        }
-
-        /// Finds what the tasks take, or says which of them could not run.
-        pub(crate) fn stage(&self, needs: impl Iterator<Item = Needs>) -> Result<Stage, CannotRun> {
-            let mut hold = None;
-            let mut alive = false;
-            for needs in needs {
-                let hold = match &mut hold {
-                    Some(hold) => hold,
-                    none => none.insert(
-                        self.dispatcher().hold_open().ok_or_else(|| needs.cannot_run(Missing::OpenDispatcher))?,
-                    ),
-                };
-                if needs.dispatched && !alive {
-                    let runtime = hold.runtime.as_ref().ok_or_else(|| needs.cannot_run(Missing::Runtime))?;
-                    alive = is_alive(runtime);
-                    if !alive {
-                        return Err(needs.cannot_run(Missing::LivingRuntime));
-                    }
+    /// Finds what the tasks take, or says which of them could not run.
+    pub(crate) fn stage(&self, needs: impl Iterator<Item = Needs>) -> Result<Stage, CannotRun> {
+        let mut hold = None;
+        let mut alive = false;
+        for needs in needs {
+            let hold = match &mut hold {
+                Some(hold) => hold,
+                none => {
+                    none.insert(self.dispatcher().hold_open().ok_or_else(|| needs.cannot_run(Missing::OpenDispatcher))?)
                 }
-                let states = &hold.dispatcher.0.states;
-                if let Some(state) = needs.states.iter().find(|state| !states.has(state)) {
-                    return Err(needs.cannot_run(Missing::State(state.name())));
-                }
-            }
-            Ok(Stage(hold))
-        }
-
-        /// Finds what the tasks take, where nothing can be refused any more: a task that lacks
-        /// something fails by itself.
-        pub(crate) fn stage_what_there_is(&self, mut needs: impl Iterator<Item = Needs>) -> Stage {
-            let mut hold = needs.next().and_then(|_| self.dispatcher().hold_open());
-            if let Some(hold) = &mut hold {
-                hold.runtime = hold.runtime.take().filter(is_alive);
-            }
-            Stage(hold)
-        }
-
-        /// Tells the dispatcher of a hook that failed on the committing thread.
-        pub(crate) fn tell(&self, failure: &HookFailure) {
-            self.dispatcher().0.call_handler(failure);
-        }
-    }
-
-    /// The dispatcher of one transaction's tasks, which waits for them.
-    #[derive(Debug)]
-    pub struct Stage(Option<Hold>);
-
-    #[derive(Debug)]
-    struct Hold {
-        dispatcher: Dispatcher,
-        runtime: Option<Handle>,
-        /// While it is held, a shutdown waits.
-        _open: TaskTrackerToken,
-    }
-
-    impl Drop for Hold {
-        fn drop(&mut self) {
-            self.dispatcher.0.lists().committing -= 1;
-        }
-    }
-
-    impl Dispatcher {
-        /// Keeps it open for a transaction's tasks; `None` where it was shut down.
-        fn hold_open(self) -> Option<Hold> {
-            let mut lists = self.0.lists();
-            if lists.closed {
-                return None;
-            }
-            lists.committing += 1;
-            // Under the lock: a shutdown that comes now waits for it.
-            let open = self.0.tracker.token();
-            drop(lists);
-            let runtime = self.0.runtime.clone().or_else(|| Handle::try_current().ok());
-            Some(Hold { dispatcher: self, runtime, _open: open })
-        }
-    }
-
-    impl Stage {
-        /// For hooks that take nothing.
-        pub(crate) const fn none() -> Self {
-            Self(None)
-        }
-
-        /// Hands a task over.
-        fn dispatch<T, L>(&self, task: Taken<T>, launch: L, kind: HookKind) -> Result<(), BoxError>
-        where
-            T: Task + Send + 'static,
-            L: Launch<T>,
-        {
-            let Some(Hold { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
-                return Err(
-                    "it could not be run any more: its dispatcher was shut down, or there is no tokio runtime".into()
-                );
             };
-            dispatcher.0.dispatch(runtime, kind, task, launch)
-        }
-    }
-
-    impl Place for Stage {
-        fn states(&self) -> &States {
-            match &self.0 {
-                Some(hold) => &hold.dispatcher.0.states,
-                None => States::none(),
+            if needs.dispatched && !alive {
+                let runtime = hold.runtime.as_ref().ok_or_else(|| needs.cannot_run(Missing::Runtime))?;
+                alive = is_alive(runtime);
+                if !alive {
+                    return Err(needs.cannot_run(Missing::LivingRuntime));
+                }
+            }
+            let states = &hold.dispatcher.0.states;
+            if let Some(state) = needs.states.iter().find(|state| !states.has(state)) {
+                return Err(needs.cannot_run(Missing::State(state.name())));
             }
         }
+        Ok(Stage(hold))
+    }
 
-        fn spawn<T, F, Fut>(&self, task: Taken<T>, future: F, kind: HookKind) -> Result<(), BoxError>
-        where
-            T: Task + Send + 'static,
-            F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
-            Fut: Future<Output = T::Output> + Send + 'static,
-        {
-            self.dispatch(task, Spawned(future), kind)
+    /// Finds what the tasks take, where nothing can be refused any more: a task that lacks
+    /// something fails by itself.
+    pub(crate) fn stage_what_there_is(&self, mut needs: impl Iterator<Item = Needs>) -> Stage {
+        let mut hold = needs.next().and_then(|_| self.dispatcher().hold_open());
+        if let Some(hold) = &mut hold {
+            hold.runtime = hold.runtime.take().filter(is_alive);
         }
+        Stage(hold)
+    }
 
-        fn block<T, F>(&self, task: Taken<T>, function: F, kind: HookKind) -> Result<(), BoxError>
-        where
-            T: Task + Send + 'static,
-            F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
-        {
-            self.dispatch(task, Blocking(function), kind)
-        }
+    /// Tells the dispatcher of a hook that failed on the committing thread.
+    pub(crate) fn tell(&self, failure: &HookFailure) {
+        self.dispatcher().0.call_handler(failure);
     }
 }
 
-#[cfg(not(feature = "tokio"))]
-mod without_tokio {
-    use crate::dispatch::{CannotRun, Missing, Needs, States};
-    use crate::report::HookFailure;
-    use crate::task::Place;
+/// The dispatcher of one transaction's tasks, which waits for them.
+#[derive(Debug)]
+pub struct Stage(Option<Hold>);
 
-    /// A connection's dispatcher, if there were any.
-    #[derive(Debug)]
-    pub(crate) struct Route(());
+#[derive(Debug)]
+struct Hold {
+    dispatcher: Dispatcher,
+    runtime: Option<Handle>,
+    /// While it is held, a shutdown waits.
+    _open: TaskTrackerToken,
+}
 
-    impl Route {
-        /// To nowhere.
-        pub(crate) const fn none() -> Self {
-            Self(())
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.dispatcher.0.lists().committing -= 1;
+    }
+}
+
+impl Dispatcher {
+    /// Keeps it open for a transaction's tasks; `None` where it was shut down.
+    fn hold_open(self) -> Option<Hold> {
+        let mut lists = self.0.lists();
+        if lists.closed {
+            return None;
         }
+        lists.committing += 1;
+        // Under the lock: a shutdown that comes now waits for it.
+        let open = self.0.tracker.token();
+        drop(lists);
+        let runtime = self.0.runtime.clone().or_else(|| Handle::try_current().ok());
+        Some(Hold { dispatcher: self, runtime, _open: open })
+    }
+}
 
-        /// Says which of the tasks could not run.
-        pub(crate) fn stage(&self, needs: impl Iterator<Item = Needs>) -> Result<Stage, CannotRun> {
-            for needs in needs {
-                if needs.dispatched {
-                    return Err(needs.cannot_run(Missing::Runtime));
-                }
-                if let Some(state) = needs.states.iter().find(|state| !States::none().has(state)) {
-                    return Err(needs.cannot_run(Missing::State(state.name())));
-                }
-            }
-            Ok(Stage::none())
-        }
-
-        /// Finds what the tasks take: nothing, without a dispatcher.
-        pub(crate) fn stage_what_there_is(&self, _: impl Iterator<Item = Needs>) -> Stage {
-            Stage::none()
-        }
-
-        pub(crate) fn tell(&self, _: &HookFailure) {}
+impl Stage {
+    /// For hooks that take nothing.
+    pub(crate) const fn none() -> Self {
+        Self(None)
     }
 
-    /// Where hooks find what they take: without a dispatcher, nowhere.
-    #[derive(Debug)]
-    pub struct Stage(());
+    /// Hands a task over.
+    fn dispatch<T, L>(&self, task: Taken<T>, launch: L, kind: HookKind) -> Result<(), BoxError>
+    where
+        T: Task + Send + 'static,
+        L: Launch<T>,
+    {
+        let Some(Hold { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
+            return Err(
+                "it could not be run any more: its dispatcher was shut down, or there is no tokio runtime".into()
+            );
+        };
+        dispatcher.0.dispatch(runtime, kind, task, launch)
+    }
+}
 
-    impl Stage {
-        /// For hooks that take nothing.
-        pub(crate) const fn none() -> Self {
-            Self(())
+impl Place for Stage {
+    fn states(&self) -> &States {
+        match &self.0 {
+            Some(hold) => &hold.dispatcher.0.states,
+            None => States::none(),
         }
     }
 
-    impl Place for Stage {
-        fn states(&self) -> &States {
-            States::none()
-        }
+    fn spawn<T, F, Fut>(&self, task: Taken<T>, future: F, kind: HookKind) -> Result<(), BoxError>
+    where
+        T: Task + Send + 'static,
+        F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+        Fut: Future<Output = T::Output> + Send + 'static,
+    {
+        self.dispatch(task, Spawned(future), kind)
+    }
+
+    fn block<T, F>(&self, task: Taken<T>, function: F, kind: HookKind) -> Result<(), BoxError>
+    where
+        T: Task + Send + 'static,
+        F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
+    {
+        self.dispatch(task, Blocking(function), kind)
     }
 }
