@@ -162,7 +162,8 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// `From<diesel::result::Error>`, which is what BEGIN and COMMIT may fail with.
 ///
 /// `conn` names a `DeferredConnection`, a `&mut` to one, or something that derefs to one, such as a pooled connection. In
-/// the block it is a `&mut DeferredConnection<C>`. For an async block all of this is said of `AsyncDeferredConnection`.
+/// the block it is a `&mut DeferredConnection<C>`, and `&mut conn` is the same there, as in code that was written for a
+/// connection of its own. For an async block all of this is said of `AsyncDeferredConnection`.
 ///
 /// # Async blocks
 /// `atomic!(conn, async { … })` is a future. It runs nothing before it is awaited, not even BEGIN; one that is never awaited is

@@ -9,6 +9,7 @@ use syn::spanned::Spanned;
 use syn::{Block, Expr, Ident, Stmt};
 
 use super::parse::{Asyncness, AtomicDef, Opt, OptKind};
+use super::reborrow::reborrow;
 use super::rewrite::Rewriter;
 use crate::paths::private;
 
@@ -59,6 +60,7 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
 /// The rewritten block, as an expression.
 fn body(atomic: &mut AtomicDef, registrar: &Ident, private: &TokenStream) -> TokenStream {
     let body = &mut atomic.body;
+    reborrow(body, &atomic.conn);
     let mut rewriter = Rewriter::new(private, registrar);
     rewriter.block(body, false);
     let end = end_without_value(body);

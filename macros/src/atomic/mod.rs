@@ -6,6 +6,7 @@ mod check;
 mod expand;
 mod options;
 mod parse;
+mod reborrow;
 mod rewrite;
 
 use proc_macro2::TokenStream;

@@ -197,6 +197,16 @@ fn serde_attributes(arg: &Arg, task: &TaskDef, errors: &mut Errors) {
 
 fn argument(arg: &Arg, task: &TaskDef, errors: &mut Errors) {
     let name = &arg.name;
+    if let Some(connection) = borrowed_connection(arg) {
+        errors.push(syn::Error::new_spanned(
+            &arg.ty,
+            format!(
+                "a task runs after the commit, and cannot keep the `{connection}` that it was called with; take a pool, and \
+                 get a connection of the task's own from it: `#[state] pool: &Pool<…>`"
+            ),
+        ));
+        return;
+    }
     match unwrap_groups(&arg.ty) {
         Type::Reference(TypeReference { mutability: Some(_), elem, .. }) => errors.push(syn::Error::new_spanned(
             &arg.ty,
@@ -255,6 +265,30 @@ fn argument(arg: &Arg, task: &TaskDef, errors: &mut Errors) {
         },
     }
 }
+
+/// The name of the type, where an argument borrows a connection. By their names; of an own type only what is borrowed
+/// mutably, which no task can take anyway.
+fn borrowed_connection(arg: &Arg) -> Option<&Ident> {
+    let Type::Reference(TypeReference { mutability, elem, .. }) = unwrap_groups(&arg.ty) else { return None };
+    let Type::Path(path) = unwrap_groups(elem) else { return None };
+    let name = &path.path.segments.last()?.ident;
+    let (text, argument) = (name.to_string(), arg.name.to_string());
+    let known = CONNECTIONS.contains(&&*text);
+    let looks_like_one = ["Conn", "Connection"].iter().any(|end| text.ends_with(end)) || argument == "conn";
+    (known || mutability.is_some() && looks_like_one).then_some(name)
+}
+
+/// Diesel's, diesel-async's and ours.
+const CONNECTIONS: [&str; 8] = [
+    "SqliteConnection",
+    "PgConnection",
+    "MysqlConnection",
+    "AsyncPgConnection",
+    "AsyncMysqlConnection",
+    "SyncConnectionWrapper",
+    "DeferredConnection",
+    "AsyncDeferredConnection",
+];
 
 fn state(arg: &Arg, errors: &mut Errors) {
     let name = &arg.name;

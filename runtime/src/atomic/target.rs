@@ -35,7 +35,8 @@ pub trait AtomicTarget {
     label = "a block without `async` needs a `DeferredConnection`",
     note = "Diesel's own connections do not keep tasks until the commit: take a `&mut DeferredConnection<…>` from where this one \
             comes from; a connection that you own is wrapped with `DeferredConnection::new(conn)`",
-    note = "on an async connection write `atomic!(conn, async {{ … }}).await`"
+    note = "on an async connection write `atomic!(conn, async {{ … }}).await`",
+    note = "a pool only lends connections: write `atomic!(conn = pool.get()?, {{ … }})`"
 )]
 pub trait DefersTasks: AtomicTarget {
     /// Its transactions.
@@ -53,7 +54,8 @@ pub trait DefersTasks: AtomicTarget {
     label = "an `async` block needs an `AsyncDeferredConnection`",
     note = "diesel-async's own connections do not keep tasks until the commit: take a `&mut AsyncDeferredConnection<…>` from where \
             this one comes from; a connection that you own is wrapped with `AsyncDeferredConnection::new(conn)`",
-    note = "on a `DeferredConnection`, or another that is not async, write `atomic!(conn, {{ … }})` without `.await`"
+    note = "on a `DeferredConnection`, or another that is not async, write `atomic!(conn, {{ … }})` without `.await`",
+    note = "a pool only lends connections: write `atomic!(conn = pool.get().await?, async {{ … }}).await`"
 )]
 #[cfg_attr(
     not(feature = "async"),
@@ -84,24 +86,26 @@ impl<C: Deferrable> DefersTasks for DeferredConnection<C> {
     }
 }
 
-/// Diesel's own connections, which keep nothing.
+/// Diesel's own connections, which keep nothing; and pools, which are no connections.
 macro_rules! keeps_nothing {
-    ($($feature:literal $conn:path,)*) => {$(
+    ($($feature:literal [$($generics:tt)*] $type:ty,)*) => {$(
         #[cfg(feature = $feature)]
-        impl AtomicTarget for $conn {}
+        impl<$($generics)*> AtomicTarget for $type {}
     )*};
 }
 
 keeps_nothing! {
-    "sqlite" diesel::SqliteConnection,
-    "postgres" diesel::PgConnection,
-    "mysql" diesel::MysqlConnection,
-    "async-postgres" diesel_async::AsyncPgConnection,
-    "async-mysql" diesel_async::AsyncMysqlConnection,
+    "sqlite" [] diesel::SqliteConnection,
+    "postgres" [] diesel::PgConnection,
+    "mysql" [] diesel::MysqlConnection,
+    "async-postgres" [] diesel_async::AsyncPgConnection,
+    "async-mysql" [] diesel_async::AsyncMysqlConnection,
+    "async-sqlite" [C, S] diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S>,
+    "r2d2" [M: diesel::r2d2::ManageConnection] diesel::r2d2::Pool<M>,
+    "bb8" [M: bb8::ManageConnection] bb8::Pool<M>,
+    "deadpool" [M: deadpool::managed::Manager] deadpool::managed::Pool<M>,
+    "mobc" [M: mobc::Manager] mobc::Pool<M>,
 }
-
-#[cfg(feature = "async-sqlite")]
-impl<C, S> AtomicTarget for diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S> {}
 
 #[cfg(feature = "async")]
 mod nonblocking {

@@ -128,3 +128,18 @@ async fn a_connection_that_cannot_be_had() {
     .await;
     assert_eq!((result, log.ran()), (Err(Error::NotFound), vec![]));
 }
+
+/// Code that was written for a connection of its own: in the block `conn` is a `&mut` already.
+#[tokio::test]
+async fn a_mutable_borrow_of_the_connection_is_the_connection() -> QueryResult<()> {
+    let mut conn = connect_async().await;
+    let log = Log::new();
+    atomic!(conn, -> QueryResult<()>, async {
+        diesel_async::RunQueryDsl::execute(diesel::sql_query("SELECT 1"), &mut conn).await?;
+        note(&log, 1);
+        Ok(())
+    })
+    .await?;
+    assert_eq!(log.ran(), [1]);
+    Ok(())
+}

@@ -142,3 +142,39 @@ fn arguments_move_in() -> QueryResult<()> {
     assert_eq!(log.ran(), [3]);
     Ok(())
 }
+
+/// Code that was written for a connection of its own: in the block `conn` is a `&mut` already.
+#[test]
+fn a_mutable_borrow_of_the_connection_is_the_connection() -> QueryResult<()> {
+    let mut conn = connect();
+    let log = Log::new();
+    atomic!(conn, -> QueryResult<()>, {
+        let ids: Vec<i32> = rows().load::<Row>(&mut conn)?.into_iter().map(|row| row.id).collect();
+        assert_eq!(ids, [1, 2]);
+        rows().execute(&mut conn)?;
+        for id in ids {
+            atomic!(conn, -> QueryResult<()>, {
+                rows().execute(&mut conn)?;
+                note(&log, id);
+                Ok(())
+            })?;
+        }
+        let _ = guard(&mut conn, &log).id();
+        Ok(())
+    })?;
+    assert_eq!(log.ran(), [1, 1, 2]);
+    Ok(())
+}
+
+/// Another variable of that name stays what it is.
+#[test]
+fn a_mutable_borrow_of_another_connection() -> QueryResult<()> {
+    let mut conn = connect();
+    atomic!(conn, -> QueryResult<()>, {
+        let inside = conn.in_transaction();
+        let mut conn = connect();
+        rows().execute(&mut conn)?;
+        assert_eq!((inside, conn.in_transaction()), (true, false));
+        Ok(())
+    })
+}
