@@ -14,7 +14,7 @@ use syn::{
 
 use super::durable;
 use super::options::Options;
-use super::parse::{Arg, TaskDef, is_static, says_secret, says_state, unwrap_groups};
+use super::parse::{Arg, TaskDef, is_static, says_secret, says_state, self_type, unwrap_groups};
 use crate::paths::{Errors, rendered};
 
 pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
@@ -138,6 +138,22 @@ fn signature(signature: &Signature, errors: &mut Errors) {
                 ),
             ));
         }
+    }
+    if let ReturnType::Type(_, ty) = &signature.output
+        && let Type::Never(never) = unwrap_groups(ty)
+    {
+        errors.push(syn::Error::new_spanned(
+            never,
+            "a task that never returns never lets go of the thread or the slot that it runs on; return `()` or \
+             `Result<(), E>`, and start what runs for ever where your program starts",
+        ));
+    }
+    if let Some(token) = self_type(signature) {
+        errors.push(syn::Error::new(
+            token,
+            "`#[deferred_task]` must be on a free function; move it out of the impl block, and write the type's name \
+             instead of `Self`",
+        ));
     }
     if let ReturnType::Type(_, ty) = &signature.output
         && let Type::ImplTrait(ty) = unwrap_groups(ty)

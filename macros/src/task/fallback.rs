@@ -8,7 +8,7 @@ use quote::quote;
 use syn::FnArg;
 
 use super::expand::{Expansion, methods};
-use super::parse::{Start, TaskDef, is_state, without_our_attributes};
+use super::parse::{Start, TaskDef, is_state, self_type, without_our_attributes};
 use crate::paths::private;
 
 pub(super) fn expand(task: &TaskDef) -> TokenStream {
@@ -17,7 +17,8 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
     function.sig.constness = None;
     function.sig = without_our_attributes(&function.sig);
     let function = &function;
-    if function.sig.inputs.iter().any(|input| matches!(input, FnArg::Receiver(_))) {
+    let is_method = |input: &FnArg| matches!(input, FnArg::Receiver(_));
+    if function.sig.inputs.iter().any(is_method) || self_type(&function.sig).is_some() {
         // A method, in an impl block: no struct can stand beside it there.
         return quote!(#function);
     }

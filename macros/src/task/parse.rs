@@ -2,10 +2,11 @@
 //!
 //! Must not know: what a task may look like beyond that (`check`), or what it becomes (`expand`).
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, Pat, PatIdent, Signature, Token, Type};
+use syn::visit::Visit;
+use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, Pat, PatIdent, Receiver, Signature, Token, Type};
 
 use super::options::Options;
 use crate::paths::Errors;
@@ -154,6 +155,24 @@ impl TaskDef {
             (None, None) => Start::Here,
         }
     }
+}
+
+/// `Self` in a signature: the function is in an impl block or a trait.
+pub(super) fn self_type(signature: &Signature) -> Option<Span> {
+    struct Finder(Option<Span>);
+    impl Visit<'_> for Finder {
+        // It has a message of its own.
+        fn visit_receiver(&mut self, _: &Receiver) {}
+
+        fn visit_ident(&mut self, ident: &Ident) {
+            if ident == "Self" {
+                self.0.get_or_insert(ident.span());
+            }
+        }
+    }
+    let mut finder = Finder(None);
+    finder.visit_signature(signature);
+    finder.0
 }
 
 fn attributes(input: &FnArg) -> &[Attribute] {

@@ -24,7 +24,9 @@ pub(crate) const MAX_PAYLOAD_BYTES: usize = 1 << 20;
     message = "a durable task cannot store `{Self}`",
     label = "is not `Serialize + DeserializeOwned + Send + 'static`",
     note = "its arguments are written to a row as JSON, and read by a worker: `#[derive(serde::Serialize, serde::Deserialize)]` on the \
-            type, or a type that has both"
+            type, or a type that has both",
+    note = "what the task needs to run, such as a pool or a mailer, is no argument of the call: write `#[state]` in front of it, and give \
+            it to the worker with `.state(…)`"
 )]
 pub trait Storable: Serialize + DeserializeOwned + Send + 'static {}
 
