@@ -221,7 +221,10 @@ async fn inspect<C: Session>(
         Err(error) => {
             assert!(broken && is_refusal(&error), "{error:?}");
             assert!(conn.is_broken(), "it goes on refusing");
-            assert!(reported.lost_commit > 0 || after == before, "{after:?} is not {before:?}");
+            // A COMMIT that was under way may get there meanwhile. A block without hooks has nothing to report that by.
+            let in_commit = reported.lost_commit > 0 || run.commit.lock().unwrap().is_empty();
+            let theirs = |row: &i32| before.contains(row) || (in_commit && row % RUN < 90);
+            assert!(after.iter().all(theirs), "{after:?} is not {before:?}");
         }
     }
     let ((), events) = traced(|| drop(conn));
