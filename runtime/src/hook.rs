@@ -80,7 +80,7 @@ impl<W> Unpin for Hook<W> {}
 impl<W> Hook<W> {
     #[inline(always)]
     pub(crate) fn task<T: Task + Send + 'static, S: Start<T>>(task: Taken<T>, start: S) -> Self {
-        let body: SmallBox<dyn Body<W>, Inline> = if size_of::<Call<T, S>>() <= size_of::<Inline>() {
+        let body: SmallBox<dyn Body<W>, Inline> = if const { size_of::<Call<T, S>>() <= size_of::<Inline>() } {
             smallbox!(Call(Waits::new(task, start)))
         } else {
             // `SmallBox` could do this too, but moves the value twice more.
@@ -134,6 +134,9 @@ impl<W> fmt::Debug for Hook<W> {
 }
 
 /// A task's call, until it runs: a trait object cannot be consumed by value out of its inline storage.
+///
+/// All of this is compiled once for each task of a program. So it uses few generic helpers, and what depends on the types
+/// alone it asks in constants: a build without optimisation then leaves out the other branch.
 struct Call<T: Task, S>(Waits<T, S>);
 
 impl<W, T, S> Body<W> for Call<T, S>
@@ -142,9 +145,11 @@ where
     S: Start<T>,
 {
     fn run<'a>(&'a mut self, _: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
-        let Some((task, start)) = self.0.take() else { return Step::Done(Ok(())) };
-        let call_site = task.call_site();
-        Step::Done(outcome(call_site, contain(|| start.run(task, stage, kind))))
+        let call_site = Body::<W>::call_site(self);
+        Step::Done(contained(call_site, &mut || match self.0.take() {
+            Some((task, start)) => start.run(task, stage, kind),
+            None => Ok(()),
+        }))
     }
 
     fn name(&self) -> &'static str {
@@ -152,15 +157,21 @@ where
     }
 
     fn call_site(&self) -> &'static Location<'static> {
-        self.0.call().map_or_else(Location::caller, T::call_site)
+        match self.0.call() {
+            Some(task) => task.call_site(),
+            None => Location::caller(),
+        }
     }
 
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
-        self.0.call().map_or(Ok(()), |task| task.write_arguments(f))
+        match self.0.call() {
+            Some(task) => task.write_arguments(f),
+            None => Ok(()),
+        }
     }
 
     fn needs(&self) -> Option<Needs> {
-        Needs::of::<T, S>(self.0.call()?.call_site())
+        if const { Needs::any::<T, S>() } { Needs::of::<T, S>(self.0.call()?.call_site()) } else { None }
     }
 
     fn wants_connection(&self) -> bool {
@@ -192,6 +203,12 @@ impl<W, B: Body<W>> Body<W> for Box<B> {
     fn wants_connection(&self) -> bool {
         Body::<W>::wants_connection(&**self)
     }
+}
+
+/// Runs a task's call and contains its panic. Not generic: what contains panics is compiled once, not for each task.
+#[inline]
+fn contained(call_site: &'static Location<'static>, run: &mut dyn FnMut() -> Result<(), BoxError>) -> Outcome {
+    outcome(call_site, contain(run))
 }
 
 /// What is reported of a hook's error or panic.

@@ -233,14 +233,24 @@ impl<C: Deferrable> DeferredConnection<C> {
                 Ok(value)
             }
             Ok(Err(user_error)) => {
-                now(end_with_rollback(self, entry))?;
+                self.roll_back_transaction(entry)?;
                 Err(user_error)
             }
             Err(panic) => {
-                now(end_with_panic(self, entry));
+                self.give_transaction_up(entry);
                 resume_unwind(panic)
             }
         }
+    }
+
+    // Not in `run_transaction`, which is compiled for each block.
+    fn roll_back_transaction(&mut self, entry: usize) -> QueryResult<()> {
+        now(end_with_rollback(self, entry))
+    }
+
+    #[cold]
+    fn give_transaction_up(&mut self, entry: usize) {
+        now(end_with_panic(self, entry));
     }
 
     /// [`begin`], with a short cut for the usual: it costs a third of what the machinery of futures does.

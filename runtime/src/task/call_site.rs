@@ -86,7 +86,8 @@ impl<T: Task, S> Waits<T, S> {
 
     /// The call, while it waits.
     pub(crate) fn call(&self) -> Option<&T> {
-        self.0.as_ref().map(|(call, _)| call)
+        let (call, _) = self.0.as_ref()?;
+        Some(call)
     }
 }
 

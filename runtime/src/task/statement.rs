@@ -399,7 +399,7 @@ impl<W: Deferring> Receiver for Registered<'_, W> {
 
     #[inline]
     fn receive<T: Task + Send + 'static, S: Start<T>>(self, task: T, start: S) {
-        self.0.register(Hook::task(Taken::new(task), start), Needs::any::<T, S>());
+        self.0.register(Hook::task(Taken::new(task), start), const { Needs::any::<T, S>() });
     }
 
     #[cfg(feature = "durable")]
