@@ -61,17 +61,26 @@ impl<W> fmt::Debug for BeforeCommit<W> {
     }
 }
 
-/// What a [`Hook`] stores: a task, or a closure of the connection's kind.
+/// What a [`Hook`] stores: a task, or a closure of the connection's kind. What is provided is a closure's.
 pub(crate) trait Body<W>: Send {
     /// Runs it and contains its panic. Run again, it does nothing.
     fn run<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome>;
     fn name(&self) -> &'static str;
     fn call_site(&self) -> &'static Location<'static>;
-    fn arguments(&self, f: &mut dyn Write) -> fmt::Result;
+
+    fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
+        Ok(())
+    }
+
     /// What it takes to run it, where that is more than the connection.
-    fn needs(&self) -> Option<Needs>;
+    fn needs(&self) -> Option<Needs> {
+        None
+    }
+
     /// Whether it is given the connection.
-    fn wants_connection(&self) -> bool;
+    fn wants_connection(&self) -> bool {
+        true
+    }
 }
 
 /// Nothing in it is pinned: a body that is to be is in a box of its own.

@@ -3,7 +3,7 @@
 //! Must not know: how a transaction begins and ends (that is `flow`), or what Diesel's traits want (`forward`).
 
 use std::any::type_name;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::future::{Future, ready};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 
@@ -11,6 +11,7 @@ use diesel::connection::{InstrumentationEvent, TransactionManager, TransactionMa
 use diesel::result::{Error, QueryResult};
 
 use super::Deferrable;
+use super::both::on_both_kinds;
 use super::ending::{CommitProof, Doubt, Promise};
 use super::flow::{
     Opening, begin, close_above, commit_innermost, end_failed_commit, end_with_commit, end_with_panic,
@@ -21,7 +22,7 @@ use super::keeper::Keeper;
 use super::register::{AfterCommit, open_queue};
 use super::wrapper::{Deferring, State, Wrapper, now};
 use crate::atomic::BeginOptions;
-use crate::dispatch::{Needs, Stage};
+use crate::dispatch::Stage;
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
 use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
@@ -88,85 +89,10 @@ pub struct DeferredConnection<C> {
     pub(crate) keeper: Keeper<Self>,
 }
 
-impl<C> DeferredConnection<C> {
-    /// Wraps a connection.
-    ///
-    /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
-    pub fn new(inner: C) -> Self {
-        Self { inner, keeper: Keeper::new() }
-    }
-
-    /// Gives the wrapped connection back. What waits is dropped and never runs.
-    pub fn into_inner(self) -> C {
-        self.inner
-    }
-
-    /// The wrapped connection.
-    ///
-    /// Statements that run there are not seen by the wrapper, so the commit of the transaction around them is proven even
-    /// where nothing waits.
-    pub fn inner_mut(&mut self) -> &mut C {
-        self.keeper.watch.suspect(Doubt::Unseen);
-        &mut self.inner
-    }
-
-    /// What became of the hooks of the last outermost transaction.
-    ///
-    /// # Examples
-    /// ```
-    /// use diesel::prelude::*;
-    /// use diesel_deferred::{DeferredConnection, atomic};
-    ///
-    /// # fn main() -> QueryResult<()> {
-    /// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:").expect("in memory");
-    /// atomic!(conn, {
-    ///     conn.after_commit(|_| Err("the mail server is down"))?;
-    ///     QueryResult::Ok(())
-    /// })?; // committed: a failing hook changes nothing about that
-    /// let [failure] = conn.last_report().failures() else { panic!("one failed") };
-    /// assert_eq!(failure.cause.to_string(), "the mail server is down");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn last_report(&self) -> &Report {
-        &self.keeper.report
-    }
-
-    /// Whether the hooks behind one that failed still run (`false`, the default) or are only
-    /// [reported](Report::not_run) (`true`).
-    pub fn stop_hooks_at_first_failure(&mut self, stop: bool) {
-        self.keeper.stop_at_first_failure = stop;
-    }
-
-    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks, then calls of durable
-    /// tasks that are not stored yet.
-    pub fn pending(&self) -> Vec<PendingHook> {
-        self.keeper.pending()
-    }
-
-    /// Where `async` and `blocking` tasks of this connection run, in place of the [process's dispatcher](crate::Dispatcher::global).
-    #[cfg(feature = "tokio")]
-    pub fn set_dispatcher(&mut self, dispatcher: crate::Dispatcher) {
-        self.keeper.route.0 = Some(dispatcher);
-    }
-}
+on_both_kinds!(DeferredConnection where C: Deferrable);
 
 impl<C: Deferrable> DeferredConnection<C> {
-    /// Whether a transaction is open; a test transaction does not count. Sends no SQL.
-    pub fn in_transaction(&mut self) -> bool {
-        self.state().is_some_and(State::is_nested)
-    }
-
-    /// Runs `hook` after the outermost transaction committed, if what it belongs to was not rolled back.
-    ///
-    /// The hook is given the connection, which is outside of any transaction then. A transaction that it opens and leaves
-    /// open is rolled back and reported; one that it opens by raw SQL is not seen.
-    ///
-    /// A hook may open a block that registers the next hook, and so on, 32 deep. The block of the next one is
-    /// refused: [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun).
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[doc = include_str!("docs/after_commit.md")]
     #[track_caller]
     pub fn after_commit<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -178,15 +104,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         Ok(())
     }
 
-    /// Runs `hook` after the innermost open transaction or one around it was rolled back; never after a commit.
-    ///
-    /// The deepest run first, and within one depth the latest. After the rollback of a savepoint the transaction around
-    /// it is still open while the hook runs. A transaction whose end is not known for sure
-    /// ([`CommitError::Unknown`](crate::CommitError::Unknown), [`CommitError::EndedEarly`](crate::CommitError::EndedEarly)) runs
-    /// neither kind of hook.
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[doc = include_str!("docs/after_rollback.md")]
     #[track_caller]
     pub fn after_rollback<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -198,11 +116,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         Ok(())
     }
 
-    /// Runs `hook` in the transaction, just before the outermost COMMIT. Its error rolls everything back and is what the
-    /// transaction returns.
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[doc = include_str!("docs/before_commit.md")]
     #[track_caller]
     pub fn before_commit<F>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -287,12 +201,6 @@ impl<C: Deferrable> AfterCommit for DeferredConnection<C> {
     fn deferring(&mut self) -> &mut Self {
         self
     }
-}
-
-impl<C> Sealed for DeferredConnection<C> {}
-
-impl<C: Deferrable> Deferring for DeferredConnection<C> {
-    type Wrapped = C;
 }
 
 impl<C: Deferrable> Wrapper for DeferredConnection<C> {
@@ -419,23 +327,5 @@ where
 
     fn call_site(&self) -> &'static Location<'static> {
         self.call_site
-    }
-
-    fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
-        Ok(())
-    }
-
-    fn needs(&self) -> Option<Needs> {
-        None
-    }
-
-    fn wants_connection(&self) -> bool {
-        true
-    }
-}
-
-impl<C> fmt::Debug for DeferredConnection<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeferredConnection").field("hooks", &self.keeper).finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@
 #[cfg(feature = "async")]
 mod async_deferrable;
 mod blocking;
+mod both;
 mod ending;
 mod flow;
 mod forward;

@@ -4,7 +4,7 @@
 //! (`forward_async`).
 
 use std::any::type_name;
-use std::fmt::{self, Debug, Write};
+use std::fmt::{self, Debug};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location};
 
@@ -14,13 +14,14 @@ use diesel_async::TransactionManager;
 use futures_util::FutureExt;
 
 use super::async_deferrable::AsyncDeferrable;
+use super::both::on_both_kinds;
 use super::ending::{CommitProof, Doubt, Promise};
 use super::flow::{OpenBlock, Opening, begin, close_above, commit_innermost, end_foreign_around, rollback};
 use super::keeper::{Interrupted, Keeper};
 use super::register::{AfterCommit, open_queue};
 use super::wrapper::{Deferring, State, Wrapper};
 use crate::atomic::BeginOptions;
-use crate::dispatch::{Dispatcher, Needs, Stage};
+use crate::dispatch::Stage;
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
 use crate::error::CommitError;
@@ -133,51 +134,9 @@ where
     type Fut = Fut;
 }
 
+on_both_kinds!(AsyncDeferredConnection where C: AsyncDeferrable);
+
 impl<C> AsyncDeferredConnection<C> {
-    /// Wraps a connection.
-    ///
-    /// A transaction that is open on it already counts: hooks wait for its commit, if that goes through the wrapper.
-    pub fn new(inner: C) -> Self {
-        Self { inner, keeper: Keeper::new() }
-    }
-
-    /// Gives the wrapped connection back. What waits is dropped and never runs.
-    pub fn into_inner(self) -> C {
-        self.inner
-    }
-
-    /// The wrapped connection.
-    ///
-    /// Statements that run there are not seen by the wrapper, so the commit of the transaction around them is proven even
-    /// where nothing waits.
-    pub fn inner_mut(&mut self) -> &mut C {
-        self.keeper.watch.suspect(Doubt::Unseen);
-        &mut self.inner
-    }
-
-    /// What became of the hooks of the last outermost transaction. Tasks that a dispatcher runs count as soon as they are started or
-    /// wait for their turn; how they end is told to [its failure handler](crate::DispatcherBuilder::on_failure).
-    pub fn last_report(&self) -> &Report {
-        &self.keeper.report
-    }
-
-    /// Whether the hooks behind one that failed still run (`false`, the default) or are only
-    /// [reported](Report::not_run) (`true`).
-    pub fn stop_hooks_at_first_failure(&mut self, stop: bool) {
-        self.keeper.stop_at_first_failure = stop;
-    }
-
-    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks, then calls of durable
-    /// tasks that are not stored yet.
-    pub fn pending(&self) -> Vec<PendingHook> {
-        self.keeper.pending()
-    }
-
-    /// Where `async` and `blocking` tasks of this connection run, in place of the [process's dispatcher](Dispatcher::global).
-    pub fn set_dispatcher(&mut self, dispatcher: Dispatcher) {
-        self.keeper.route.0 = Some(dispatcher);
-    }
-
     /// Whether a cancelled transaction is still open, so that nothing else may be done.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.keeper.interrupted != Interrupted::No
@@ -185,22 +144,7 @@ impl<C> AsyncDeferredConnection<C> {
 }
 
 impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
-    /// Whether a transaction is open; a test transaction does not count. Sends no SQL.
-    pub fn in_transaction(&mut self) -> bool {
-        self.state().is_some_and(State::is_nested)
-    }
-
-    /// Runs `hook` after the outermost transaction committed, if what it belongs to was not rolled back. It is awaited before that
-    /// transaction returns.
-    ///
-    /// The hook is given the connection, which is outside of any transaction then. A transaction that it opens and leaves
-    /// open is rolled back and reported; one that it opens by raw SQL is not seen.
-    ///
-    /// A hook may open a block that registers the next hook, and so on, 8 deep. The block of the next one is
-    /// refused: [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun).
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[doc = include_str!("docs/after_commit.md")]
     #[track_caller]
     pub fn after_commit<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -212,15 +156,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         Ok(())
     }
 
-    /// Runs `hook` after the innermost open transaction or one around it was rolled back; never after a commit.
-    ///
-    /// The deepest run first, and within one depth the latest. After the rollback of a savepoint the transaction around
-    /// it is still open while the hook runs. A transaction whose end is not known for sure
-    /// ([`CommitError::Unknown`], [`CommitError::EndedEarly`]) runs neither kind of hook; one that was cancelled runs tasks, but no
-    /// closures.
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[doc = include_str!("docs/after_rollback.md")]
     #[track_caller]
     pub fn after_rollback<F, R>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -232,11 +168,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         Ok(())
     }
 
-    /// Runs `hook` in the transaction, just before the outermost COMMIT. Its error rolls everything back and is what the
-    /// transaction returns.
-    ///
-    /// # Errors
-    /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction: the hook is not kept, and not run.
+    #[doc = include_str!("docs/before_commit.md")]
     #[track_caller]
     pub fn before_commit<F>(&mut self, hook: F) -> QueryResult<()>
     where
@@ -323,12 +255,6 @@ impl<C: AsyncDeferrable> AfterCommit for AsyncDeferredConnection<C> {
     fn deferring(&mut self) -> &mut Self {
         self
     }
-}
-
-impl<C> Sealed for AsyncDeferredConnection<C> {}
-
-impl<C: AsyncDeferrable> Deferring for AsyncDeferredConnection<C> {
-    type Wrapped = C;
 }
 
 impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
@@ -479,27 +405,9 @@ where
     fn call_site(&self) -> &'static Location<'static> {
         self.call_site
     }
-
-    fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
-        Ok(())
-    }
-
-    fn needs(&self) -> Option<Needs> {
-        None
-    }
-
-    fn wants_connection(&self) -> bool {
-        true
-    }
 }
 
 /// What a hook returned, as what is reported.
 fn contain_result<R: TaskOutput>(output: R) -> Result<Result<(), crate::error::BoxError>, String> {
     contain(|| output.into_result())
-}
-
-impl<C> fmt::Debug for AsyncDeferredConnection<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncDeferredConnection").field("hooks", &self.keeper).finish_non_exhaustive()
-    }
 }
