@@ -274,6 +274,19 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
             #vis fn #name(#mutable #this, #value: #ty) -> #returned { #body }
         }
     });
+    // Nobody can call it: it is there for what the compiler says then.
+    let after_rollback = (!is_stub).then(|| {
+        quote! {
+            #[doc(hidden)]
+            #vis fn after_rollback<__Conn>(#this, conn: &mut __Conn) -> #private::QueryResult<()>
+            where
+                __Conn: #private::AfterCommit,
+                <Self as #private::Argument<__Conn>>::Type: #private::IsInProcess,
+            {
+                #private::after_rollback(#this, conn)
+            }
+        }
+    });
     quote! {
         /// Has the call stored in what the transaction commits, for a worker to run; `Err(NotInTransaction)` outside of a transaction.
         #vis fn after_commit(#this, #conn: &mut impl #private::AfterCommit) -> #private::QueryResult<#id> {
@@ -281,5 +294,7 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
         }
 
         #(#setters)*
+
+        #after_rollback
     }
 }

@@ -247,6 +247,18 @@ pub(super) fn methods(
             "Runs the task on a thread for blocking work, after the outermost commit, or from now where no transaction is open.",
         ),
     };
+    // Nobody can call it: it is there for what the compiler says then.
+    let delay = (!is_stub).then(|| {
+        // A result of a type that cannot be is one more mistake, in two places: see `field`.
+        let (returned, body) = (Ident::new("Self", this.span()), quote_spanned!(this.span()=> #this));
+        quote! {
+            #[doc(hidden)]
+            #vis fn delay<__Delay>(#this, _: __Delay) -> #returned
+            where
+                <Self as #private::Argument<__Delay>>::Type: #private::IsDurable,
+            { #body }
+        }
+    });
     quote! {
         #[doc = #runs]
         #vis #run
@@ -267,6 +279,8 @@ pub(super) fn methods(
         #vis fn after_rollback(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
             #private::after_rollback(#this, conn)
         }
+
+        #delay
     }
 }
 

@@ -139,6 +139,15 @@ where
     ) -> crate::deferred::__private_0_1_0::QueryResult<()> {
         crate::deferred::__private_0_1_0::after_rollback(self, conn)
     }
+    #[doc(hidden)]
+    fn delay<__Delay>(self, _: __Delay) -> Self
+    where
+        <Self as crate::deferred::__private_0_1_0::Argument<
+            __Delay,
+        >>::Type: crate::deferred::__private_0_1_0::IsDurable,
+    {
+        self
+    }
 }
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<T: Display + Send + 'static> ::core::fmt::Debug for send<T>

@@ -130,6 +130,19 @@ impl archive {
         );
         self
     }
+    #[doc(hidden)]
+    fn after_rollback<__Conn>(
+        self,
+        conn: &mut __Conn,
+    ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()>
+    where
+        __Conn: ::diesel_deferred::__private_0_1_0::AfterCommit,
+        <Self as ::diesel_deferred::__private_0_1_0::Argument<
+            __Conn,
+        >>::Type: ::diesel_deferred::__private_0_1_0::IsInProcess,
+    {
+        ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
 }
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for archive {

@@ -129,6 +129,15 @@ where
     ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
+    #[doc(hidden)]
+    fn delay<__Delay>(self, _: __Delay) -> Self
+    where
+        <Self as ::diesel_deferred::__private_0_1_0::Argument<
+            __Delay,
+        >>::Type: ::diesel_deferred::__private_0_1_0::IsDurable,
+    {
+        self
+    }
 }
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<E: Event> ::core::fmt::Debug for publish<E>

@@ -111,6 +111,15 @@ impl send_receipt {
     ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
+    #[doc(hidden)]
+    fn delay<__Delay>(self, _: __Delay) -> Self
+    where
+        <Self as ::diesel_deferred::__private_0_1_0::Argument<
+            __Delay,
+        >>::Type: ::diesel_deferred::__private_0_1_0::IsDurable,
+    {
+        self
+    }
 }
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_receipt {
@@ -227,6 +236,15 @@ impl evict {
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
     ) -> ::diesel_deferred::__private_0_1_0::QueryResult<()> {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
+    }
+    #[doc(hidden)]
+    fn delay<__Delay>(self, _: __Delay) -> Self
+    where
+        <Self as ::diesel_deferred::__private_0_1_0::Argument<
+            __Delay,
+        >>::Type: ::diesel_deferred::__private_0_1_0::IsDurable,
+    {
+        self
     }
 }
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]

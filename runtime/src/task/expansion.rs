@@ -42,6 +42,32 @@ pub trait Captured: Send + 'static {}
 #[diagnostic::do_not_recommend]
 impl<T: Send + 'static> Captured for T {}
 
+/// A task whose calls are rows: what the options of a single call ask for.
+#[diagnostic::on_unimplemented(
+    message = "only a call of a durable task can be delayed",
+    label = "`{Self}` runs right after the commit",
+    note = "write `#[deferred_task(durable)]` on the function: its calls are then rows, which wait for their time and for a worker"
+)]
+pub trait IsDurable {}
+
+#[cfg(feature = "durable")]
+#[diagnostic::do_not_recommend]
+impl<T: Durable> IsDurable for T {}
+
+/// A task whose calls are no rows. Nothing asks for it of one that has none.
+#[diagnostic::on_unimplemented(
+    message = "a call of a durable task cannot wait for a rollback",
+    label = "`{Self}` is a row of the transaction, and would be rolled back with it",
+    note = "write a task without `durable` for what is to be done after a rollback"
+)]
+pub trait IsInProcess {}
+
+#[diagnostic::do_not_recommend]
+impl<T: NoRow> IsInProcess for T {}
+
+/// No durable task is one.
+pub trait NoRow {}
+
 /// Registers `task` to run after the commit, for `task(…).after_commit(conn)`.
 ///
 /// # Errors
