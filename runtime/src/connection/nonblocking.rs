@@ -77,7 +77,8 @@ use crate::task::TaskOutput;
 /// all that derefs to a connection (E0119). Write `atomic!(pooled, async { … }).await`, or
 /// `(*pooled).transaction(…)`, which is the method of this type.
 ///
-/// Code that is generic over `AsyncConnection`, and is given a connection of this type, is no such case.
+/// Code that is generic over `AsyncConnection`, and is given a connection of this type, is no such case. A transaction that
+/// is begun by hand, with the [transaction manager](AsyncDeferredTransactionManager), is one.
 ///
 /// # By shared reference
 /// Where the connection below is diesel-async's for PostgreSQL, also in a pool's guard, `&AsyncDeferredConnection<C>`

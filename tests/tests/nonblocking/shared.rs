@@ -64,6 +64,32 @@ async fn a07_spawn_blocking() {
     assert_clean(db, conn, &log).await;
 }
 
+/// A7: rows do not hold the connection on SQLite either: two streams at once, and a statement meanwhile.
+#[tokio::test]
+async fn a07_streams_do_not_hold_the_connection_on_sqlite() {
+    use diesel_async::RunQueryDsl;
+    use futures_util::{StreamExt, TryStreamExt};
+
+    type Conn = SyncConnectionWrapper<SqliteConnection>;
+    let db = &Scratch::<SqliteConnection>::new();
+    let conn = &mut db.connect_async::<Conn>().await;
+    let log = Log::new();
+    let block = atomic!(conn, -> QueryResult<Vec<(i32, i32)>>, async {
+        for id in 1..=3 {
+            Conn::insert(conn, id).await?;
+        }
+        let query = || witness::table.select(witness::id).order(witness::id);
+        let first = query().load_stream::<i32>(conn).await?;
+        let second = query().load_stream::<i32>(conn).await?;
+        note(&log, 1);
+        Conn::insert(conn, 4).await?;
+        first.zip(second).map(|(first, second)| Ok((first?, second?))).try_collect().await
+    });
+    assert_eq!(block.await, Ok(vec![(1, 1), (2, 2), (3, 3)]));
+    assert_eq!((log.ran(), db.committed()), (vec![1], vec![1, 2, 3, 4]));
+    assert_clean(db, conn, &log).await;
+}
+
 /// Waits in its `Debug` until another thread looks at the list, too.
 #[derive(Clone)]
 struct Meeting(Arc<Barrier>, Arc<AtomicUsize>);
