@@ -61,26 +61,28 @@ impl<W> fmt::Debug for BeforeCommit<W> {
     }
 }
 
-/// What a [`Hook`] stores: a task, or a closure of the connection's kind. What is provided is a closure's.
+/// What a [`Hook`] stores: a task, or a closure of the connection's kind.
+///
+/// Few methods, because each is compiled for each task.
 pub(crate) trait Body<W>: Send {
     /// Runs it and contains its panic. Run again, it does nothing.
     fn run<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome>;
-    fn name(&self) -> &'static str;
-    fn call_site(&self) -> &'static Location<'static>;
+    fn facts(&self) -> Facts;
 
+    /// Those of a task; a closure has none.
     fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
         Ok(())
     }
+}
 
+/// What is known of a hook before it runs.
+pub(crate) struct Facts {
+    pub(crate) name: &'static str,
+    pub(crate) call_site: &'static Location<'static>,
     /// What it takes to run it, where that is more than the connection.
-    fn needs(&self) -> Option<Needs> {
-        None
-    }
-
+    pub(crate) needs: Option<Needs>,
     /// Whether it is given the connection.
-    fn wants_connection(&self) -> bool {
-        true
-    }
+    pub(crate) wants_connection: bool,
 }
 
 /// Nothing in it is pinned: a body that is to be is in a box of its own.
@@ -110,19 +112,19 @@ impl<W> Hook<W> {
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        self.0.name()
+        self.0.facts().name
     }
 
     pub(crate) fn call_site(&self) -> &'static Location<'static> {
-        self.0.call_site()
+        self.0.facts().call_site
     }
 
     pub(crate) fn needs(&self) -> Option<Needs> {
-        self.0.needs()
+        self.0.facts().needs
     }
 
     pub(crate) fn wants_connection(&self) -> bool {
-        self.0.wants_connection()
+        self.0.facts().wants_connection
     }
 
     pub(crate) fn describe(&self, kind: HookKind, depth: usize) -> PendingHook {
@@ -154,22 +156,16 @@ where
     S: Start<T>,
 {
     fn run<'a>(&'a mut self, _: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
-        let call_site = Body::<W>::call_site(self);
+        let call_site = self.0.call_site();
         Step::Done(contained(call_site, &mut || match self.0.take() {
             Some((task, start)) => start.run(task, stage, kind),
             None => Ok(()),
         }))
     }
 
-    fn name(&self) -> &'static str {
-        T::NAME
-    }
-
-    fn call_site(&self) -> &'static Location<'static> {
-        match self.0.call() {
-            Some(task) => task.call_site(),
-            None => Location::caller(),
-        }
+    fn facts(&self) -> Facts {
+        let call_site = self.0.call_site();
+        Facts { name: T::NAME, call_site, needs: Needs::of::<T, S>(call_site), wants_connection: false }
     }
 
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
@@ -178,14 +174,6 @@ where
             None => Ok(()),
         }
     }
-
-    fn needs(&self) -> Option<Needs> {
-        if const { Needs::any::<T, S>() } { Needs::of::<T, S>(self.0.call()?.call_site()) } else { None }
-    }
-
-    fn wants_connection(&self) -> bool {
-        false
-    }
 }
 
 impl<W, B: Body<W>> Body<W> for Box<B> {
@@ -193,28 +181,16 @@ impl<W, B: Body<W>> Body<W> for Box<B> {
         (**self).run(conn, stage, kind)
     }
 
-    fn name(&self) -> &'static str {
-        Body::<W>::name(&**self)
-    }
-
-    fn call_site(&self) -> &'static Location<'static> {
-        Body::<W>::call_site(&**self)
+    fn facts(&self) -> Facts {
+        Body::<W>::facts(&**self)
     }
 
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
         Body::<W>::arguments(&**self, f)
     }
-
-    fn needs(&self) -> Option<Needs> {
-        Body::<W>::needs(&**self)
-    }
-
-    fn wants_connection(&self) -> bool {
-        Body::<W>::wants_connection(&**self)
-    }
 }
 
-/// Runs a task's call and contains its panic. Not generic: what contains panics is compiled once, not for each task.
+/// Runs a task and contains its panic. Not generic, because it would be compiled for each task.
 #[inline]
 fn contained(call_site: &'static Location<'static>, run: &mut dyn FnMut() -> Result<(), BoxError>) -> Outcome {
     outcome(call_site, contain(run))

@@ -82,9 +82,23 @@ impl<T: Task> Taken<T> {
         call
     }
 
+    /// All of it, the first time.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<Self> {
+        let call = self.0.take()?;
+        Some(Self(Some(call)))
+    }
+
+    pub(crate) fn peek(&self) -> Option<&T> {
+        self.0.as_ref()
+    }
+
     #[inline]
     pub(crate) fn call_site(&self) -> &'static Location<'static> {
-        self.0.as_ref().map_or_else(Location::caller, T::call_site)
+        match &self.0 {
+            Some(call) => call.call_site(),
+            None => Location::caller(),
+        }
     }
 }
 
@@ -125,7 +139,7 @@ pub trait Receiver {
     )
 )]
 #[doc(hidden)]
-pub trait Start<T: Task>: Send + 'static {
+pub trait Start<T: Task>: Copy + Send + 'static {
     /// Whether it takes a dispatcher.
     const DISPATCHED: bool;
 
@@ -151,7 +165,7 @@ pub trait Place {
     fn spawn<T, F, Fut>(&self, task: Taken<T>, future: F, kind: HookKind) -> Result<(), BoxError>
     where
         T: Task + Send + 'static,
-        F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+        F: FnOnce(Taken<T>, &States) -> Option<Fut> + Copy + Send + 'static,
         Fut: Future<Output = T::Output> + Send + 'static;
 
     /// Has a task run by a dispatcher, on a thread for blocking work.
@@ -162,7 +176,7 @@ pub trait Place {
     fn block<T, F>(&self, task: Taken<T>, function: F, kind: HookKind) -> Result<(), BoxError>
     where
         T: Task + Send + 'static,
-        F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static;
+        F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Copy + Send + 'static;
 }
 
 /// What a task or hook may return: `()` or `Result<(), E>` with an `E` that converts into [`BoxError`].

@@ -48,7 +48,6 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let ours = quote!(#[allow(clippy::all, clippy::pedantic, clippy::nursery)]);
 
     let fields: Vec<_> = task.args().map(field).collect();
-    let names = task.args().map(|arg| arg.name.to_string());
     let types = task.args().map(captured_type);
     let parameters = task.args().map(|arg| {
         let (name, ty) = (&arg.name, &arg.ty);
@@ -63,16 +62,16 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
             }
         }
     });
-    let separators = fields.iter().enumerate().map(|(at, _)| if at == 0 { "" } else { ", " });
-    let shown = task.args().map(|arg| {
+    let shown = task.args().enumerate().map(|(at, arg)| {
+        let label = format!("{}{}: ", if at == 0 { "" } else { ", " }, arg.name);
         if arg.is_secret {
             let f = local("f", Span::call_site(), task);
-            return quote!(::core::fmt::Write::write_str(#f, #private::SECRET)?;);
+            return quote!(#private::Shown(#label, &#private::Secret).write(#f)?;);
         }
         let field = field(arg);
         let (at, private) = (captured_span(arg), located_at(&private, captured_span(arg)));
         let (this, f) = (local("self", at, task), local("f", at, task));
-        quote_spanned!(at=> #private::Shown(&#this.#field).write(#f)?;)
+        quote_spanned!(at=> #private::Shown(#label, &#this.#field).write(#f)?;)
     });
     let (shown_self, f) = (local("self", Span::call_site(), task), local("f", Span::call_site(), task));
     let task_name = match &task.options.name {
@@ -156,10 +155,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
             fn write_arguments(&#shown_self, #f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
                 use #private::Opaque as _;
                 let _ = &#f;
-                #(
-                    ::core::fmt::Write::write_str(#f, ::core::concat!(#separators, #names, ": "))?;
-                    #shown
-                )*
+                #(#shown)*
                 ::core::result::Result::Ok(())
             }
         }
@@ -175,10 +171,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         #ours
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                ::core::fmt::Formatter::write_str(f, <Self as #private::Task>::NAME)?;
-                ::core::fmt::Formatter::write_str(f, "(")?;
-                #private::Task::write_arguments(self, f)?;
-                ::core::fmt::Formatter::write_str(f, ")")
+                #private::fmt_call(f, <Self as #private::Task>::NAME, &|f| #private::Task::write_arguments(self, f))
             }
         }
 

@@ -47,8 +47,7 @@ impl ::diesel_deferred::__private_0_1_0::Task for resize {
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "path", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.path).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown("path: ", &self.path).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -101,12 +100,10 @@ impl resize {
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for resize {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }

@@ -77,12 +77,9 @@ where
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use crate::deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "mailer", ": "))?;
-        crate::deferred::__private_0_1_0::Shown(&self.mailer).write(f)?;
-        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "subject", ": "))?;
-        crate::deferred::__private_0_1_0::Shown(&self.subject).write(f)?;
-        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "body", ": "))?;
-        crate::deferred::__private_0_1_0::Shown(&self.body).write(f)?;
+        crate::deferred::__private_0_1_0::Shown("mailer: ", &self.mailer).write(f)?;
+        crate::deferred::__private_0_1_0::Shown(", subject: ", &self.subject).write(f)?;
+        crate::deferred::__private_0_1_0::Shown(", body: ", &self.body).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -155,12 +152,10 @@ where
     T: Debug,
 {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        crate::deferred::__private_0_1_0::fmt_call(
             f,
             <Self as crate::deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        crate::deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| crate::deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }

@@ -45,12 +45,9 @@ impl ::diesel_deferred::__private_0_1_0::Task for archive {
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "path", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.path).write(f)?;
-        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "r#type", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.r#type).write(f)?;
-        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "age", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.age).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown("path: ", &self.path).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown(", r#type: ", &self.r#type).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown(", age: ", &self.age).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -147,13 +144,11 @@ impl archive {
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for archive {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]

@@ -50,10 +50,9 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "order_id", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.order_id).write(f)?;
-        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "email", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.email).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown("order_id: ", &self.order_id)
+            .write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown(", email: ", &self.email).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -154,13 +153,11 @@ impl send_receipt {
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_receipt {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]

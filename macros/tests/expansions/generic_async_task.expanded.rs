@@ -82,8 +82,7 @@ where
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "event", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.event).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown("event: ", &self.event).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -145,12 +144,10 @@ where
     E: Send + 'static,
 {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }

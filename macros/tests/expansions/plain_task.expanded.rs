@@ -50,10 +50,8 @@ impl ::diesel_deferred::__private_0_1_0::Task for greet {
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "user_id", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.user_id).write(f)?;
-        ::core::fmt::Write::write_str(f, ::core::concat!(", ", "name", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.name).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown("user_id: ", &self.user_id).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown(", name: ", &self.name).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -106,12 +104,10 @@ impl greet {
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for greet {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }

@@ -66,8 +66,7 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "order", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.order).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown("order: ", &self.order).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -124,13 +123,11 @@ impl send_receipt {
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_receipt {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }
 ///A captured call of [`evict`](fn@evict).
@@ -196,8 +193,7 @@ impl ::diesel_deferred::__private_0_1_0::Task for evict {
     fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
         let _ = &f;
-        ::core::fmt::Write::write_str(f, ::core::concat!("", "key", ": "))?;
-        ::diesel_deferred::__private_0_1_0::Shown(&self.key).write(f)?;
+        ::diesel_deferred::__private_0_1_0::Shown("key: ", &self.key).write(f)?;
         ::core::result::Result::Ok(())
     }
 }
@@ -250,12 +246,10 @@ impl evict {
 #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for evict {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::core::fmt::Formatter::write_str(
+        ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-        )?;
-        ::core::fmt::Formatter::write_str(f, "(")?;
-        ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f)?;
-        ::core::fmt::Formatter::write_str(f, ")")
+            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+        )
     }
 }

@@ -25,7 +25,7 @@ use crate::atomic::BeginOptions;
 use crate::dispatch::Stage;
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
-use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
+use crate::hook::{BeforeCommit, Body, Facts, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
 use crate::sealed::Sealed;
@@ -137,34 +137,30 @@ impl<C: Deferrable> DeferredConnection<C> {
         F: FnOnce(&mut Self) -> Result<R, E>,
         E: From<Error>,
     {
+        let (mut callback, mut returned) = (Some(callback), None);
+        self.run_erased(opening, &mut |conn| {
+            returned = callback.take().map(|callback| callback(conn));
+            matches!(returned, Some(Ok(_)))
+        })?;
+        // It is there: a transaction that ended without an error has run the callback.
+        returned.unwrap_or_else(|| Err(Error::RollbackTransaction.into()))
+    }
+
+    /// [`Self::run_transaction`], of a callback that says whether to commit. Not generic, because it would be compiled for
+    /// each block.
+    fn run_erased(&mut self, opening: Opening<'_>, callback: &mut dyn FnMut(&mut Self) -> bool) -> QueryResult<()> {
         let entry = self.begin_transaction(opening)?;
         self.keeper.blocks += 1;
         let outcome = catch_unwind(AssertUnwindSafe(|| callback(self)));
         self.keeper.blocks -= 1;
         match outcome {
-            Ok(Ok(value)) => {
-                self.commit_transaction(entry, opening.promise())?;
-                Ok(value)
-            }
-            Ok(Err(user_error)) => {
-                self.roll_back_transaction(entry)?;
-                Err(user_error)
-            }
+            Ok(true) => self.commit_transaction(entry, opening.promise()),
+            Ok(false) => now(end_with_rollback(self, entry)),
             Err(panic) => {
-                self.give_transaction_up(entry);
+                now(end_with_panic(self, entry));
                 resume_unwind(panic)
             }
         }
-    }
-
-    // Not in `run_transaction`, which is compiled for each block.
-    fn roll_back_transaction(&mut self, entry: usize) -> QueryResult<()> {
-        now(end_with_rollback(self, entry))
-    }
-
-    #[cold]
-    fn give_transaction_up(&mut self, entry: usize) {
-        now(end_with_panic(self, entry));
     }
 
     /// [`begin`], with a short cut for the usual: it costs a third of what the machinery of futures does.
@@ -321,11 +317,7 @@ where
         })
     }
 
-    fn name(&self) -> &'static str {
-        type_name::<F>()
-    }
-
-    fn call_site(&self) -> &'static Location<'static> {
-        self.call_site
+    fn facts(&self) -> Facts {
+        Facts { name: type_name::<F>(), call_site: self.call_site, needs: None, wants_connection: true }
     }
 }

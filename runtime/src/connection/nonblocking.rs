@@ -25,7 +25,7 @@ use crate::dispatch::Stage;
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
 use crate::error::CommitError;
-use crate::hook::{BeforeCommit, Body, Failed, Hook, Outcome, Step, outcome};
+use crate::hook::{BeforeCommit, Body, Facts, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::{contain, message};
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
 use crate::sealed::Sealed;
@@ -399,12 +399,8 @@ where
         }))
     }
 
-    fn name(&self) -> &'static str {
-        type_name::<F>()
-    }
-
-    fn call_site(&self) -> &'static Location<'static> {
-        self.call_site
+    fn facts(&self) -> Facts {
+        Facts { name: type_name::<F>(), call_site: self.call_site, needs: None, wants_connection: true }
     }
 }
 

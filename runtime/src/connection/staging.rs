@@ -27,8 +27,13 @@ struct StagingInner<W> {
     occupied: AtomicBool,
     /// Whether any task takes a dispatcher.
     needs: AtomicBool,
-    tasks: SpinMutex<Vec<Hook<W>>>,
-    calls: SpinMutex<Vec<NewCall>>,
+    /// Under one lock: taking both is then one atomic operation.
+    staged: SpinMutex<Staged<W>>,
+}
+
+struct Staged<W> {
+    tasks: Vec<Hook<W>>,
+    calls: Vec<NewCall>,
 }
 
 impl<W> Staging<W> {
@@ -36,24 +41,23 @@ impl<W> Staging<W> {
         Self(Arc::new(StagingInner {
             occupied: AtomicBool::new(false),
             needs: AtomicBool::new(false),
-            tasks: SpinMutex::new(Vec::new()),
-            calls: SpinMutex::new(Vec::new()),
+            staged: SpinMutex::new(Staged { tasks: Vec::new(), calls: Vec::new() }),
         }))
     }
 
     /// Maps what is staged. Not under the lock: `f` runs code of a user's. One thread at a time, that which views the queue.
     pub(super) fn inspect<T>(&self, f: impl FnMut(&Hook<W>) -> T) -> Vec<T> {
-        let mut staged = std::mem::take(&mut *self.lock());
-        let mapped = staged.iter().map(f).collect();
-        let mut tasks = self.lock();
-        staged.append(&mut tasks);
-        *tasks = staged;
+        let mut tasks = std::mem::take(&mut self.lock().tasks);
+        let mapped = tasks.iter().map(f).collect();
+        let mut staged = self.lock();
+        tasks.append(&mut staged.tasks);
+        staged.tasks = tasks;
         mapped
     }
 
     /// Maps the durable calls that are staged. Under the lock: nothing of a user's runs.
     pub(super) fn inspect_calls<T>(&self, f: impl FnMut(&NewCall) -> T) -> Vec<T> {
-        self.0.calls.lock().iter().map(f).collect()
+        self.lock().calls.iter().map(f).collect()
     }
 
     /// Whether anything may be staged.
@@ -65,9 +69,9 @@ impl<W> Staging<W> {
     /// Gives what is staged to `take`, which leaves nothing.
     pub(super) fn take<T>(&self, take: impl FnOnce(&mut Vec<Hook<W>>, &mut Vec<NewCall>) -> T) -> T {
         let mut staged = self.lock();
-        let mut calls = self.0.calls.lock();
+        let Staged { tasks, calls } = &mut *staged;
         self.0.occupied.store(false, Ordering::Relaxed);
-        take(&mut staged, &mut calls)
+        take(tasks, calls)
     }
 
     pub(super) fn has_needs(&self) -> bool {
@@ -79,15 +83,16 @@ impl<W> Staging<W> {
     }
 
     #[inline]
-    fn lock(&self) -> SpinMutexGuard<'_, Vec<Hook<W>>> {
-        self.0.tasks.lock()
+    fn lock(&self) -> SpinMutexGuard<'_, Staged<W>> {
+        self.0.staged.lock()
     }
 
-    // Always inlined: the hook is then built where it is stored, not copied there.
-    #[inline(always)]
+    // Always inlined: the hook is then built where it is stored, not copied there. A debug build compiles it once
+    // instead of for each task.
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn push(&self, hook: Hook<W>, needs: bool) {
-        let mut tasks = self.lock();
-        tasks.push(hook);
+        let mut staged = self.lock();
+        staged.tasks.push(hook);
         // Relaxed: whoever reads them has the connection by `&mut`, so was synchronised with by other means.
         self.0.occupied.store(true, Ordering::Relaxed);
         if needs {
@@ -97,7 +102,7 @@ impl<W> Staging<W> {
 
     #[cfg(feature = "durable")]
     pub(crate) fn push_call(&self, call: NewCall) {
-        self.0.calls.lock().push(call);
+        self.lock().calls.push(call);
         self.0.occupied.store(true, Ordering::Relaxed);
     }
 }
@@ -110,6 +115,6 @@ impl<W> Clone for Staging<W> {
 
 impl<W> fmt::Debug for Staging<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.lock(), f)
+        fmt::Debug::fmt(&self.lock().tasks, f)
     }
 }

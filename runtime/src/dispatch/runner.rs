@@ -79,7 +79,7 @@ impl Shared {
 impl<T, F, Fut> Launch<T> for Spawned<F>
 where
     T: Task,
-    F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<Fut> + Copy + Send + 'static,
     Fut: Future<Output = T::Output> + Send + 'static,
 {
     fn launch(self, task: Taken<T>, slot: Slot) -> Result<Launched, Slot> {
@@ -113,7 +113,7 @@ where
 impl<T, F> Launch<T> for Blocking<F>
 where
     T: Task + Send + 'static,
-    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Copy + Send + 'static,
 {
     fn launch(self, task: Taken<T>, slot: Slot) -> Result<Launched, Slot> {
         let mut guard = SlotGuard(Some(slot));

@@ -42,7 +42,7 @@ pub(super) enum Launched {
 }
 
 /// How a dispatcher runs a task, once it has a slot for it.
-pub(super) trait Launch<T: Task>: Send + 'static {
+pub(super) trait Launch<T: Task>: Copy + Send + 'static {
     /// Makes the task ready to run; gives the slot back where there is nothing to run.
     fn launch(self, task: Taken<T>, slot: Slot) -> Result<Launched, Slot>;
 
@@ -162,7 +162,7 @@ impl Identity {
 
 impl<T: Task + Send, L: Launch<T>> Call for Waits<T, L> {
     fn identity(&self, kind: HookKind) -> Identity {
-        Identity::of::<T>(self.call().map_or_else(Location::caller, T::call_site), kind)
+        Identity::of::<T>(self.call_site(), kind)
     }
 
     fn launch(&mut self, slot: Slot) -> Result<Launched, Slot> {

@@ -138,7 +138,7 @@ impl Place for Stage {
     fn spawn<T, F, Fut>(&self, task: Taken<T>, future: F, kind: HookKind) -> Result<(), BoxError>
     where
         T: Task + Send + 'static,
-        F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+        F: FnOnce(Taken<T>, &States) -> Option<Fut> + Copy + Send + 'static,
         Fut: Future<Output = T::Output> + Send + 'static,
     {
         self.dispatch(task, Spawned(future), kind)
@@ -147,7 +147,7 @@ impl Place for Stage {
     fn block<T, F>(&self, task: Taken<T>, function: F, kind: HookKind) -> Result<(), BoxError>
     where
         T: Task + Send + 'static,
-        F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
+        F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Copy + Send + 'static,
     {
         self.dispatch(task, Blocking(function), kind)
     }

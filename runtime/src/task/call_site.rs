@@ -69,31 +69,30 @@ fn lost(task: &'static str, call_site: &'static Location<'static>) {
 }
 
 /// A call that was taken over and waits, with how it is started. As large as the two are.
-pub(crate) struct Waits<T: Task, S>(Option<(T, S)>);
+pub(crate) struct Waits<T: Task, S>(Taken<T>, S);
 
-impl<T: Task, S> Waits<T, S> {
+impl<T: Task, S: Copy> Waits<T, S> {
     #[inline(always)]
     pub(crate) fn new(call: Taken<T>, start: S) -> Self {
-        Self(Some((call.call(), start)))
+        Self(call, start)
     }
 
     /// The two, the first time.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<(Taken<T>, S)> {
-        let (call, start) = self.0.take()?;
-        Some((Taken::new(call), start))
+        match self.0.take() {
+            Some(call) => Some((call, self.1)),
+            None => None,
+        }
+    }
+
+    /// Where it was called, while it waits.
+    pub(crate) fn call_site(&self) -> &'static Location<'static> {
+        self.0.call_site()
     }
 
     /// The call, while it waits.
     pub(crate) fn call(&self) -> Option<&T> {
-        let (call, _) = self.0.as_ref()?;
-        Some(call)
-    }
-}
-
-impl<T: Task, S> Drop for Waits<T, S> {
-    #[inline]
-    fn drop(&mut self) {
-        drop(self.take());
+        self.0.peek()
     }
 }

@@ -16,7 +16,7 @@ pub use crate::dispatch::{Required, States};
 #[cfg(feature = "durable")]
 use crate::durable::{Durable, TaskId};
 pub use crate::error::BoxError;
-pub use crate::report::SECRET;
+use crate::report::SECRET;
 
 /// A type's name for itself. With a parameter in it, a bound of a concrete type is what a caller has to prove, not a
 /// mistake where it stands.
@@ -101,10 +101,10 @@ pub fn after_rollback<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryRes
     conn.compensate_task(task)
 }
 
-/// Shows a captured argument: `(&Shown(&x)).write(f)` finds [`Shown::write`] when it is `Debug`, [`Opaque::write`]
-/// when it is not.
+/// Shows a captured argument behind its name: `Shown("x: ", &x).write(f)` finds [`Shown::write`] when it is `Debug`,
+/// [`Opaque::write`] when it is not.
 #[derive(Debug)]
-pub struct Shown<'a, T>(pub &'a T);
+pub struct Shown<'a, T>(pub &'static str, pub &'a T);
 
 impl<T: Debug> Shown<'_, T> {
     /// Writes the value.
@@ -112,7 +112,7 @@ impl<T: Debug> Shown<'_, T> {
     /// # Errors
     /// What the sink returns.
     pub fn write(&self, f: &mut dyn Write) -> fmt::Result {
-        write!(f, "{:?}", self.0)
+        write!(f, "{}{:?}", self.0, self.1)
     }
 }
 
@@ -127,6 +127,30 @@ pub trait Opaque {
 
 impl<T> Opaque for Shown<'_, T> {
     fn write(&self, f: &mut dyn Write) -> fmt::Result {
-        write!(f, "<{}>", std::any::type_name::<T>())
+        write!(f, "{}<{}>", self.0, std::any::type_name::<T>())
     }
+}
+
+/// What is shown of a `#[secret]` argument.
+pub struct Secret;
+
+impl Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(SECRET)
+    }
+}
+
+/// Shows a captured call. Not generic, because it would be compiled for each task.
+///
+/// # Errors
+/// What the sink returns.
+pub fn fmt_call(
+    f: &mut fmt::Formatter<'_>,
+    task: &str,
+    arguments: &dyn Fn(&mut fmt::Formatter<'_>) -> fmt::Result,
+) -> fmt::Result {
+    f.write_str(task)?;
+    f.write_str("(")?;
+    arguments(f)?;
+    f.write_str(")")
 }

@@ -8,13 +8,13 @@ use crate::error::BoxError;
 use crate::report::HookKind;
 
 /// A plain function: it runs where the commit was, before that returns.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Here<F>(pub F);
 
 impl<T, F> Start<T> for Here<F>
 where
     T: Task + Send + 'static,
-    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Copy + Send + 'static,
 {
     const DISPATCHED: bool = false;
 
@@ -34,7 +34,7 @@ pub(crate) fn missing_state() -> BoxError {
 }
 
 /// An `async fn`: a tokio task.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Spawned<F>(pub F);
 
 /// The future of an `async fn`. Where it may not be spawned this is where the compiler says why; what it returns is `Send` by
@@ -48,14 +48,14 @@ where
 }
 
 /// A `blocking` function: it runs on tokio's blocking pool.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Blocking<F>(pub F);
 
 #[cfg(feature = "tokio")]
 impl<T, F, Fut> Start<T> for Spawned<F>
 where
     T: Task + Send + 'static,
-    F: FnOnce(Taken<T>, &States) -> Option<Fut> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<Fut> + Copy + Send + 'static,
     Fut: Future<Output = T::Output> + Send + 'static,
 {
     const DISPATCHED: bool = true;
@@ -70,7 +70,7 @@ where
 impl<T, F> Start<T> for Blocking<F>
 where
     T: Task + Send + 'static,
-    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Send + 'static,
+    F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Copy + Send + 'static,
 {
     const DISPATCHED: bool = true;
 
