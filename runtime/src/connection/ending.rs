@@ -270,7 +270,8 @@ fn commit(known: Known) -> Next {
         return Next::Refuse(doom.into());
     }
     if known.lost || known.now == Now::Aborted {
-        return Next::Refuse(Ending::RolledBackByServer);
+        // Where raw SQL ran, a nested block that could not be rolled back says no more than that something is wrong.
+        return Next::Refuse(if may_be_committed(known) { Ending::EndedEarly } else { Ending::RolledBackByServer });
     }
     let order = match known.level {
         Level::Savepoint => Order::Release,
@@ -355,14 +356,14 @@ fn cleaned_up(known: Known, doom: Option<Doom>) -> Ending {
 }
 
 /// A ROLLBACK would succeed without a transaction too: where rollback hooks wait for the answer, it is found out before
-/// whether what ran may be committed.
+/// whether what ran may be committed, if anything but a rollback can be sent.
 fn rollback(known: Known) -> Next {
-    let unproven = known.doom.is_none()
-        && may_be_committed(known)
-        && known.rollback_hooks
-        && known.level == Level::Outermost
-        && known.now == Now::Live;
-    Next::Send(if unproven { Order::Proof } else { Order::Rollback }, known.doom)
+    let in_doubt = known.doom.is_none() && known.level == Level::Outermost && may_be_committed(known);
+    match known.now {
+        Now::Live if in_doubt && known.rollback_hooks => Next::Send(Order::Proof, None),
+        Now::Aborted if in_doubt => Next::Send(Order::Rollback, Some(Doom::EndedEarly)),
+        Now::Live | Now::Aborted | Now::Broken | Now::Below | Now::Above => Next::Send(Order::Rollback, known.doom),
+    }
 }
 
 fn rolled_back(known: Known, failure: Option<Failure>, doom: Option<Doom>) -> Ending {
@@ -568,6 +569,10 @@ mod tests {
             (needs_proof && next == Next::Send(Order::Commit, None), "hooks would run behind a COMMIT without a proof"),
             (commits && known.before_commit && known.level != Level::Savepoint, "before-commit hooks run first"),
             (
+                matches!(next, Next::RunBeforeCommit | Next::Refuse(_)) && step != Step::Commit,
+                "what can be done before COMMIT only is done later",
+            ),
+            (
                 matches!(
                     step,
                     Step::CommitFailed { failure: Failure::Gone, .. } | Step::RolledBack(Some(Failure::Gone), _)
@@ -576,8 +581,8 @@ mod tests {
                 "what ended early may be committed, and is not called rolled back",
             ),
             (
-                known.now == Now::Broken
-                    && matches!(step, Step::Broken | Step::Commit)
+                (step == Step::Broken || step == Step::Commit && known.doom.is_none())
+                    && matches!(known.now, Now::Broken | Now::Aborted)
                     && raw_sql_may_have_committed
                     && says_rolled_back,
                 "what raw SQL may have committed is not called rolled back",
@@ -590,6 +595,15 @@ mod tests {
             (
                 matches!(step, Step::CleanedUp(None)) && known.now == Now::Broken && ending != Some(Ending::Unknown),
                 "lost during COMMIT, and said to be known",
+            ),
+            (
+                step == Step::Rollback
+                    && known.now == Now::Aborted
+                    && known.level == Level::Outermost
+                    && known.doom.is_none()
+                    && raw_sql_may_have_committed
+                    && next != Next::Send(Order::Rollback, Some(Doom::EndedEarly)),
+                "rollback hooks would run behind what may be committed, and can't be asked any more",
             ),
             (
                 step == Step::Rollback

@@ -67,6 +67,7 @@ impl<W> Staging<W> {
     }
 
     /// Gives what is staged to `take`, which leaves nothing.
+    #[inline]
     pub(super) fn take<T>(&self, take: impl FnOnce(&mut Vec<Hook<W>>, &mut Vec<NewCall>) -> T) -> T {
         let mut staged = self.lock();
         let Staged { tasks, calls } = &mut *staged;

@@ -215,6 +215,35 @@ fn e11_lost_in_an_inner_block<C: Database>(db: &Scratch<C>) {
     }
 }
 
+/// E11, E2: raw SQL may have committed before the connection was lost, and has here: the error does not say that nothing was
+/// committed.
+#[cfg(feature = "mysql")]
+#[test]
+fn e11_lost_behind_a_raw_commit() {
+    use diesel::MysqlConnection;
+
+    let db = &Scratch::<MysqlConnection>::new();
+    let conn = &mut db.connect();
+    let log = Log::new();
+    let result = atomic!(conn, -> QueryResult<()>, {
+        MysqlConnection::insert(conn, 1)?;
+        note(&log, 1);
+        conn.after_rollback(noting(&log, 2))?;
+        diesel::sql_query("COMMIT").execute(conn)?;
+        let inner = atomic!(conn, -> QueryResult<()>, {
+            MysqlConnection::kill(conn, &mut db.observer());
+            Ok(())
+        });
+        assert!(inner.is_err());
+        Ok(())
+    });
+    assert_eq!(refusal(&result), "EndedEarly");
+    assert_eq!(db.committed(), [1]);
+    assert_eq!(log.ran(), NOTHING);
+    assert_eq!(lost_hooks(conn), [HookKind::AfterCommit, HookKind::AfterRollback]);
+    assert_broken(db, conn, &log);
+}
+
 /// E11, E1: the commit stands, the hook's error is reported, and the next one runs.
 fn e11_lost_in_a_hook<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();

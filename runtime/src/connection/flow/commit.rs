@@ -148,6 +148,7 @@ async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, level: Level, err
                 }
                 step = Step::CleanedUp(doom);
             }
+            // Before a COMMIT only.
             Next::RunBeforeCommit => break Ending::Unknown,
             Next::Refuse(ending) | Next::End(ending) => break ending,
         }

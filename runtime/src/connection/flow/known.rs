@@ -2,7 +2,7 @@
 //!
 //! Must not know: what follows from it.
 
-use crate::connection::ending::{Known, Level, Now, Promise};
+use crate::connection::ending::{CommitProof, Doubt, Known, Level, Now, Promise};
 use crate::connection::keeper::Keeper;
 use crate::connection::wrapper::{State, Wrapper};
 
@@ -32,8 +32,9 @@ pub(super) fn known<W: Wrapper>(
         Some(state) if state.aborted => Now::Aborted,
         Some(_) => Now::Live,
     };
-    let (doubt, lost, doom, spilled) =
-        (keeper.watch.doubt(), keeper.watch.lost_transaction(), keeper.doom, keeper.has_spilled);
+    // Where COMMIT itself tells, nothing depends on it.
+    let doubt = if matches!(W::PROOF, CommitProof::Commit) { Doubt::None } else { keeper.watch.doubt() };
+    let (lost, doom, spilled) = (keeper.watch.lost_transaction(), keeper.doom, keeper.has_spilled);
     let waiting = keeper.queue();
     Known {
         proof: W::PROOF,

@@ -40,6 +40,7 @@ pub(crate) async fn rollback<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
                 result = conn.keeper().watch.result(sent);
                 step = Step::RolledBack(result.as_ref().err().map(|error| read(W::PROOF, error)), doom);
             }
+            // Before a COMMIT only.
             Next::RunBeforeCommit => break Ending::RolledBack,
             Next::Refuse(ending) | Next::End(ending) => break ending,
         }
@@ -96,7 +97,7 @@ pub(crate) async fn expect_depth<W: Wrapper>(conn: &mut W, level: usize) -> Quer
 
 /// Rolls back what a callback began and did not end, together with its own level; gives up what it ended.
 #[cold]
-pub(crate) async fn unbalanced<W: Wrapper>(conn: &mut W, depth: usize, level: usize) -> Error {
+async fn unbalanced<W: Wrapper>(conn: &mut W, depth: usize, level: usize) -> Error {
     if depth > level {
         unwind_to(conn, level - 1).await;
         CommitError::LeftOpen.into()
