@@ -8,8 +8,8 @@ macro_rules! on_both_kinds {
         impl<C> $connection<C> {
             /// Wraps a connection.
             ///
-            /// A transaction that is open on it already counts: hooks wait for its commit, if that goes
-            /// through the wrapper.
+            /// A transaction that is open on it already counts: hooks wait for its commit, if that
+            /// goes through the wrapper.
             pub fn new(inner: C) -> Self {
                 Self { inner, keeper: Keeper::new() }
             }
@@ -21,15 +21,15 @@ macro_rules! on_both_kinds {
 
             /// The wrapped connection.
             ///
-            /// Statements that run there are not seen by the wrapper, so the commit of the transaction around
-            /// them is proven even where nothing waits.
+            /// Statements that run there are not seen by the wrapper, so the commit of the
+            /// transaction around them is proven even where nothing waits.
             pub fn inner_mut(&mut self) -> &mut C {
                 self.keeper.watch.suspect(Doubt::Unseen);
                 &mut self.inner
             }
 
-            /// What became of the hooks of the last outermost transaction. Tasks that a
-            /// dispatcher runs count as soon as they are started or wait for their turn; its failure handler
+            /// What became of the hooks of the last outermost transaction. Tasks that a dispatcher
+            /// runs count as soon as they are started or wait for their turn; its failure handler
             /// is told how they end.
             ///
             /// # Examples
@@ -52,14 +52,14 @@ macro_rules! on_both_kinds {
                 &self.keeper.report
             }
 
-            /// Whether the hooks behind one that failed still run (`false`, the default) or are only
-            /// [reported](Report::not_run) (`true`).
+            /// Whether the hooks behind one that failed still run (`false`, the default) or are
+            /// only [reported](Report::not_run) (`true`).
             pub fn stop_hooks_at_first_failure(&mut self, stop: bool) {
                 self.keeper.stop_at_first_failure = stop;
             }
 
-            /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit
-            /// hooks, then calls of durable tasks that are not stored yet.
+            /// What waits, in the order of registration: commit hooks, then rollback hooks, then
+            /// before-commit hooks, then calls of durable tasks that are not stored yet.
             pub fn pending(&self) -> Vec<PendingHook> {
                 self.keeper.pending()
             }

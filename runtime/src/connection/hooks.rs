@@ -1,5 +1,5 @@
-//! What becomes of hooks when their transaction has [ended](Ending), and by nothing else: they run, are dropped, or are
-//! reported.
+//! What becomes of hooks when their transaction has [ended](Ending), and by nothing else: they run,
+//! are dropped, or are reported.
 //!
 //! Must not know: how a transaction ends, or whether the connection is asynchronous.
 
@@ -100,8 +100,8 @@ impl<'c, W: Wrapper> Run<'c, W> {
         }
     }
 
-    /// Runs hooks up to one that has to be awaited; says whether there is one. Not a part of the future, because most of them don't
-    /// have to be.
+    /// Runs hooks up to one that has to be awaited; says whether there is one. Not a part of the
+    /// future, because most of them don't have to be.
     #[inline]
     fn up_to_one_that_waits(&mut self) -> bool {
         while let Some(hook) = self.hooks.get_mut(self.next) {
@@ -156,8 +156,8 @@ impl<W: Wrapper> Drop for Run<'_, W> {
 }
 
 impl<W: Wrapper> Run<'_, W> {
-    /// The future was dropped while a hook was awaited. What needs no connection runs here and now, the rest when the connection
-    /// is used again.
+    /// The future was dropped while a hook was awaited. What needs no connection runs here and now,
+    /// the rest when the connection is used again.
     #[cold]
     fn cancelled(&mut self) {
         let rest = self.hooks.split_off(self.next);
@@ -214,8 +214,8 @@ pub(super) async fn run_ready<W: Wrapper>(conn: &mut W) {
     }
 }
 
-/// What was registered above `depth` belongs to a transaction that ended so; `stage` is what its hooks take that run after a
-/// COMMIT.
+/// What was registered above `depth` belongs to a transaction that ended so; `stage` is what its
+/// hooks take that run after a COMMIT.
 pub(super) async fn ended<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending, stage: Stage) {
     if ending.commit_hooks() == Fate::Run {
         run_committed(conn, depth, stage).await;
@@ -269,7 +269,8 @@ fn settle<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending) -> Vec<Hook<W>
     rollback
 }
 
-/// What rollback hooks take. There is nothing left to refuse: where one of them cannot run, that is its failure.
+/// What rollback hooks take. There is nothing left to refuse: where one of them cannot run, that is
+/// its failure.
 fn stage_for<W: Wrapper>(conn: &mut W, hooks: &[Hook<W>]) -> Stage {
     conn.keeper().route.stage_what_there_is(hooks.iter().filter_map(Hook::needs))
 }

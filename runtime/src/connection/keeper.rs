@@ -1,8 +1,9 @@
-//! What a deferring connection keeps beside the connection below: the hooks that wait, what is known of the transaction, and
-//! what is told of hooks that failed or did not run.
+//! What a deferring connection keeps beside the connection below: the hooks that wait, what is
+//! known of the transaction, and what is told of hooks that failed or did not run.
 //!
-//! A captured value's `Drop` is code of a user's too: where hooks are dropped its panic is contained and reported, because
-//! the transaction has ended by then and nothing can be refused any more.
+//! A captured value's `Drop` is code of a user's too: where hooks are dropped its panic is
+//! contained and reported, because the transaction has ended by then and nothing can be refused any
+//! more.
 //!
 //! Must not know: the connection below, or how a transaction begins and ends.
 
@@ -28,11 +29,13 @@ pub(crate) struct Keeper<W> {
     /// Up to date only behind a call of [`Self::queue`].
     pub(super) queue: Waiting<W>,
     staging: Staging<W>,
-    /// A second handle to it for the next block: handing out one that exists costs no atomic operation.
+    /// A second handle to it for the next block: handing out one that exists costs no atomic
+    /// operation.
     spare: Option<Staging<W>>,
     pub(super) watch: Watch,
-    /// The depths of transactions that were opened by the transaction manager itself, so that nobody is told where the future
-    /// that they belong to is dropped: by the method of a pooled connection's, or by hand.
+    /// The depths of transactions that were opened by the transaction manager itself, so that
+    /// nobody is told where the future that they belong to is dropped: by the method of a pooled
+    /// connection's, or by hand.
     #[cfg(feature = "async")]
     unguarded: Vec<usize>,
     /// Why the open transaction must not be committed any more.
@@ -53,13 +56,14 @@ pub(crate) struct Keeper<W> {
     pub(super) has_spilled: bool,
 }
 
-/// Whether the future of something that this connection was doing was dropped before that was done. A statement is marked while
-/// it is under way; where its future is dropped, the mark stays.
+/// Whether the future of something that this connection was doing was dropped before that was done.
+/// A statement is marked while it is under way; where its future is dropped, the mark stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Interrupted {
     #[default]
     No,
-    /// A block, between two statements of ours. `entry` is the depth of the innermost one around it that has not ended yet.
+    /// A block, between two statements of ours. `entry` is the depth of the innermost one around it
+    /// that has not ended yet.
     #[cfg_attr(not(feature = "async"), allow(dead_code, reason = "nothing else is cancelled"))]
     InBlock { entry: usize, outermost: bool },
     /// A statement that begins, releases or rolls back.
@@ -93,7 +97,8 @@ impl<W> Keeper<W> {
         }
     }
 
-    /// What waits, in the order of registration: commit hooks, then rollback hooks, then before-commit hooks.
+    /// What waits, in the order of registration: commit hooks, then rollback hooks, then
+    /// before-commit hooks.
     pub(super) fn pending(&self) -> Vec<PendingHook> {
         self.queue.view(|waiting| {
             let depth = self.queue.depth();
@@ -195,12 +200,14 @@ impl<W> Keeper<W> {
         self.report.fail(failure);
     }
 
-    /// Notes hooks above `depth` that will not run although nothing is known to have rolled them back.
+    /// Notes hooks above `depth` that will not run although nothing is known to have rolled them
+    /// back.
     pub(super) fn lose(&mut self, hooks: &[Hook<W>], kind: HookKind, depth: usize, why: &'static str) {
         self.report.lose(hooks.iter().map(|hook| hook.describe(kind, depth + 1)).collect(), why);
     }
 
-    /// Notes durable calls above `depth` that were not stored although nothing is known to have rolled their transaction back.
+    /// Notes durable calls above `depth` that were not stored although nothing is known to have
+    /// rolled their transaction back.
     pub(super) fn lose_calls(&mut self, calls: &[NewCall], depth: usize, why: &'static str) {
         self.report.lose(calls.iter().map(|call| describe(call, depth + 1)).collect(), why);
     }
@@ -246,7 +253,8 @@ fn describe(call: &NewCall, depth: usize) -> PendingHook {
     }
 }
 
-/// Hooks that have to be given the connection, of a transaction that has ended; the future that ran them was dropped.
+/// Hooks that have to be given the connection, of a transaction that has ended; the future that ran
+/// them was dropped.
 pub(super) struct Ready<W>(Guarded<Vec<(Hook<W>, HookKind)>>);
 
 impl<W> Ready<W> {

@@ -1,4 +1,5 @@
-//! Connections that keep hooks until the outermost commit, and what the database below must tell them.
+//! Connections that keep hooks until the outermost commit, and what the database below must tell
+//! them.
 //!
 //! Must not know: the macros, or how a task captures its arguments.
 
@@ -55,9 +56,9 @@ use crate::durable::{NewTask, Outbox, TaskTable};
 
 /// A Diesel connection that a [`DeferredConnection`] can wrap.
 ///
-/// Implemented for Diesel's own connections and for r2d2's pooled ones. For a `#[derive(MultiConnection)]` enum or another
-/// connection type of your own one line does, because the default proof works on every SQL database. What is added to this
-/// trait will have defaults:
+/// Implemented for Diesel's own connections and for r2d2's pooled ones. For a
+/// `#[derive(MultiConnection)]` enum or another connection type of your own one line does, because
+/// the default proof works on every SQL database. What is added to this trait will have defaults:
 ///
 /// ```
 /// use diesel::prelude::*;
@@ -81,20 +82,24 @@ pub trait Deferrable: Connection {
     /// What it takes to believe that a COMMIT on this connection committed.
     const PROOF: CommitProof = CommitProof::Savepoint;
 
-    /// Whether it is known to be MySQL or MariaDB: one of any type may be SQLite, where a savepoint proves less.
+    /// Whether it is known to be MySQL or MariaDB: one of any type may be SQLite, where a savepoint
+    /// proves less.
     #[doc(hidden)]
     const IS_MYSQL: bool = false;
 
-    /// The SQL that opens a transaction with these options: the standard's by default. Only connections with one of the
-    /// capability traits, such as [`HasIsolation`](crate::HasIsolation), can be asked for it.
+    /// The SQL that opens a transaction with these options: the standard's by default. Only
+    /// connections with one of the capability traits, such as
+    /// [`HasIsolation`](crate::HasIsolation), can be asked for it.
     #[doc(hidden)]
     fn begin_sql(options: &crate::atomic::BeginOptions) -> String {
         options.standard_sql()
     }
 
-    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that were. There is one at least.
+    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that
+    /// were. There is one at least.
     ///
-    /// For an enum of connections hand it on to the one that it holds: `match self { Self::Sqlite(conn) => conn.store_calls(calls), … }`.
+    /// For an enum of connections hand it on to the one that it holds: `match self {
+    /// Self::Sqlite(conn) => conn.store_calls(calls), … }`.
     ///
     /// # Errors
     /// What the database says; by default, that nobody knows how to write them on this connection.

@@ -1,5 +1,5 @@
-//! What it takes to believe a COMMIT on a database, and what an error's words mean there: Diesel has no
-//! SQLSTATE, and kinds for a few errors only.
+//! What it takes to believe a COMMIT on a database, and what an error's words mean there: Diesel
+//! has no SQLSTATE, and kinds for a few errors only.
 //!
 //! Must not know: connections, or what is done about it.
 
@@ -16,8 +16,8 @@ const DIESEL_SAVEPOINT: &str = "diesel_savepoint_";
 /// Fails where there is no live transaction, and does nothing where there is one.
 pub(super) const PROOF: &str = "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof";
 
-/// One message to the server: where there is no live transaction the savepoint cannot be released (MySQL, MariaDB,
-/// SQLite) or not even set (PostgreSQL), and the COMMIT behind it is not executed.
+/// One message to the server: where there is no live transaction the savepoint cannot be released
+/// (MySQL, MariaDB, SQLite) or not even set (PostgreSQL), and the COMMIT behind it is not executed.
 const PROVEN_COMMIT: &str =
     "SAVEPOINT diesel_deferred_commit_proof; RELEASE SAVEPOINT diesel_deferred_commit_proof; COMMIT";
 
@@ -35,7 +35,8 @@ pub(super) fn proven_commit(proof: CommitProof) -> &'static str {
     if proof == CommitProof::Statement { POSTGRES_PROVEN_COMMIT } else { PROVEN_COMMIT }
 }
 
-/// The message that undoes what ran behind Diesel's savepoint of this number, and ends the savepoint.
+/// The message that undoes what ran behind Diesel's savepoint of this number, and ends the
+/// savepoint.
 pub(super) fn roll_back_and_release(number: usize) -> String {
     format!("ROLLBACK TO SAVEPOINT {DIESEL_SAVEPOINT}{number}; RELEASE SAVEPOINT {DIESEL_SAVEPOINT}{number}")
 }
@@ -54,7 +55,8 @@ pub(super) fn read(proof: CommitProof, error: &Error) -> Failure {
     }
 }
 
-/// Whether the message says that there is no transaction, or that a savepoint is not in it: that it ended behind our back.
+/// Whether the message says that there is no transaction, or that a savepoint is not in it: that it
+/// ended behind our back.
 fn is_gone(proof: CommitProof, message: &str) -> bool {
     says(message, &[PROOF_SAVEPOINT, DIESEL_SAVEPOINT, OVER])
         // PostgreSQL names the command that it refuses outside of a transaction, in any language.
@@ -70,8 +72,8 @@ pub(super) fn is_over(error: &Error) -> bool {
     }
 }
 
-/// Errors that have no kind of their own in Diesel may also have come from the proof before the COMMIT,
-/// or from a server that is shutting down: a ROLLBACK finds out.
+/// Errors that have no kind of their own in Diesel may also have come from the proof before the
+/// COMMIT, or from a server that is shutting down: a ROLLBACK finds out.
 fn was_refused(proof: CommitProof, kind: &DatabaseErrorKind) -> bool {
     use DatabaseErrorKind::{
         CheckViolation, ForeignKeyViolation, NotNullViolation, SerializationFailure, UniqueViolation,
@@ -83,8 +85,9 @@ fn was_refused(proof: CommitProof, kind: &DatabaseErrorKind) -> bool {
         )
 }
 
-/// MySQL's 1213 and MariaDB's 1020: the server has rolled the whole transaction back, which no later statement or COMMIT
-/// tells when `autocommit` is off, because the next statement begins a new one then.
+/// MySQL's 1213 and MariaDB's 1020: the server has rolled the whole transaction back, which no
+/// later statement or COMMIT tells when `autocommit` is off, because the next statement begins a
+/// new one then.
 const ENDS_TRANSACTION: [&str; 2] = ["Deadlock found", "Record has changed since last read"];
 
 pub(super) fn ends_transaction(error: &Error) -> bool {
@@ -93,8 +96,9 @@ pub(super) fn ends_transaction(error: &Error) -> bool {
 
 /// Whether the database gave up on a statement or transaction because of a concurrent one.
 ///
-/// Diesel has a kind for serialisation failures only (PostgreSQL 40001, MySQL 1213 through the query builder) and no
-/// SQLSTATE, so the rest is known by the server's text: PostgreSQL's in its default language.
+/// Diesel has a kind for serialisation failures only (PostgreSQL 40001, MySQL 1213 through the
+/// query builder) and no SQLSTATE, so the rest is known by the server's text: PostgreSQL's in its
+/// default language.
 pub(super) fn is_conflict(error: &Error) -> bool {
     let texts = ["deadlock detected", "could not serialize access", "database is locked", "database table is locked"];
     match error {

@@ -19,8 +19,8 @@ use crate::report::HookKind;
 use crate::sealed::Sealed;
 use crate::task::{Receiver, Start, Taken, Task};
 
-/// Something that a task can be registered on: a [`DeferredConnection`](crate::DeferredConnection), or a pooled one; with the
-/// feature `async` also an `AsyncDeferredConnection`.
+/// Something that a task can be registered on: a [`DeferredConnection`](crate::DeferredConnection),
+/// or a pooled one; with the feature `async` also an `AsyncDeferredConnection`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not keep tasks until the commit",
     label = "expected a `&mut DeferredConnection` or a `&mut AsyncDeferredConnection`",
@@ -50,17 +50,19 @@ pub trait AfterCommit: Sealed {
         task.hand_over(Deferred(self.deferring()))
     }
 
-    /// Registers a task to run after a rollback of the innermost open transaction or of one around it.
+    /// Registers a task to run after a rollback of the innermost open transaction or of one around
+    /// it.
     ///
     /// # Errors
     /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction;
-    /// [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun) where the task could not run.
+    /// [`CommitError::TaskCannotRun`](crate::CommitError::TaskCannotRun) where the task could not
+    /// run.
     fn compensate_task<T: Task>(&mut self, task: T) -> QueryResult<()> {
         task.hand_over(Compensation(self.deferring()))
     }
 
-    /// Registers a task to run after the outermost commit, or runs it now where no transaction is open; an `async` or `blocking`
-    /// one is spawned.
+    /// Registers a task to run after the outermost commit, or runs it now where no transaction is
+    /// open; an `async` or `blocking` one is spawned.
     ///
     /// # Errors
     /// What the task returns when it runs here and now, or what it lacks.
@@ -72,7 +74,8 @@ pub trait AfterCommit: Sealed {
     ///
     /// # Errors
     /// [`NotInTransaction`](crate::CommitError::NotInTransaction) outside of a transaction;
-    /// [`CommitError::TaskCannotBeStored`](crate::CommitError::TaskCannotBeStored) where something is wrong with the call.
+    /// [`CommitError::TaskCannotBeStored`](crate::CommitError::TaskCannotBeStored) where something
+    /// is wrong with the call.
     #[cfg(feature = "durable")]
     #[doc(hidden)]
     fn store_task<T: Durable>(&mut self, task: T) -> QueryResult<TaskId> {
@@ -177,8 +180,8 @@ impl<W: Wrapper> Registry for W {
     }
 }
 
-/// The queue, where a transaction is open, with a mark for each depth; `task` and `call_site` say what is to be
-/// registered there.
+/// The queue, where a transaction is open, with a mark for each depth; `task` and `call_site` say
+/// what is to be registered there.
 ///
 /// # Errors
 /// [`CommitError::NotInTransaction`] or [`CommitError::Cancelled`].

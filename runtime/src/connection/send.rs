@@ -1,4 +1,5 @@
-//! One statement of ours, marked while it is under way: where its future is dropped, nobody knows what became of it.
+//! One statement of ours, marked while it is under way: where its future is dropped, nobody knows
+//! what became of it.
 //!
 //! Must not know: when it is sent, or what its failure means.
 
@@ -24,7 +25,8 @@ pub(super) enum Statement<'a> {
     Sql(&'a str),
 }
 
-/// Sends it. Where the future is dropped meanwhile, nobody knows what became of it, and `interrupted` tells.
+/// Sends it. Where the future is dropped meanwhile, nobody knows what became of it, and
+/// `interrupted` tells.
 pub(super) async fn send<W: Wrapper>(conn: &mut W, statement: Statement<'_>) -> QueryResult<()> {
     send_marked(conn, statement, Interrupted::InStatement).await
 }
@@ -64,8 +66,8 @@ pub(super) async fn send_order<W: Wrapper>(conn: &mut W, order: Order, depth: us
     }
 }
 
-/// Opens a transaction with `sql` where none is open, for any connection: Diesel's own function for this knows its own
-/// connections only.
+/// Opens a transaction with `sql` where none is open, for any connection: Diesel's own function for
+/// this knows its own connections only.
 pub(super) async fn begin_with_sql<W: Wrapper>(conn: &mut W, sql: String) -> QueryResult<()> {
     conn.tell(InstrumentationEvent::begin_transaction(NonZeroU32::MIN));
     // Before it is sent: where the future is dropped meanwhile, a pool below must not take the connection for idle.
@@ -84,7 +86,8 @@ fn change_depth<W: Wrapper>(conn: &mut W, change: TransactionDepthChange) -> Que
     }
 }
 
-/// COMMIT behind a proof, in one message, with the events and the bookkeeping that Diesel's own commit has.
+/// COMMIT behind a proof, in one message, with the events and the bookkeeping that Diesel's own
+/// commit has.
 async fn send_proven_commit<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     conn.tell(InstrumentationEvent::commit_transaction(NonZeroU32::MIN));
     send_marked(conn, Statement::Sql(proven_commit(W::PROOF)), Interrupted::InCommit).await?;
@@ -111,7 +114,8 @@ async fn send_rollback<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     }
 }
 
-/// Where SQLite has ended the transaction, Diesel before 2.3.14 does not see it, and takes the connection for broken.
+/// Where SQLite has ended the transaction, Diesel before 2.3.14 does not see it, and takes the
+/// connection for broken.
 #[cold]
 pub(super) fn notice_its_end<W: Wrapper>(conn: &mut W, error: &Error) {
     if is_over(error) {

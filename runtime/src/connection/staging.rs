@@ -17,9 +17,9 @@ pub(crate) type NewCall = Result<NewTask, CannotStore>;
 
 /// Tasks on their way from the statements of a block into the connection's queue.
 ///
-/// A block registers here and not on the connection itself, because a statement's value may still borrow the connection
-/// when its task is registered. The connection takes over what is staged before it looks at its queue, so that the order
-/// is kept and the queue itself needs no lock.
+/// A block registers here and not on the connection itself, because a statement's value may still
+/// borrow the connection when its task is registered. The connection takes over what is staged
+/// before it looks at its queue, so that the order is kept and the queue itself needs no lock.
 pub(crate) struct Staging<W>(Arc<StagingInner<W>>);
 
 struct StagingInner<W> {
@@ -45,7 +45,8 @@ impl<W> Staging<W> {
         }))
     }
 
-    /// Maps what is staged. Not under the lock: `f` runs code of a user's. One thread at a time, that which views the queue.
+    /// Maps what is staged. Not under the lock: `f` runs code of a user's. One thread at a time,
+    /// that which views the queue.
     pub(super) fn inspect<T>(&self, f: impl FnMut(&Hook<W>) -> T) -> Vec<T> {
         let mut tasks = std::mem::take(&mut self.lock().tasks);
         let mapped = tasks.iter().map(f).collect();

@@ -1,5 +1,5 @@
-//! How durable calls become rows: by one statement just before the outermost COMMIT, or earlier where there are very many, then in the
-//! savepoint that they belong to.
+//! How durable calls become rows: by one statement just before the outermost COMMIT, or earlier
+//! where there are very many, then in the savepoint that they belong to.
 //!
 //! Must not know: what a row looks like, or whether the connection is asynchronous.
 
@@ -21,12 +21,14 @@ impl<W> Keeper<W> {
     }
 }
 
-/// Stores what is left, before the outermost COMMIT. Where this fails the transaction must be rolled back.
+/// Stores what is left, before the outermost COMMIT. Where this fails the transaction must be
+/// rolled back.
 pub(super) async fn store_all<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     if conn.keeper().has_calls() { Box::pin(store(conn)).await } else { Ok(()) }
 }
 
-/// Stores the calls of the innermost transaction or savepoint, in it, where they are very many. Where this fails it must be rolled back.
+/// Stores the calls of the innermost transaction or savepoint, in it, where they are very many.
+/// Where this fails it must be rolled back.
 pub(super) async fn spill<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     if conn.keeper().has_to_spill() {
         Box::pin(store(conn)).await?;
@@ -76,7 +78,8 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     Ok(())
 }
 
-/// Calls were not stored. Whoever goes on in spite of the error must not get to commit without them.
+/// Calls were not stored. Whoever goes on in spite of the error must not get to commit without
+/// them.
 fn refuse<W: Wrapper>(conn: &mut W, cannot_store: CannotStore, error: Error) -> Error {
     conn.keeper().queue().store(Err(cannot_store));
     error
@@ -95,7 +98,8 @@ async fn send_some<W: Wrapper>(conn: &mut W, calls: &[NewTask]) -> QueryResult<u
     sent
 }
 
-/// Whether the transaction may have ended without anybody having noticed. The rows would be committed on their own then.
+/// Whether the transaction may have ended without anybody having noticed. The rows would be
+/// committed on their own then.
 fn in_doubt<W: Wrapper>(conn: &mut W) -> bool {
     let doubt = conn.keeper().watch.doubt();
     match W::PROOF {
@@ -150,7 +154,8 @@ async fn prove_on_sqlite<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     }
 }
 
-/// What is told of a failure: why the transaction is over, where that is known; otherwise what the database says.
+/// What is told of a failure: why the transaction is over, where that is known; otherwise what the
+/// database says.
 fn because<W: Wrapper>(conn: &mut W, error: Error) -> Error {
     let keeper = conn.keeper();
     let lost = keeper.watch.lost_transaction();
@@ -174,8 +179,8 @@ fn because<W: Wrapper>(conn: &mut W, error: Error) -> Error {
     }
 }
 
-/// Whether that says that our table is missing, in the server's default language. In another it is the server's words that the user
-/// gets, as of all else that may be wrong with the table.
+/// Whether that says that our table is missing, in the server's default language. In another it is
+/// the server's words that the user gets, as of all else that may be wrong with the table.
 fn misses_table(message: &str) -> bool {
     // Not a column of it, nor a table that a trigger by hand writes to.
     let Some((before, after)) = message.split_once(TABLE) else { return false };

@@ -1,5 +1,5 @@
-//! What the wrapper sees of the statements that pass through it: enough to know when a commit needs proof and when a
-//! failed block is worth another attempt.
+//! What the wrapper sees of the statements that pass through it: enough to know when a commit needs
+//! proof and when a failed block is worth another attempt.
 //!
 //! Must not know: hooks.
 
@@ -14,10 +14,12 @@ use diesel::result::{Error, QueryResult};
 use super::ending::Doubt;
 use super::proof::{ends_transaction, is_conflict};
 
-/// What was seen in the current outermost transaction. A clone is another handle to the same: rows tell of their errors
-/// without borrowing the connection, which may send other queries while they are read.
+/// What was seen in the current outermost transaction. A clone is another handle to the same: rows
+/// tell of their errors without borrowing the connection, which may send other queries while they
+/// are read.
 ///
-/// Relaxed throughout: whoever decides by it has the connection by `&mut`, so was synchronised with by other means.
+/// Relaxed throughout: whoever decides by it has the connection by `&mut`, so was synchronised with
+/// by other means.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watch(Arc<Seen>);
 
@@ -47,12 +49,14 @@ impl Watch {
             .unwrap_or(Doubt::Unseen)
     }
 
-    /// Whether a statement failed because of another transaction, so that the block may succeed when it is run again.
+    /// Whether a statement failed because of another transaction, so that the block may succeed
+    /// when it is run again.
     pub(crate) fn saw_conflict(&self) -> bool {
         self.0.conflict.load(Ordering::Relaxed)
     }
 
-    /// Whether a statement failed with an error that ends the whole transaction on the server, unannounced.
+    /// Whether a statement failed with an error that ends the whole transaction on the server,
+    /// unannounced.
     pub(crate) fn lost_transaction(&self) -> bool {
         self.0.lost.load(Ordering::Relaxed)
     }
@@ -77,7 +81,8 @@ impl Watch {
         }
     }
 
-    /// Notes what kind of query is about to run. One without a static identity is raw SQL, or may hold some.
+    /// Notes what kind of query is about to run. One without a static identity is raw SQL, or may
+    /// hold some.
     #[inline]
     pub(crate) fn query<T: QueryId>(&self) {
         if !T::HAS_STATIC_QUERY_ID {

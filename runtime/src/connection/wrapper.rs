@@ -1,8 +1,8 @@
-//! What the flow of a transaction asks of a deferring connection, and of the one below it: the same of a synchronous and of an
-//! asynchronous one.
+//! What the flow of a transaction asks of a deferring connection, and of the one below it: the same
+//! of a synchronous and of an asynchronous one.
 //!
-//! The flow (`transaction`, `commit`, `run`) is written once, as async code. On a synchronous connection nothing in it ever
-//! waits, so that [`now`] runs it to its end.
+//! The flow (`transaction`, `commit`, `run`) is written once, as async code. On a synchronous
+//! connection nothing in it ever waits, so that [`now`] runs it to its end.
 //!
 //! Must not know: in which order these things are done.
 
@@ -20,7 +20,8 @@ use crate::atomic::BeginOptions;
 use crate::durable::NewTask;
 use crate::sealed::Sealed;
 
-/// A deferring connection: [`DeferredConnection`](crate::DeferredConnection) or `AsyncDeferredConnection`.
+/// A deferring connection: [`DeferredConnection`](crate::DeferredConnection) or
+/// `AsyncDeferredConnection`.
 pub trait Deferring: Sealed + Send + Sized {
     /// The connection below.
     type Wrapped;
@@ -41,8 +42,9 @@ pub(crate) trait Wrapper: Deferring {
     /// Whether it is diesel-async's: closures are awaited.
     const ASYNC: bool;
 
-    /// How many lists of hooks may be run one in the other: a hook opens a block, whose hooks open blocks. They
-    /// must fit on the 2 MB of a thread of tokio's or of the standard library's, in a debug build.
+    /// How many lists of hooks may be run one in the other: a hook opens a block, whose hooks open
+    /// blocks. They must fit on the 2 MB of a thread of tokio's or of the standard library's, in a
+    /// debug build.
     const HOOK_DEPTH: usize;
 
     /// What it keeps.
@@ -94,8 +96,8 @@ pub(crate) trait Wrapper: Deferring {
         self.state().map_or(0, |state| state.depth)
     }
 
-    /// Whether a concurrent transaction was in the way of the last one, which may succeed when it is run again. Not where
-    /// it may have been committed, nor on a broken connection.
+    /// Whether a concurrent transaction was in the way of the last one, which may succeed when it
+    /// is run again. Not where it may have been committed, nor on a broken connection.
     fn lost_to_another(&mut self) -> bool {
         self.keeper().watch.saw_conflict() && self.state().is_some()
     }

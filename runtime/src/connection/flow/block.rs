@@ -60,12 +60,12 @@ pub(crate) async fn end_with_commit<W: Wrapper>(conn: &mut W, entry: usize, prom
     committed
 }
 
-/// Ends a transaction whose callback wants it rolled back. `Ok` where there is nothing to say beyond
-/// what the callback returned: a ROLLBACK that fails changes nothing about why it was sent.
+/// Ends a transaction whose callback wants it rolled back. `Ok` where there is nothing to say
+/// beyond what the callback returned: a ROLLBACK that fails changes nothing about why it was sent.
 ///
 /// # Errors
-/// [`CommitError::EndedEarly`] or [`CommitError::RolledBack`] where the transaction had ended behind our
-/// back, so that what the callback did may be committed.
+/// [`CommitError::EndedEarly`] or [`CommitError::RolledBack`] where the transaction had ended
+/// behind our back, so that what the callback did may be committed.
 pub(crate) async fn end_with_rollback<W: Wrapper>(conn: &mut W, entry: usize) -> QueryResult<()> {
     if conn.keeper().interrupted != Interrupted::No {
         let _ = end_around(conn, entry).await;
@@ -118,8 +118,9 @@ pub(crate) async fn close_above<W: Wrapper>(conn: &mut W, depth: usize) -> bool 
     left_open
 }
 
-/// What a block that was begun at depth `entry` does at its end, whichever that is, where one in it was dropped. Only the outermost
-/// one rolls back: the code between the two goes on, and must not go on outside of any transaction.
+/// What a block that was begun at depth `entry` does at its end, whichever that is, where one in it
+/// was dropped. Only the outermost one rolls back: the code between the two goes on, and must not
+/// go on outside of any transaction.
 ///
 /// # Errors
 /// [`CommitError::Cancelled`] where the connection still refuses all use.
@@ -135,7 +136,8 @@ pub(crate) async fn end_around<W: Wrapper>(conn: &mut W, entry: usize) -> QueryR
     recover(conn).await
 }
 
-/// The same for a block that was opened by code that has never heard of us: it must be the innermost around the dropped one.
+/// The same for a block that was opened by code that has never heard of us: it must be the
+/// innermost around the dropped one.
 #[cfg(feature = "async")]
 pub(crate) async fn end_foreign_around<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     match conn.keeper().interrupted {
@@ -144,8 +146,8 @@ pub(crate) async fn end_foreign_around<W: Wrapper>(conn: &mut W) -> QueryResult<
     }
 }
 
-/// The connection goes back to a pool with a transaction open that nobody will end: the pool closes the connection, which
-/// rolls back.
+/// The connection goes back to a pool with a transaction open that nobody will end: the pool closes
+/// the connection, which rolls back.
 #[cfg(feature = "async")]
 pub(crate) fn give_up_unguarded<W: Wrapper>(conn: &mut W) {
     if conn.keeper().unguarded().is_none() {

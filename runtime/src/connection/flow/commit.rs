@@ -1,5 +1,5 @@
-//! How a transaction ends with COMMIT, or a savepoint with its RELEASE. What comes next at each step, also where COMMIT fails, is
-//! said by [`next`].
+//! How a transaction ends with COMMIT, or a savepoint with its RELEASE. What comes next at each
+//! step, also where COMMIT fails, is said by [`next`].
 //!
 //! Must not know: what it takes to believe a COMMIT, or how hooks are run.
 
@@ -87,7 +87,8 @@ pub(crate) async fn commit<W: Wrapper>(conn: &mut W, depth: usize, promise: Prom
     Ok(())
 }
 
-/// What is known before anything is sent. Hooks may have been registered at a level that ended below the wrapper.
+/// What is known before anything is sent. Hooks may have been registered at a level that ended
+/// below the wrapper.
 fn about_to_commit<W: Wrapper>(conn: &mut W, depth: usize, level: Level, promise: Promise) -> Known {
     let state = conn.state();
     let keeper = conn.keeper();
@@ -119,7 +120,8 @@ async fn over_before<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending) {
     unwind_to(conn, open.min(base.max(depth - 1))).await;
 }
 
-/// The outermost COMMIT, of a transaction that was begun at depth `entry`, failed: leaves nothing open above that.
+/// The outermost COMMIT, of a transaction that was begun at depth `entry`, failed: leaves nothing
+/// open above that.
 #[cold]
 pub(crate) async fn end_failed_commit<W: Wrapper>(conn: &mut W, entry: usize, error: Error) -> Error {
     let level = if entry == 0 { Level::Outermost } else { Level::InTest };
@@ -202,8 +204,8 @@ fn stage<W: Wrapper>(keeper: &mut Keeper<W>) -> Result<Stage, CommitError> {
     keeper.route.stage(needs).map_err(CommitError::TaskCannotRun)
 }
 
-/// A hook that would run on this thread needs stack on top of all the hooks that are being run. What is
-/// spawned does not.
+/// A hook that would run on this thread needs stack on top of all the hooks that are being run.
+/// What is spawned does not.
 #[cold]
 fn refuse_deeper_hooks<W: Wrapper>(keeper: &mut Keeper<W>) -> Result<(), CommitError> {
     let runs_here = |hook: &&Hook<W>| !hook.needs().is_some_and(|needs| needs.dispatched);

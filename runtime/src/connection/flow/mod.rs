@@ -1,9 +1,10 @@
-//! Begin, commit, roll back, unwind, recover: in which order things are done. Diesel's own transaction manager of the wrapped
-//! connection does the work; this one moves the marks of the queue along with it. It asks [`ending`](super::ending) what is to be
-//! sent, sends it, asks again, and tells the hooks how it ended.
+//! Begin, commit, roll back, unwind, recover: in which order things are done. Diesel's own
+//! transaction manager of the wrapped connection does the work; this one moves the marks of the
+//! queue along with it. It asks [`ending`](super::ending) what is to be sent, sends it, asks again,
+//! and tells the hooks how it ended.
 //!
-//! After each step the depth that Diesel reports counts, not the result of the step: Diesel lowers it on some failures and keeps
-//! it on others.
+//! After each step the depth that Diesel reports counts, not the result of the step: Diesel lowers
+//! it on some failures and keeps it on others.
 //!
 //! Must not know: the macros, or whether the connection is asynchronous.
 

@@ -1,9 +1,10 @@
-//! How a transaction or savepoint is rolled back: because its block failed, because it is in the way, or because its future was
-//! dropped.
+//! How a transaction or savepoint is rolled back: because its block failed, because it is in the
+//! way, or because its future was dropped.
 //!
-//! A block whose future was dropped (by a timeout, or because nobody waits for its answer any more; only on asynchronous
-//! connections) cannot await its ROLLBACK. Its hooks are dealt with at once, for nothing of it will be committed by this
-//! connection, which refuses all use until it is rolled back.
+//! A block whose future was dropped (by a timeout, or because nobody waits for its answer any more;
+//! only on asynchronous connections) cannot await its ROLLBACK. Its hooks are dealt with at once,
+//! for nothing of it will be committed by this connection, which refuses all use until it is rolled
+//! back.
 //!
 //! Must not know: how a transaction begins or commits.
 
@@ -86,7 +87,8 @@ pub(crate) async fn unwind_to<W: Wrapper>(conn: &mut W, depth: usize) {
     }
 }
 
-/// Refuses to go on where a callback returned at another depth than `level`, at which it was called.
+/// Refuses to go on where a callback returned at another depth than `level`, at which it was
+/// called.
 pub(crate) async fn expect_depth<W: Wrapper>(conn: &mut W, level: usize) -> QueryResult<()> {
     match conn.state() {
         // On a broken connection what follows will find out, and say so.
@@ -95,7 +97,8 @@ pub(crate) async fn expect_depth<W: Wrapper>(conn: &mut W, level: usize) -> Quer
     }
 }
 
-/// Rolls back what a callback began and did not end, together with its own level; gives up what it ended.
+/// Rolls back what a callback began and did not end, together with its own level; gives up what it
+/// ended.
 #[cold]
 async fn unbalanced<W: Wrapper>(conn: &mut W, depth: usize, level: usize) -> Error {
     if depth > level {
@@ -150,7 +153,8 @@ pub(crate) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     Err(CommitError::Cancelled.into())
 }
 
-/// Deals with the hooks that were registered above `depth`, in a transaction that was cancelled there. Nothing can be awaited.
+/// Deals with the hooks that were registered above `depth`, in a transaction that was cancelled
+/// there. Nothing can be awaited.
 pub(crate) fn cancelled<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
     let in_commit = keeper.interrupted == Interrupted::InCommit;
