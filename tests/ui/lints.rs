@@ -340,8 +340,27 @@ pub mod signatures {
 
     /// All lists of the standard library, by reference.
     #[deferred_task]
-    #[expect(clippy::ref_option)]
+    #[expect(clippy::implicit_hasher, clippy::ref_option)]
     pub fn hashed(map: &std::collections::HashMap<String, i32>, option: &Option<String>) {
         println!("{map:?} {option:?}");
+    }
+}
+
+/// Behind a `forbid` an `allow` of the expansion's would itself be an error.
+#[forbid(dead_code, non_snake_case, missing_docs, clippy::all, clippy::pedantic)]
+pub mod forbidden {
+    use diesel_deferred::deferred_task;
+
+    /// Runs here.
+    #[deferred_task]
+    pub fn here(id: i32, text: &str, flag: bool) {
+        println!("{id} {text} {flag}");
+    }
+
+    /// Is stored.
+    #[deferred_task(durable)]
+    pub async fn stored(id: i32, text: &str, flag: bool) {
+        std::future::ready(()).await;
+        println!("{id} {text} {flag}");
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Attributes {
     pub(super) on_impls: Vec<TokenStream>,
     /// On the function as it was written. Only there is what is said of its code true or false.
     pub(super) on_body: Vec<TokenStream>,
+    /// Whether somebody said that nobody calls it.
+    pub(super) expects_dead_code: bool,
 }
 
 /// One of the items.
@@ -34,7 +36,8 @@ enum Home {
 }
 
 /// Lints about a name, a visibility, docs or who calls it. The body has none of them.
-const ABOUT_THE_FUNCTION: [&str; 7] = [
+const ABOUT_THE_FUNCTION: [&str; 8] = [
+    "clippy::implicit_hasher",
     "dead_code",
     "missing_docs",
     "non_snake_case",
@@ -95,6 +98,7 @@ impl Attributes {
 
     /// Each lint is expected where it fires, and allowed elsewhere.
     fn expect(&mut self, lints: &Lints<'_>) {
+        self.expects_dead_code |= lints.lints.iter().any(|lint| lint.is_ident("dead_code"));
         for home in [Home::Struct, Home::Function, Home::Impls, Home::Body] {
             let expected = lints.written("expect", |lint| home_of(lint) == home);
             let allowed = lints.written("allow", |lint| home_of(lint) != home);
@@ -113,7 +117,8 @@ impl Attributes {
 }
 
 fn home_of(lint: &syn::Path) -> Home {
-    if ABOUT_THE_FUNCTION.iter().any(|name| lint.is_ident(name)) { Home::Function } else { Home::Body }
+    let segments: Vec<_> = lint.segments.iter().map(|segment| segment.ident.to_string()).collect();
+    if ABOUT_THE_FUNCTION.contains(&&*segments.join("::")) { Home::Function } else { Home::Body }
 }
 
 /// `condition, attribute, …`

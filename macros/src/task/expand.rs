@@ -6,13 +6,13 @@ use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{GenericParam, Ident, ReturnType};
+use syn::{GenericParam, Ident, ReturnType, Type};
 
 use super::attributes::Attributes;
 use super::capture::{captured_span, captured_type, field, local, state_call};
 use super::durable;
 use super::hand_over::{doubtful_copy, hand_over};
-use super::parse::{Arg, Capture, Start, TaskDef, without_our_attributes};
+use super::parse::{Arg, Capture, Start, TaskDef, unwrap_groups, without_our_attributes};
 use crate::paths::{located_at, private};
 
 /// The struct, and all that comes with it.
@@ -42,10 +42,9 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         ReturnType::Type(_, ty) => quote!(#ty),
     };
     let attrs = Attributes::sort(&task.function.attrs);
-    let Attributes { cfg, on_struct, on_function, on_impls, on_body } = &attrs;
-    // A durable task may be called by other programs than the worker's, and the worker has it in its list.
-    let stored = task.is_durable().then(|| quote!(#[allow(dead_code)]));
-    let ours = quote!(#[allow(clippy::all, clippy::pedantic, clippy::nursery)]);
+    let Attributes { cfg, on_struct, on_function, on_impls, on_body, .. } = &attrs;
+    let silent = Silent::about(task);
+    let (struct_is_silent, use_is_silent) = (&silent.on_struct, &silent.on_use);
 
     let fields: Vec<_> = task.args().map(field).collect();
     let types = task.args().map(captured_type);
@@ -93,50 +92,54 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let options_field = task.is_durable().then(|| quote!(__options: #private::CallOptions,));
     let options = task.is_durable().then(|| durable::call_options(task, &private));
     let durable = task.is_durable().then(|| durable::expand(task, &private));
-    let durable = durable.map(|items| quote!(#(#cfg)* #(#on_impls)* #ours #items));
+    let durable = durable.map(|items| quote!(#(#cfg)* #(#on_impls)* #use_is_silent #items));
 
-    // The user's: what the compiler says of the function is then about theirs, and not about something of ours.
-    let fn_token = &task.function.sig.fn_token;
-    let keyword = Ident::new("struct", fn_token.span);
-    let braced = |content| {
-        let mut group = Group::new(Delimiter::Brace, content);
-        group.set_span(task.function.sig.paren_token.span.close());
-        group
-    };
-    let body = braced(quote! {
-        #(#fields: #types,)*
-        #options_field
-        __call_site: #private::CallSite<Self>,
-        __generics: ::core::marker::PhantomData<#phantom>,
-    });
-    let capture = braced(quote! {
-        #name {
-            #options
-            #(#captures,)*
-            __call_site: #private::CallSite::of_caller(),
-            __generics: ::core::marker::PhantomData,
-        }
-    });
+    let keyword = Ident::new("struct", task.function.sig.fn_token.span);
+    let (at_fn, at_end) = (task.function.sig.fn_token.span, task.function.sig.paren_token.span.close());
+    let body = braced(
+        at_end,
+        quote! {
+            #(#fields: #types,)*
+            #options_field
+            __call_site: #private::CallSite<Self>,
+            __generics: ::core::marker::PhantomData<#phantom>,
+        },
+    );
+    // Of a task that nobody calls the compiler says once that it is dead, of the struct. Where that is expected it must
+    // be said of the function, which has to look like the user's for that.
+    let ours = Span::call_site();
+    let (at_fn, at_end) = if attrs.expects_dead_code { (at_fn, at_end) } else { (ours, ours) };
+    let fn_token = Ident::new("fn", at_fn);
+    let capture = braced(
+        at_end,
+        quote! {
+            #name {
+                #options
+                #(#captures,)*
+                __call_site: #private::CallSite::of_caller(),
+                __generics: ::core::marker::PhantomData,
+            }
+        },
+    );
     let call = quote! {
         #(#cfg)*
         #[doc = #doc]
         #(#on_struct)*
-        #[allow(dead_code, non_camel_case_types, non_snake_case)]
-        #ours
+        #[allow(non_camel_case_types)]
+        #struct_is_silent
         #[must_use = #must_use]
         #vis #keyword #name #generics #where_clause #body
     };
     let items = quote! {
         #(#cfg)*
-        #stored
         #(#on_function)*
-        #ours
+        #use_is_silent
         #[track_caller]
         #vis #fn_token #name #impl_generics (#(#parameters),*) -> #name #ty_generics #where_clause #capture
 
         #(#cfg)*
         #(#on_impls)*
-        #ours
+        #use_is_silent
         impl #impl_generics #private::Task for #name #ty_generics #where_clause {
             type Output = #output;
             const NAME: &'static str = #task_name;
@@ -168,7 +171,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
 
         #(#cfg)*
         #(#on_impls)*
-        #ours
+        #use_is_silent
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 #private::fmt_call(f, <Self as #private::Task>::NAME, &|f| #private::Task::write_arguments(self, f))
@@ -178,6 +181,46 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         #durable
     };
     Expansion { call, items }
+}
+
+fn braced(span: Span, content: TokenStream) -> Group {
+    let mut group = Group::new(Delimiter::Brace, content);
+    group.set_span(span);
+    group
+}
+
+/// The lints that would speak of our items only, where a task gives cause for it. No more than these are allowed: behind a
+/// crate's `forbid` an `allow` is itself a warning.
+struct Silent {
+    on_struct: TokenStream,
+    /// On what uses the arguments.
+    on_use: TokenStream,
+}
+
+impl Silent {
+    fn about(task: &TaskDef) -> Self {
+        let name = task.function.sig.ident.unraw().to_string();
+        let names: Vec<_> = task.args().map(|arg| arg.name.unraw().to_string()).collect();
+        let is_flag = |arg: &&Arg| matches!(unwrap_groups(&arg.ty), Type::Path(path) if path.path.is_ident("bool"));
+        let is_snake_case = |name: &String| *name == name.to_lowercase() && !name.trim_matches('_').contains("__");
+        let on_struct = [
+            (names.iter().all(is_snake_case), quote!(non_snake_case)),
+            (task.args().filter(is_flag).count() <= 3, quote!(clippy::struct_excessive_bools)),
+            (
+                !names.iter().any(|field| field.starts_with(&name) || field.ends_with(&name)),
+                quote!(clippy::struct_field_names),
+            ),
+        ];
+        let on_use = [(!names.iter().any(|name| says_unused(name)), quote!(clippy::used_underscore_binding))];
+        let allow = |lints: &[(bool, TokenStream)]| -> TokenStream {
+            lints.iter().filter(|(is_fine, _)| !is_fine).map(|(_, lint)| quote!(#[allow(#lint)])).collect()
+        };
+        Self { on_struct: allow(&on_struct), on_use: allow(&on_use) }
+    }
+}
+
+fn says_unused(name: &str) -> bool {
+    name.starts_with('_') && !name.starts_with("__")
 }
 
 fn must_use(task: &TaskDef) -> String {
@@ -331,8 +374,7 @@ fn run(
 /// that of `_unused`, and not of `__unused`.
 fn used(arg: &Arg, task: &TaskDef) -> Option<Ident> {
     let name = arg.name.unraw().to_string();
-    let says_unused = name.starts_with('_') && !name.starts_with("__");
-    says_unused.then(|| local(&format!("_{name}"), captured_span(arg), task))
+    says_unused(&name).then(|| local(&format!("_{name}"), captured_span(arg), task))
 }
 
 /// `Task::STATES`, where there are any. A type that cannot be a state is underlined.

@@ -1,6 +1,5 @@
 ///A captured call of [`send_welcome`](fn@send_welcome).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run().await` to run it now"]
 pub struct send_welcome {
     user_id: i32,
@@ -8,7 +7,6 @@ pub struct send_welcome {
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 pub fn send_welcome(user_id: i32, email: &str) -> send_welcome {
     send_welcome {
@@ -18,7 +16,6 @@ pub fn send_welcome(user_id: i32, email: &str) -> send_welcome {
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for send_welcome {
     type Output = Result<(), MailError>;
     const NAME: &'static str = ::core::concat!(
@@ -108,7 +105,6 @@ impl send_welcome {
         self
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_welcome {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::diesel_deferred::__private_0_1_0::fmt_call(

@@ -1,13 +1,11 @@
 ///A captured call of [`resize`](fn@resize).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
 struct resize {
     path: PathBuf,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn resize(path: PathBuf) -> resize {
     resize {
@@ -16,7 +14,6 @@ fn resize(path: PathBuf) -> resize {
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for resize {
     type Output = io::Result<()>;
     const NAME: &'static str = "avatars.resize";
@@ -97,7 +94,6 @@ impl resize {
         self
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for resize {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::diesel_deferred::__private_0_1_0::fmt_call(

@@ -1,6 +1,5 @@
 ///A captured call of [`send`](fn@send).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
 struct send<T: Display + Send + 'static>
 where
@@ -12,7 +11,6 @@ where
     __call_site: crate::deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> (::core::marker::PhantomData<T>,)>,
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn send<T: Display + Send + 'static>(mailer: &Mailer, subject: &str, body: T) -> send<T>
 where
@@ -26,7 +24,6 @@ where
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<T: Display + Send + 'static> crate::deferred::__private_0_1_0::Task for send<T>
 where
     T: Debug,
@@ -146,7 +143,6 @@ where
         self
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<T: Display + Send + 'static> ::core::fmt::Debug for send<T>
 where
     T: Debug,

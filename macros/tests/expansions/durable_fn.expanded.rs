@@ -1,6 +1,5 @@
 ///A captured call of [`archive`](fn@archive).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a durable task is stored only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`; `.run()` runs it here and now, and stores nothing"]
 struct archive {
     path: PathBuf,
@@ -10,8 +9,6 @@ struct archive {
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
-#[allow(dead_code)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn archive(path: PathBuf, r#type: Kind, age: Duration) -> archive {
     archive {
@@ -23,7 +20,6 @@ fn archive(path: PathBuf, r#type: Kind, age: Duration) -> archive {
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for archive {
     type Output = io::Result<()>;
     const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "archive");
@@ -141,7 +137,6 @@ impl archive {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for archive {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::diesel_deferred::__private_0_1_0::fmt_call(
@@ -151,7 +146,6 @@ impl ::core::fmt::Debug for archive {
         )
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 const _: () = {
     #[allow(non_camel_case_types)]
     #[derive(

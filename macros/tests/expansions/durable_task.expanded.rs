@@ -1,6 +1,5 @@
 ///A captured call of [`send_receipt`](fn@send_receipt).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a durable task is stored only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`; `.run(…).await` runs it here and now, and stores nothing"]
 pub struct send_receipt {
     order_id: i64,
@@ -9,8 +8,6 @@ pub struct send_receipt {
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
-#[allow(dead_code)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
     send_receipt {
@@ -23,7 +20,6 @@ pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
     type Output = Result<(), MailError>;
     const NAME: &'static str = ::core::concat!(
@@ -150,7 +146,6 @@ impl send_receipt {
         ::diesel_deferred::__private_0_1_0::after_rollback(self, conn)
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_receipt {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::diesel_deferred::__private_0_1_0::fmt_call(
@@ -160,7 +155,6 @@ impl ::core::fmt::Debug for send_receipt {
         )
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 const _: () = {
     impl ::diesel_deferred::__private_0_1_0::Durable for send_receipt {
         const DEFAULTS: ::diesel_deferred::__private_0_1_0::Defaults = ::diesel_deferred::__private_0_1_0::Defaults {

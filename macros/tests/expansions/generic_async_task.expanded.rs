@@ -1,6 +1,5 @@
 ///A captured call of [`publish`](fn@publish).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…).await` to run it now"]
 struct publish<E: Event>
 where
@@ -10,7 +9,6 @@ where
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> (::core::marker::PhantomData<E>,)>,
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn publish<E: Event>(event: E) -> publish<E>
 where
@@ -22,7 +20,6 @@ where
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<E: Event> ::diesel_deferred::__private_0_1_0::Task for publish<E>
 where
     E: Send + 'static,
@@ -138,7 +135,6 @@ where
         self
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl<E: Event> ::core::fmt::Debug for publish<E>
 where
     E: Send + 'static,

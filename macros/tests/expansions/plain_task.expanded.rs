@@ -1,6 +1,5 @@
 ///A captured call of [`greet`](fn@greet).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run()` to run it now"]
 pub struct greet {
     user_id: i32,
@@ -9,7 +8,6 @@ pub struct greet {
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 /// Says hello.
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 pub fn greet(user_id: i32, name: String) -> greet {
     greet {
@@ -19,7 +17,6 @@ pub fn greet(user_id: i32, name: String) -> greet {
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for greet {
     type Output = ();
     const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "greet");
@@ -101,7 +98,6 @@ impl greet {
         self
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for greet {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::diesel_deferred::__private_0_1_0::fmt_call(

@@ -1,13 +1,11 @@
 ///A captured call of [`send_receipt`](fn@send_receipt).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…).await` to run it now"]
 struct send_receipt {
     order: i64,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn send_receipt(order: i64) -> send_receipt {
     send_receipt {
@@ -16,7 +14,6 @@ fn send_receipt(order: i64) -> send_receipt {
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
     type Output = Result<(), MailError>;
     const NAME: &'static str = ::core::concat!(
@@ -120,7 +117,6 @@ impl send_receipt {
         self
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for send_receipt {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::diesel_deferred::__private_0_1_0::fmt_call(
@@ -131,15 +127,13 @@ impl ::core::fmt::Debug for send_receipt {
     }
 }
 ///A captured call of [`evict`](fn@evict).
-#[allow(dead_code, non_camel_case_types, non_snake_case)]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(non_camel_case_types)]
 #[must_use = "a task runs only when it is registered: call it as a statement of `atomic!`, or write `.after_commit(conn)?`, or `.run(…)` to run it now"]
 struct evict {
     key: <str as ::std::borrow::ToOwned>::Owned,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
     __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 #[track_caller]
 fn evict(key: &str) -> evict {
     evict {
@@ -148,7 +142,6 @@ fn evict(key: &str) -> evict {
         __generics: ::core::marker::PhantomData,
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::diesel_deferred::__private_0_1_0::Task for evict {
     type Output = ();
     const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", "evict");
@@ -243,7 +236,6 @@ impl evict {
         self
     }
 }
-#[allow(clippy::all, clippy::pedantic, clippy::nursery)]
 impl ::core::fmt::Debug for evict {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::diesel_deferred::__private_0_1_0::fmt_call(
