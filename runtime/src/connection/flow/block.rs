@@ -24,7 +24,7 @@ use crate::report::emit;
 ///
 /// A panic in the callback rolls back to where the transaction began, and goes on.
 #[cfg(feature = "async")]
-pub(crate) async fn end<W: Wrapper, R, E: From<Error>>(
+async fn end<W: Wrapper, R, E: From<Error>>(
     conn: &mut W,
     entry: usize,
     promise: Promise,
@@ -125,7 +125,7 @@ pub(crate) async fn close_above<W: Wrapper>(conn: &mut W, depth: usize) -> bool 
 /// # Errors
 /// [`CommitError::Cancelled`] where the connection still refuses all use.
 #[cold]
-pub(crate) async fn end_around<W: Wrapper>(conn: &mut W, entry: usize) -> QueryResult<()> {
+async fn end_around<W: Wrapper>(conn: &mut W, entry: usize) -> QueryResult<()> {
     if matches!(conn.keeper().interrupted, Interrupted::InBlock { .. })
         && let Ok(Some(state)) = contain(|| conn.state())
         && entry > state.base

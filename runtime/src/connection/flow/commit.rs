@@ -48,7 +48,7 @@ pub(crate) async fn commit_innermost<W: Wrapper>(conn: &mut W, promise: Promise)
 }
 
 /// Commits the transaction or savepoint at `depth`, which must be the innermost.
-pub(crate) async fn commit<W: Wrapper>(conn: &mut W, depth: usize, promise: Promise) -> QueryResult<()> {
+pub(super) async fn commit<W: Wrapper>(conn: &mut W, depth: usize, promise: Promise) -> QueryResult<()> {
     let level = level(conn.state(), depth);
     let order = loop {
         match next(Step::Commit, about_to_commit(conn, depth, level, promise)) {

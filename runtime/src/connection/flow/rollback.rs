@@ -71,7 +71,7 @@ pub(super) fn doom_of(ending: Ending) -> Option<Doom> {
 
 /// Rolls back what is open above `depth`, whatever it takes.
 #[cold]
-pub(crate) async fn unwind_to<W: Wrapper>(conn: &mut W, depth: usize) {
+pub(super) async fn unwind_to<W: Wrapper>(conn: &mut W, depth: usize) {
     loop {
         let Some(State { depth: open, .. }) = conn.state() else {
             broken(conn).await;
@@ -89,7 +89,7 @@ pub(crate) async fn unwind_to<W: Wrapper>(conn: &mut W, depth: usize) {
 
 /// Refuses to go on where a callback returned at another depth than `level`, at which it was
 /// called.
-pub(crate) async fn expect_depth<W: Wrapper>(conn: &mut W, level: usize) -> QueryResult<()> {
+pub(super) async fn expect_depth<W: Wrapper>(conn: &mut W, level: usize) -> QueryResult<()> {
     match conn.state() {
         // On a broken connection what follows will find out, and say so.
         Some(State { depth, .. }) if depth != level => Err(unbalanced(conn, depth, level).await),
@@ -111,7 +111,7 @@ async fn unbalanced<W: Wrapper>(conn: &mut W, depth: usize, level: usize) -> Err
 }
 
 /// The levels above `depth` ended behind our back.
-pub(crate) async fn give_up<W: Wrapper>(conn: &mut W, depth: usize) {
+pub(super) async fn give_up<W: Wrapper>(conn: &mut W, depth: usize) {
     ended_now(conn, depth, Ending::EndedEarly);
     if depth == 0 {
         // Diesel's bookkeeping does not know a transaction that was begun by raw SQL, and the next one must not become
@@ -135,7 +135,7 @@ async fn broken<W: Wrapper>(conn: &mut W) {
 /// # Errors
 /// [`CommitError::Cancelled`] where it cannot.
 #[cold]
-pub(crate) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
+pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     let in_block = matches!(conn.keeper().interrupted, Interrupted::InBlock { .. });
     // Diesel's own bookkeeping is out of reach for as long as a dropped statement runs on, and panics then.
     if in_block
@@ -155,7 +155,7 @@ pub(crate) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
 
 /// Deals with the hooks that were registered above `depth`, in a transaction that was cancelled
 /// there. Nothing can be awaited.
-pub(crate) fn cancelled<W: Wrapper>(conn: &mut W, depth: usize) {
+pub(super) fn cancelled<W: Wrapper>(conn: &mut W, depth: usize) {
     let keeper = conn.keeper();
     let in_commit = keeper.interrupted == Interrupted::InCommit;
     // What Diesel reports may be out of reach, and does not matter.
