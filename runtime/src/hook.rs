@@ -17,7 +17,8 @@ use crate::report::{FailureCause, HookKind, PendingHook};
 use crate::task::call_site::Waits;
 use crate::task::{Start, Taken, Task};
 
-/// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56) and the call site.
+/// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56)
+/// and the call site.
 pub(crate) type Inline = [usize; 9];
 
 /// A hook of the deferring connection `W`.
@@ -144,10 +145,12 @@ impl<W> fmt::Debug for Hook<W> {
     }
 }
 
-/// A task's call, until it runs: a trait object cannot be consumed by value out of its inline storage.
+/// A task's call, until it runs: a trait object cannot be consumed by value out of its inline
+/// storage.
 ///
-/// All of this is compiled once for each task of a program. So it uses few generic helpers, and what depends on the types
-/// alone it asks in constants: a build without optimisation then leaves out the other branch.
+/// All of this is compiled once for each task of a program. So it uses few generic helpers, and
+/// what depends on the types alone it asks in constants: a build without optimisation then leaves
+/// out the other branch.
 struct Call<T: Task, S>(Waits<T, S>);
 
 impl<W, T, S> Body<W> for Call<T, S>

@@ -22,7 +22,8 @@ pub enum HookKind {
     AfterRollback,
     /// Just before the outermost COMMIT.
     BeforeCommit,
-    /// Not in this process: the call of a durable task, which is stored just before the outermost COMMIT and run by a worker.
+    /// Not in this process: the call of a durable task, which is stored just before the outermost
+    /// COMMIT and run by a worker.
     Durable,
 }
 
@@ -65,12 +66,13 @@ impl fmt::Display for PendingHook {
 pub enum FailureCause {
     /// It returned this error.
     Error(BoxError),
-    /// It panicked, with this message where it was a string; or it did not run, and a captured value panicked when it was
-    /// dropped.
+    /// It panicked, with this message where it was a string; or it did not run, and a captured
+    /// value panicked when it was dropped.
     Panic(String),
     /// It returned with a transaction still open on the connection, which has been rolled back.
     LeftTransactionOpen,
-    /// It was dropped before it had finished: its runtime shut down, or the future of the `atomic!` that awaited it was dropped.
+    /// It was dropped before it had finished: its runtime shut down, or the future of the `atomic!`
+    /// that awaited it was dropped.
     Cancelled,
 }
 
@@ -116,7 +118,8 @@ impl std::error::Error for HookFailure {
     }
 }
 
-/// What became of the hooks of the last outermost transaction, with those of transactions that its hooks opened.
+/// What became of the hooks of the last outermost transaction, with those of transactions that its
+/// hooks opened.
 ///
 /// It begins anew when the next outermost transaction begins.
 #[derive(Debug, Default)]
@@ -127,8 +130,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// How many commit hooks and rollback hooks ran, failed ones included. Before-commit hooks are part of the
-    /// transaction and do not count.
+    /// How many commit hooks and rollback hooks ran, failed ones included. Before-commit hooks are
+    /// part of the transaction and do not count.
     pub fn ran(&self) -> usize {
         self.ran
     }
@@ -138,9 +141,11 @@ impl Report {
         &self.failures
     }
 
-    /// Hooks that did not run although nothing is known to have rolled their transaction back: those behind a failure on
-    /// a connection that [stops at the first one](crate::DeferredConnection::stop_hooks_at_first_failure), and those of a
-    /// transaction whose end is [unknown](crate::CommitError::Unknown) or came [early](crate::CommitError::EndedEarly).
+    /// Hooks that did not run although nothing is known to have rolled their transaction back:
+    /// those behind a failure on a connection that [stops at the first
+    /// one](crate::DeferredConnection::stop_hooks_at_first_failure), and those of a transaction
+    /// whose end is [unknown](crate::CommitError::Unknown) or came
+    /// [early](crate::CommitError::EndedEarly).
     pub fn not_run(&self) -> &[PendingHook] {
         &self.not_run
     }
@@ -205,8 +210,8 @@ pub(crate) fn not_run(hook: &PendingHook, why: &'static str) {
     });
 }
 
-/// Emits an event. It runs the `Display` of a user's error, and a user's subscriber: what panics there must not stop the
-/// hooks behind it.
+/// Emits an event. It runs the `Display` of a user's error, and a user's subscriber: what panics
+/// there must not stop the hooks behind it.
 pub(crate) fn emit(event: impl FnOnce()) {
     let _ = contain(event);
 }

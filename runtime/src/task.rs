@@ -27,7 +27,8 @@ use crate::sealed::Sealed;
 
 /// A call of a [`#[deferred_task]`](crate::deferred_task) function, captured by value.
 ///
-/// The attribute implements it. Nobody else does: it has hidden items, which change with each version.
+/// The attribute implements it. Nobody else does: it has hidden items, which change with each
+/// version.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a captured task call",
     note = "put `#[deferred_task]` on the function and pass what calling it returns"
@@ -46,7 +47,8 @@ pub trait Task: Sized {
     /// Where the function was called.
     fn call_site(&self) -> &'static Location<'static>;
 
-    /// Writes the captured arguments as `name: value, …`; a value that is not `Debug` is written as its type.
+    /// Writes the captured arguments as `name: value, …`; a value that is not `Debug` is written as
+    /// its type.
     ///
     /// # Errors
     /// What the sink returns.
@@ -56,10 +58,12 @@ pub trait Task: Sized {
     #[doc(hidden)]
     fn give_up(self) {}
 
-    /// Hands the captured call, and how to run it, to `receiver`, which may take it to another thread.
+    /// Hands the captured call, and how to run it, to `receiver`, which may take it to another
+    /// thread.
     ///
-    /// Where an argument cannot go there this does not compile, on the argument's type. It is the only place: everything
-    /// else asks for no more than a `Task`, so that one such argument is one message.
+    /// Where an argument cannot go there this does not compile, on the argument's type. It is the
+    /// only place: everything else asks for no more than a `Task`, so that one such argument is one
+    /// message.
     #[doc(hidden)]
     fn hand_over<R: Receiver>(self, receiver: R) -> R::Output;
 }
@@ -179,7 +183,8 @@ pub trait Place {
         F: FnOnce(Taken<T>, &States) -> Option<T::Output> + Copy + Send + 'static;
 }
 
-/// What a task or hook may return: `()` or `Result<(), E>` with an `E` that converts into [`BoxError`].
+/// What a task or hook may return: `()` or `Result<(), E>` with an `E` that converts into
+/// [`BoxError`].
 #[diagnostic::on_unimplemented(
     message = "a deferred task cannot return `{Self}`",
     label = "expected `()` or `Result<(), E>`",

@@ -1,5 +1,5 @@
-//! The function's attributes, and where each goes: a function becomes several items, and what is said
-//! of it must reach the ones that it is about.
+//! The function's attributes, and where each goes: a function becomes several items, and what is
+//! said of it must reach the ones that it is about.
 //!
 //! Must not know: what the items are made of.
 
@@ -16,7 +16,8 @@ pub(super) struct Attributes {
     pub(super) cfg: Vec<TokenStream>,
     /// On the captured call.
     pub(super) on_struct: Vec<TokenStream>,
-    /// On the function that captures, which is the one that has the name, the visibility and the docs.
+    /// On the function that captures, which is the one that has the name, the visibility and the
+    /// docs.
     pub(super) on_function: Vec<TokenStream>,
     /// On what is implemented for the captured call.
     pub(super) on_impls: Vec<TokenStream>,

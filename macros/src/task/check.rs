@@ -1,4 +1,5 @@
-//! What a task function must not look like, each rule with what to write instead. Finds all mistakes, not the first.
+//! What a task function must not look like, each rule with what to write instead. Finds all
+//! mistakes, not the first.
 //!
 //! Must not know: what a task becomes.
 
@@ -282,8 +283,8 @@ fn argument(arg: &Arg, task: &TaskDef, errors: &mut Errors) {
     }
 }
 
-/// The name of the type, where an argument borrows a connection. By their names; of an own type only what is borrowed
-/// mutably, which no task can take anyway.
+/// The name of the type, where an argument borrows a connection. By their names; of an own type
+/// only what is borrowed mutably, which no task can take anyway.
 fn borrowed_connection(arg: &Arg) -> Option<&Ident> {
     let Type::Reference(TypeReference { mutability, elem, .. }) = unwrap_groups(&arg.ty) else { return None };
     let Type::Path(path) = unwrap_groups(elem) else { return None };

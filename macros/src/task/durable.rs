@@ -1,5 +1,6 @@
-//! What a durable task has besides: how a call becomes the arguments in a row and is run from them, what is said of one
-//! call before it is stored, and the task's entry in the list that workers read.
+//! What a durable task has besides: how a call becomes the arguments in a row and is run from them,
+//! what is said of one call before it is stored, and the task's entry in the list that workers
+//! read.
 //!
 //! Must not know: what all tasks have (`expand`), or the table.
 
@@ -17,7 +18,8 @@ use crate::paths::{located_at, rendered};
 /// Whether the runtime has what a durable task expands to. What it is can be read here without.
 pub(super) const IS_THERE: bool = cfg!(any(feature = "durable", test));
 
-/// `Task::hand_over`. It needs no proof that the call can go to another thread: what goes there is its row.
+/// `Task::hand_over`. It needs no proof that the call can go to another thread: what goes there is
+/// its row.
 pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let impossible = impossible_copy(task);
     quote! {
@@ -28,7 +30,8 @@ pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// The field with what is said of a call when it is captured. It stands before the arguments, which the key names and which move.
+/// The field with what is said of a call when it is captured. It stands before the arguments, which
+/// the key names and which move.
 pub(super) fn call_options(task: &TaskDef, private: &TokenStream) -> TokenStream {
     match &task.options.of_durable.key {
         Some(key) => quote!(__options: #private::CallOptions::keyed(::std::format!(#key)),),
@@ -59,8 +62,8 @@ pub(super) fn expand(task: &TaskDef, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// `Durable::stored`: a proof that all arguments can be stored and given to a worker's thread, as in `hand_over`; and at its
-/// end, where that is known, how it is done.
+/// `Durable::stored`: a proof that all arguments can be stored and given to a worker's thread, as
+/// in `hand_over`; and at its end, where that is known, how it is done.
 fn stored(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let name = &task.function.sig.ident;
     // What is copied out of a reference is not taken for granted: it may not be possible, and a bound says nothing then.

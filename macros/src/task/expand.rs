@@ -22,8 +22,9 @@ pub(super) struct Expansion {
 }
 
 impl Expansion {
-    /// The items wait in an attribute on the struct: in an impl block, where none of them can stand, the compiler then
-    /// refuses the struct alone, on the user's function, and not each of them.
+    /// The items wait in an attribute on the struct: in an impl block, where none of them can
+    /// stand, the compiler then refuses the struct alone, on the user's function, and not each of
+    /// them.
     pub(super) fn into_tokens(self, task: &TaskDef) -> TokenStream {
         let private = private(task.options.root.as_ref());
         let Self { call, items } = self;
@@ -189,8 +190,8 @@ fn braced(span: Span, content: TokenStream) -> Group {
     group
 }
 
-/// The lints that would speak of our items only, where a task gives cause for it. No more than these are allowed: behind a
-/// crate's `forbid` an `allow` is itself a warning.
+/// The lints that would speak of our items only, where a task gives cause for it. No more than
+/// these are allowed: behind a crate's `forbid` an `allow` is itself a warning.
 struct Silent {
     on_struct: TokenStream,
     /// On what uses the arguments.
@@ -320,8 +321,8 @@ pub(super) fn methods(
     }
 }
 
-/// `.run(…)`: the user's function as an inner one, called with what was captured and with the states. The only place that
-/// has the body.
+/// `.run(…)`: the user's function as an inner one, called with what was captured and with the
+/// states. The only place that has the body.
 fn run(
     task: &TaskDef,
     this: &Ident,
@@ -370,8 +371,8 @@ fn run(
     }
 }
 
-/// Another name for an argument or state in `.run(…)`, which uses it, where its own says that nobody does: Clippy minds
-/// that of `_unused`, and not of `__unused`.
+/// Another name for an argument or state in `.run(…)`, which uses it, where its own says that
+/// nobody does: Clippy minds that of `_unused`, and not of `__unused`.
 fn used(arg: &Arg, task: &TaskDef) -> Option<Ident> {
     let name = arg.name.unraw().to_string();
     says_unused(&name).then(|| local(&format!("_{name}"), captured_span(arg), task))
@@ -404,7 +405,8 @@ fn turbofish(task: &TaskDef) -> TokenStream {
     if names.is_empty() { quote!() } else { quote!(::<#(#names),*>) }
 }
 
-/// Mentions each type parameter: one may occur in the body only. A function pointer is `Send` whatever it returns.
+/// Mentions each type parameter: one may occur in the body only. A function pointer is `Send`
+/// whatever it returns.
 fn phantom(task: &TaskDef) -> TokenStream {
     let types = task.function.sig.generics.type_params().map(|parameter| &parameter.ident);
     quote!(fn() -> (#(::core::marker::PhantomData<#types>,)*))

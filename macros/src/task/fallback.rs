@@ -1,5 +1,5 @@
-//! What stands in for a task with mistakes in it, so that one mistake is one message: its calls still compile, and the
-//! body is still checked and known to an editor.
+//! What stands in for a task with mistakes in it, so that one mistake is one message: its calls
+//! still compile, and the body is still checked and known to an editor.
 //!
 //! Must not know: which mistakes.
 

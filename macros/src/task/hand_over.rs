@@ -1,7 +1,8 @@
-//! `Task::hand_over`: the proof that a captured call can go to another thread, one argument at a time.
+//! `Task::hand_over`: the proof that a captured call can go to another thread, one argument at a
+//! time.
 //!
-//! In each of the inner functions one more thing is taken for granted, by a bound. Calling the function is where that has to
-//! hold, which the compiler says once, on the user's own token.
+//! In each of the inner functions one more thing is taken for granted, by a bound. Calling the
+//! function is where that has to hold, which the compiler says once, on the user's own token.
 //!
 //! Must not know: what else a task becomes.
 
@@ -113,8 +114,8 @@ fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
     quote!(#impossible #receive)
 }
 
-/// What cannot be copied has been said on the field; the compiler says the same once more, in the same place, and then no
-/// longer minds what follows from it.
+/// What cannot be copied has been said on the field; the compiler says the same once more, in the
+/// same place, and then no longer minds what follows from it.
 pub(super) fn impossible_copy(task: &TaskDef) -> TokenStream {
     match doubtful_copy(task).map(Arg::capture) {
         Some(Capture::Copied(ty)) => quote_spanned! {ty.span()=>
@@ -144,7 +145,8 @@ fn start(task: &TaskDef, at: Span, private: &TokenStream) -> TokenStream {
     }
 }
 
-/// What fetches the states of a call, `None` where one is missing, and what then runs the body or makes its future.
+/// What fetches the states of a call, `None` where one is missing, and what then runs the body or
+/// makes its future.
 pub(super) struct Body {
     /// The variable with the call, taken over.
     pub(super) call: Ident,
@@ -185,8 +187,9 @@ pub(super) fn doubtful_copy(task: &TaskDef) -> Option<&Arg> {
     task.args().find(|arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Copied(_)))
 }
 
-/// Most arguments, all of which can be stored, too: they need no proof, so that most tasks are expanded without one. Whoever
-/// gives these names to types of their own gets a message all the same, though not on the argument.
+/// Most arguments, all of which can be stored, too: they need no proof, so that most tasks are
+/// expanded without one. Whoever gives these names to types of their own gets a message all the
+/// same, though not on the argument.
 pub(super) fn is_known_to_be_send(arg: &Arg) -> bool {
     const KNOWN: [&str; 19] = [
         "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128",

@@ -1,4 +1,5 @@
-//! `#[deferred_task]`: attribute and function, checked, then expanded; with mistakes in it, a stub that compiles.
+//! `#[deferred_task]`: attribute and function, checked, then expanded; with mistakes in it, a stub
+//! that compiles.
 //!
 //! Must not know: `atomic!`.
 

@@ -45,8 +45,8 @@ pub(super) struct Arg {
 pub(super) enum Capture<'a> {
     /// It moves in; a state is cloned.
     Owned(&'a Type),
-    /// A reference to this type: what it refers to is copied, and the body is given a reference to the copy. A state is
-    /// not copied but shared.
+    /// A reference to this type: what it refers to is copied, and the body is given a reference to
+    /// the copy. A state is not copied but shared.
     Copied(&'a Type),
 }
 

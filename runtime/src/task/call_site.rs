@@ -15,12 +15,14 @@ use crate::report::emit;
 /// Where `T` was called: a field of the captured call. Dropped with it, it says that the call was
 /// lost. Whoever registers, runs or gives up the call silences it first.
 ///
-/// A field, because a captured call is taken apart, which what implements `Drop` itself cannot be. It
-/// is one word, and is never null, so that an `Option` of the call takes no more room than the call.
+/// A field, because a captured call is taken apart, which what implements `Drop` itself cannot be.
+/// It is one word, and is never null, so that an `Option` of the call takes no more room than the
+/// call.
 pub struct CallSite<T: Task>(&'static Location<'static>, PhantomData<fn() -> T>);
 
 impl<T: Task> CallSite<T> {
-    /// The place of whoever calls the function that calls this, where that one is `#[track_caller]`.
+    /// The place of whoever calls the function that calls this, where that one is
+    /// `#[track_caller]`.
     #[inline]
     #[track_caller]
     pub fn of_caller() -> Self {

@@ -18,8 +18,8 @@ use crate::durable::{Durable, TaskId};
 pub use crate::error::BoxError;
 use crate::report::SECRET;
 
-/// A type's name for itself. With a parameter in it, a bound of a concrete type is what a caller has to prove, not a
-/// mistake where it stands.
+/// A type's name for itself. With a parameter in it, a bound of a concrete type is what a caller
+/// has to prove, not a mistake where it stands.
 pub trait Argument<Anything> {
     /// Itself.
     type Type: ?Sized;
@@ -101,8 +101,8 @@ pub fn after_rollback<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryRes
     conn.compensate_task(task)
 }
 
-/// Shows a captured argument behind its name: `Shown("x: ", &x).write(f)` finds [`Shown::write`] when it is `Debug`,
-/// [`Opaque::write`] when it is not.
+/// Shows a captured argument behind its name: `Shown("x: ", &x).write(f)` finds [`Shown::write`]
+/// when it is `Debug`, [`Opaque::write`] when it is not.
 #[derive(Debug)]
 pub struct Shown<'a, T>(pub &'static str, pub &'a T);
 

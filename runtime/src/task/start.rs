@@ -1,4 +1,5 @@
-//! The ways in which a captured call is run: right after the commit on its thread, or by a dispatcher. The macros name them.
+//! The ways in which a captured call is run: right after the commit on its thread, or by a
+//! dispatcher. The macros name them.
 //!
 //! Must not know: connections, how hooks are stored, or how a dispatcher does it.
 
@@ -27,7 +28,8 @@ where
     }
 }
 
-/// What is reported of a task whose `#[state]` was there before the commit and is not any more. No dispatcher loses one.
+/// What is reported of a task whose `#[state]` was there before the commit and is not any more. No
+/// dispatcher loses one.
 #[cold]
 pub(crate) fn missing_state() -> BoxError {
     "a `#[state]` of the task is missing".into()
@@ -37,8 +39,8 @@ pub(crate) fn missing_state() -> BoxError {
 #[derive(Debug, Clone, Copy)]
 pub struct Spawned<F>(pub F);
 
-/// The future of an `async fn`. Where it may not be spawned this is where the compiler says why; what it returns is `Send` by
-/// declaration, so that it has nothing more to say.
+/// The future of an `async fn`. Where it may not be spawned this is where the compiler says why;
+/// what it returns is `Send` by declaration, so that it has nothing more to say.
 #[inline]
 pub fn spawnable<F>(future: F) -> impl Future<Output = F::Output> + Send + 'static
 where

@@ -1,17 +1,19 @@
 //! What becomes of a statement's value in an `atomic!` block: tasks in it are registered, or do not
 //! compile; anything else is handed on.
 //!
-//! `Statement::of(&value).__settle_statement(value, registrar)` is all that the expansion writes. Which
-//! of three methods that is depends on the type alone, and the compiler tries them in this order:
+//! `Statement::of(&value).__settle_statement(value, registrar)` is all that the expansion writes.
+//! Which of three methods that is depends on the type alone, and the compiler tries them in this
+//! order:
 //! 1. the inherent one, where every task in the value can be reached ([`Settle`]): they are registered;
 //! 2. that of [`Refuse`], where it holds a task that cannot be reached ([`Holds`]): an error;
 //! 3. that of [`Pass`], which takes a reference to the statement and so comes last: no task.
 //!
-//! The traits have a parameter that says how a type came to implement them. The compiler finds it. With
-//! it, impls for a task, for a reference and for a container are of different traits, and cannot
-//! overlap.
+//! The traits have a parameter that says how a type came to implement them. The compiler finds it.
+//! With it, impls for a task, for a reference and for a container are of different traits, and
+//! cannot overlap.
 //!
-//! Must not know: connections beyond the registrar that a block hands out, and how hooks are stored.
+//! Must not know: connections beyond the registrar that a block hands out, and how hooks are
+//! stored.
 
 use std::marker::PhantomData;
 
@@ -28,8 +30,8 @@ use crate::hook::Hook;
 
 /// The type of a statement's value, and how it is settled.
 ///
-/// Not the value itself: a diverging call's would be coerced to a type that is not known yet on its way
-/// in. A reference to it is not.
+/// Not the value itself: a diverging call's would be coerced to a type that is not known yet on its
+/// way in. A reference to it is not.
 #[derive(Debug)]
 pub struct Statement<T, How>(PhantomData<fn(T, How)>);
 
@@ -57,8 +59,8 @@ pub struct Each<How>(PhantomData<How>);
 #[derive(Debug)]
 pub struct EachOfSlice<How>(PhantomData<How>);
 
-/// How a type settles whose contents cannot be taken out and put back: as itself, if there is no task
-/// in it.
+/// How a type settles whose contents cannot be taken out and put back: as itself, if there is no
+/// task in it.
 #[derive(Debug)]
 pub struct Whole<How>(PhantomData<How>);
 
@@ -82,7 +84,8 @@ impl<T: Settle<How>, How> Statement<T, How> {
     }
 }
 
-/// What a statement does whose value holds a task where nothing can take it out: it does not compile.
+/// What a statement does whose value holds a task where nothing can take it out: it does not
+/// compile.
 pub trait Refuse<T>: Sized {
     /// For a statement of the block.
     fn __settle_statement<W: Deferring>(self, value: T, _: &Registrar<W>) -> T
@@ -111,8 +114,9 @@ pub trait Refuse<T>: Sized {
 
 impl<T: Holds<Where>, Where> Refuse<T> for Statement<T, Where> {}
 
-/// What a statement without a task does with its value: hand it on, so that a dropped `Result` still
-/// warns. The names must not meet those of a trait of a user's that is implemented for every type.
+/// What a statement without a task does with its value: hand it on, so that a dropped `Result`
+/// still warns. The names must not meet those of a trait of a user's that is implemented for every
+/// type.
 pub trait Pass<T>: Sized {
     /// Hands the value on.
     #[inline]
@@ -146,15 +150,16 @@ pub fn unreachable<T>(_: &T) -> T {
 
 /// Values in which every task can be reached, if there is any.
 ///
-/// Besides tasks and containers: the types that inference would send here anyway, because nothing was
-/// known of them yet. For those settling is the identity.
+/// Besides tasks and containers: the types that inference would send here anyway, because nothing
+/// was known of them yet. For those settling is the identity.
 #[diagnostic::on_unimplemented(
     message = "the type of this statement's value is not known early enough in an `atomic!` block",
     label = "this turned out to be `{Self}` only later",
     note = "name the type where the value comes from, as in `let mut list: Vec<{Self}> = …`, or write `let _unused = …;`"
 )]
 pub trait Settle<How>: Sized {
-    /// `()` for a task, and with it in place of each task for a container; the value itself otherwise.
+    /// `()` for a task, and with it in place of each task for a container; the value itself
+    /// otherwise.
     type Settled;
     /// Registers each task, hands on anything else.
     fn settle<W: Deferring>(self, registrar: &Registrar<W>) -> Self::Settled;
@@ -332,7 +337,8 @@ holds! {
 
 impl<T: Holds<Where> + ?Sized, Where> Holds<At<0, Where>> for Box<T> {}
 
-/// Std's other types: what is in them stays there. Where that is no task, or not known yet, they pass.
+/// Std's other types: what is in them stays there. Where that is no task, or not known yet, they
+/// pass.
 macro_rules! others {
     ($([$($other:ident)*] $type:ty: $($held:ident $how:ident $at:literal),*;)*) => {$(
         #[diagnostic::do_not_recommend]

@@ -125,7 +125,8 @@ impl<S: Service<Job, Response = ()>> Service<Job> for Show<S> {
     }
 }
 
-/// It is in its row, and in the task. Not in `pending()`, `Debug`, reports, errors, events, and not in the column `error`.
+/// It is in its row, and in the task. Not in `pending()`, `Debug`, reports, errors, events, and not
+/// in the column `error`.
 async fn a_secret_is_shown_nowhere<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let mut shown = Shown::default();
