@@ -49,7 +49,9 @@ use proc_macro::TokenStream;
 /// `#[secret] password: &str` is never shown: `pending()`, `Debug` of the call, reports, events and the
 /// column `error` of a durable row have `<secret>` in its place, or leave out the text that may quote it.
 /// Its type needs no `Debug`. The body and the row of a durable call have the value: what the body says
-/// of it, and who may read the table, is yours to decide.
+/// of it, in its errors and panics too, and who may read the table, is yours to decide. An attribute that
+/// prints arguments, such as `#[tracing::instrument]`, has to skip it: below `#[deferred_task]` that is
+/// checked, above it cannot be.
 ///
 /// # State
 /// `#[state] name: T` is not an argument of the call but something that the task needs to run, such as a mailer or a pool. It

@@ -45,17 +45,17 @@ impl<'a> Rewriter<'a> {
         for (at, stmt) in block.stmts.iter_mut().enumerate() {
             match stmt {
                 // Of this one it is known what it expands to.
-                Stmt::Macro(StmtMacro { attrs, mac, semi_token }) if is_list(&mac.path) => {
-                    let list = ExprMacro { attrs: std::mem::take(attrs), mac: mac.clone() };
+                Stmt::Macro(StmtMacro { attrs, mac, semi_token }) if has_value(&mac.path) => {
+                    let call = ExprMacro { attrs: std::mem::take(attrs), mac: mac.clone() };
                     let semi = semi_token.map(|semi| Token![;](Span::mixed_site().located_at(semi.span)));
-                    let mut list = Expr::Macro(list);
-                    self.statement(&mut list, semi.is_none());
-                    *stmt = Stmt::Expr(list, semi);
+                    let mut value = Expr::Macro(call);
+                    self.statement(&mut value, semi.is_none());
+                    *stmt = Stmt::Expr(value, semi);
                 }
                 Stmt::Expr(expr, semi) if semi.is_some() || at < last || tail_is_statement => {
                     self.statement(expr, semi.is_none());
-                    // Ours, because what stands before it is: a `match` needs none.
-                    if let (Expr::Verbatim(_), Some(semi)) = (expr, semi) {
+                    // Ours, because what stands before it is: a `match` needs none, nor do branches that are settled.
+                    if let (Expr::Verbatim(_) | Expr::If(_) | Expr::Match(_), Some(semi)) = (expr, semi) {
                         semi.span = Span::mixed_site().located_at(semi.span);
                     }
                 }
@@ -63,7 +63,7 @@ impl<'a> Rewriter<'a> {
                 Stmt::Local(local) => {
                     if let Some(init) = &mut local.init {
                         self.visit_expr_mut(&mut init.expr);
-                        if matches!(local.pat, Pat::Wild(_)) {
+                        if is_wild(&local.pat) {
                             self.dropped(&mut init.expr);
                         }
                         if let Some((_, diverge)) = &mut init.diverge {
@@ -135,7 +135,7 @@ impl<'a> Rewriter<'a> {
                 self.visit_expr_mut(expr);
                 self.settle(expr, is_tail);
             }
-            Expr::Macro(list) if is_list(&list.mac.path) => self.settle(expr, is_tail),
+            Expr::Macro(call) if has_value(&call.mac.path) => self.settle(expr, is_tail),
             Expr::Assign(assign) if matches!(&*assign.left, Expr::Infer(_)) => {
                 self.visit_expr_mut(&mut assign.right);
                 self.dropped(&mut assign.right);
@@ -157,8 +157,11 @@ impl<'a> Rewriter<'a> {
     /// `let _ = f(x);`, which is what the compiler advises where a value should not be dropped. Only a function's call: another
     /// expression may be a place, from which nothing is moved, or of a type that is not known yet.
     fn dropped(&mut self, expr: &mut Expr) {
-        if matches!(expr, Expr::Call(_)) {
-            self.hand_to("__dropped_statement", &quote!(), expr, false);
+        match expr {
+            Expr::Call(_) => self.hand_to("__dropped_statement", &quote!(), expr, false),
+            Expr::Paren(inner) => self.dropped(&mut inner.expr),
+            Expr::Group(inner) => self.dropped(&mut inner.expr),
+            _ => {}
         }
     }
 
@@ -300,6 +303,15 @@ fn drops_values(called: &Ident) -> bool {
     ["for_each", "spawn", "spawn_blocking", "spawn_local"].iter().any(|name| called == name)
 }
 
+/// `_`, also with a type.
+fn is_wild(pattern: &Pat) -> bool {
+    match pattern {
+        Pat::Wild(_) => true,
+        Pat::Type(typed) => is_wild(&typed.pat),
+        _ => false,
+    }
+}
+
 /// `Err(e)?`, also behind methods: `Err(e).context("…")?`.
 fn leaves_with_error(expr: &Expr) -> bool {
     match expr {
@@ -313,39 +325,47 @@ fn leaves_with_error(expr: &Expr) -> bool {
     }
 }
 
-/// Macros that use the value of every expression in them, so that no call can be dropped; and `atomic!`, which takes care
-/// of its own block.
+/// Macros of std's, of `tracing` and of `log` that use the value of every expression in them, so that no call can be
+/// dropped; and `atomic!`, which takes care of its own block.
 const KNOWN_MACROS: &[&str] = &[
     "assert",
     "assert_eq",
     "assert_ne",
     "atomic",
     "concat",
+    "dbg",
+    "debug",
     "debug_assert",
     "debug_assert_eq",
     "debug_assert_ne",
+    "env",
     "eprint",
     "eprintln",
+    "error",
+    "event",
     "format",
     "format_args",
     "include_str",
+    "info",
+    "log",
     "matches",
     "panic",
     "print",
     "println",
     "stringify",
     "todo",
+    "trace",
     "unimplemented",
     "unreachable",
     "vec",
+    "warn",
     "write",
     "writeln",
-    "env",
 ];
 
-/// `vec![…]`: a list of tasks that is dropped is no warning.
-fn is_list(path: &syn::Path) -> bool {
-    path.segments.last().is_some_and(|segment| segment.ident == "vec")
+/// Macros of which it is known that they have a value, which may be a task or hold some.
+fn has_value(path: &syn::Path) -> bool {
+    path.segments.last().is_some_and(|segment| ["vec", "dbg"].iter().any(|known| segment.ident == known))
 }
 
 fn is_known(path: &syn::Path) -> bool {

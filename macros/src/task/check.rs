@@ -9,8 +9,8 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericParam, Ident, Lifetime, Meta, ParenthesizedGenericArguments, ReturnType, Signature, Type, TypeBareFn,
-    TypeImplTrait, TypeReference,
+    Attribute, GenericParam, Ident, Lifetime, Meta, ParenthesizedGenericArguments, ReturnType, Signature, Type,
+    TypeBareFn, TypeImplTrait, TypeReference,
 };
 
 use super::durable;
@@ -24,6 +24,7 @@ pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
     if task.is_durable() {
         generics(&task.function.sig, errors);
     }
+    printed_secrets(task, errors);
     for arg in task.parameters() {
         attributes(arg, errors);
         serde_attributes(arg, task, errors);
@@ -31,6 +32,28 @@ pub(super) fn check(task: &TaskDef, errors: &mut Errors) {
             state(arg, errors);
         } else {
             argument(arg, task, errors);
+        }
+    }
+}
+
+/// `#[tracing::instrument]`, which makes a field of each argument that it is not told to skip.
+fn printed_secrets(task: &TaskDef, errors: &mut Errors) {
+    let is_instrument =
+        |attribute: &&Attribute| attribute.path().segments.last().is_some_and(|last| last.ident == "instrument");
+    for attribute in task.function.attrs.iter().filter(is_instrument) {
+        let skipped = match &attribute.meta {
+            Meta::List(list) => list.tokens.to_string(),
+            Meta::Path(_) | Meta::NameValue(_) => String::new(),
+        };
+        let is_skipped =
+            |name: &str| skipped.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name);
+        let printed = |arg: &&Arg| arg.is_secret && !is_skipped(&arg.name.unraw().to_string());
+        if let Some(arg) = task.args().find(printed).filter(|_| !is_skipped("skip_all")) {
+            let name = &arg.name;
+            errors.push(syn::Error::new_spanned(
+                attribute,
+                format!("this writes all arguments into a span, and `{name}` is `#[secret]`; write `skip({name})` in it, or `skip_all`"),
+            ));
         }
     }
 }

@@ -76,11 +76,11 @@ impl<T: Settle<How>, How> Statement<T, How> {
     }
 
     /// Refuses a task: it was called where `atomic!` does not reach.
-    pub fn __stray_statement(self, value: T) -> T::Settled
+    pub fn __stray_statement(self, value: T) -> T
     where
-        T: WithinReach<How>,
+        T::Tasks: NoTasks,
     {
-        value.pass()
+        value
     }
 }
 
@@ -155,27 +155,28 @@ pub fn unreachable<T>(_: &T) -> T {
 #[diagnostic::on_unimplemented(
     message = "the type of this statement's value is not known early enough in an `atomic!` block",
     label = "this turned out to be `{Self}` only later",
-    note = "name the type where the value comes from, as in `let mut list: Vec<{Self}> = …`, or write `let _unused = …;`"
+    note = "name the type where the value comes from, as in `let mut list: Vec<User> = Vec::new()`, or write `let _unused = …;`"
 )]
 pub trait Settle<How>: Sized {
-    /// `()` for a task, and with it in place of each task for a container; the value itself
-    /// otherwise.
+    /// `()` for a task, and with it in place of each task for a container; the value itself otherwise.
     type Settled;
+    /// The tasks in it: a task itself, `()` for what is none, and in tuples those of each element.
+    type Tasks;
     /// Registers each task, hands on anything else.
     fn settle<W: Deferring>(self, registrar: &Registrar<W>) -> Self::Settled;
 }
 
-/// What may be dropped by a statement in a closure or async block. No task may.
+/// What is in a value that may be dropped by a statement in a closure or async block.
 #[diagnostic::on_unimplemented(
     message = "this task is never registered",
     label = "called in a closure or async block, where `atomic!` does not reach: it may run at any time, or never",
     note = "write a `for` loop in place of the closure, a plain block in place of the async one, or \
-            `.after_commit(conn)?` behind the call, with the connection that the closure is given"
+            `.after_commit(conn)?` behind the call, with the connection that the closure is given; \
+            `.run()` in a hook, which runs after the commit"
 )]
-pub trait WithinReach<How>: Settle<How> {
-    /// Hands on anything but a task.
-    fn pass(self) -> Self::Settled;
-}
+pub trait NoTasks {}
+
+impl NoTasks for () {}
 
 /// Values that hold a task somewhere.
 pub trait Holds<Where> {}
@@ -200,10 +201,11 @@ pub trait MayBeDropped {}
 #[diagnostic::do_not_recommend]
 impl<T: Task> Settle<IsTask> for T {
     type Settled = ();
+    type Tasks = T;
 
     #[inline]
     fn settle<W: Deferring>(self, registrar: &Registrar<W>) {
-        self.hand_over(Registered(registrar));
+        self.hand_over(ToRegistrar(registrar));
     }
 }
 
@@ -215,14 +217,9 @@ macro_rules! settles_to_itself {
         #[diagnostic::do_not_recommend]
         impl<$($generic)*> Settle<Itself> for $type {
             type Settled = Self;
+            type Tasks = ();
             #[inline]
             fn settle<W: Deferring>(self, _: &Registrar<W>) -> Self {
-                self
-            }
-        }
-        #[diagnostic::do_not_recommend]
-        impl<$($generic)*> WithinReach<Itself> for $type {
-            fn pass(self) -> Self {
                 self
             }
         }
@@ -246,18 +243,11 @@ macro_rules! settles_each {
         #[diagnostic::do_not_recommend]
         impl<T: Settle<How>, How, $($generic)*> Settle<$how<How>> for $type {
             type Settled = $settled;
+            type Tasks = T::Tasks;
 
             #[inline]
             fn settle<W: Deferring>(self, registrar: &Registrar<W>) -> Self::Settled {
                 let ($this, $settle) = (self, |value: T| value.settle(registrar));
-                $body
-            }
-        }
-
-        #[diagnostic::do_not_recommend]
-        impl<T: WithinReach<How>, How, $($generic)*> WithinReach<$how<How>> for $type {
-            fn pass(self) -> Self::Settled {
-                let ($this, $settle) = (self, T::pass);
                 $body
             }
         }
@@ -280,6 +270,7 @@ macro_rules! tuples {
         #[allow(non_snake_case, reason = "a field is called as its type")]
         impl<$($type: Settle<$how>, $how),*> Settle<Each<($($how,)*)>> for ($($type,)*) {
             type Settled = ($($type::Settled,)*);
+            type Tasks = ($($type::Tasks,)*);
 
             #[inline]
             fn settle<Wrapper: Deferring>(self, registrar: &Registrar<Wrapper>) -> Self::Settled {
@@ -289,13 +280,7 @@ macro_rules! tuples {
         }
 
         #[diagnostic::do_not_recommend]
-        #[allow(non_snake_case, reason = "a field is called as its type")]
-        impl<$($type: WithinReach<$how>, $how),*> WithinReach<Each<($($how,)*)>> for ($($type,)*) {
-            fn pass(self) -> Self::Settled {
-                let ($($type,)*) = self;
-                ($($type.pass(),)*)
-            }
-        }
+        impl<$($type: NoTasks),*> NoTasks for ($($type,)*) {}
 
         tuples!(holds [$($type)*] $($type $at)*);
     )*};
@@ -342,18 +327,12 @@ impl<T: Holds<Where> + ?Sized, Where> Holds<At<0, Where>> for Box<T> {}
 macro_rules! others {
     ($([$($other:ident)*] $type:ty: $($held:ident $how:ident $at:literal),*;)*) => {$(
         #[diagnostic::do_not_recommend]
-        impl<$($held: WithinReach<$how>, $how,)* $($other),*> Settle<Whole<($($how,)*)>> for $type {
+        impl<$($held: Settle<$how, Tasks: NoTasks>, $how,)* $($other),*> Settle<Whole<($($how,)*)>> for $type {
             type Settled = Self;
+            type Tasks = ();
 
             #[inline]
             fn settle<Wrapper: Deferring>(self, _: &Registrar<Wrapper>) -> Self {
-                self
-            }
-        }
-
-        #[diagnostic::do_not_recommend]
-        impl<$($held: WithinReach<$how>, $how,)* $($other),*> WithinReach<Whole<($($how,)*)>> for $type {
-            fn pass(self) -> Self {
                 self
             }
         }
@@ -398,9 +377,9 @@ others! {
 }
 
 /// Registers a task on the block's connection.
-struct Registered<'r, W>(&'r Registrar<W>);
+struct ToRegistrar<'r, W>(&'r Registrar<W>);
 
-impl<W: Deferring> Receiver for Registered<'_, W> {
+impl<W: Deferring> Receiver for ToRegistrar<'_, W> {
     type Output = ();
 
     #[inline]

@@ -10,6 +10,7 @@ fn sign_up(conn: &mut DeferredConnection<SqliteConnection>) -> QueryResult<()> {
     atomic!(conn, {
         let _ = send(1);
         _ = send(2);
+        let _: send = (send(3));
         Ok(())
     })
 }

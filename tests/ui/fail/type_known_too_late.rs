@@ -20,4 +20,15 @@ fn sign_up(conn: &mut Conn) -> QueryResult<()> {
     })
 }
 
+fn in_a_closure(conn: &mut Conn) -> QueryResult<()> {
+    atomic!(conn, {
+        let mut cache = std::collections::HashMap::new();
+        (0..3).for_each(|id| {
+            cache.insert(id, Vec::new());
+        });
+        cache.entry(1).or_default().push(User);
+        Ok(())
+    })
+}
+
 fn main() {}

@@ -123,3 +123,22 @@ fn tasks_in_an_option_or_a_list() -> QueryResult<()> {
     assert_eq!(log.ran(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     Ok(())
 }
+
+/// Macros that log use what they are given; of one that hands its value on, the value is settled.
+#[test]
+fn macros_whose_values_are_known() -> QueryResult<()> {
+    let conn = &mut connect();
+    let log = Log::new();
+    let id = 1;
+    atomic!(conn, -> QueryResult<()>, {
+        tracing::info!(id, "registers {}", log.ran().len());
+        dbg!(note(&log, id));
+        match id {
+            1 => note(&log, 2),
+            _ => note(&log, 3),
+        };
+        Ok(())
+    })?;
+    assert_eq!(log.ran(), [1, 2]);
+    Ok(())
+}
