@@ -1,8 +1,8 @@
-//! What hooks cost on asynchronous connections, and what the dispatcher costs, beside the same by hand. Both sides in
-//! alternating slices, as in `side_by_side`: prints the ratio of the medians.
+//! What hooks cost on asynchronous connections, and what the dispatcher costs, beside the same by
+//! hand. Both sides in alternating slices, as in `side_by_side`: prints the ratio of the medians.
 //!
-//! `cargo bench -p diesel-deferred-benches --bench asynchronous`; `--test` runs each once. The part on PostgreSQL needs
-//! `PG_DATABASE_URL`, and says so where it is not set.
+//! `cargo bench -p diesel-deferred-benches --bench asynchronous`; `--test` runs each once. The part
+//! on PostgreSQL needs `PG_DATABASE_URL`, and says so where it is not set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,8 +50,9 @@ async fn main() {
     }
 }
 
-/// A transaction with one hook, and diesel-async's own with a call behind it. Each slice has connections of its own, and the sides take
-/// turns at being first: how fast a connection is depends on the core that the server's process happens to be on.
+/// A transaction with one hook, and diesel-async's own with a call behind it. Each slice has
+/// connections of its own, and the sides take turns at being first: how fast a connection is
+/// depends on the core that the server's process happens to be on.
 async fn on_postgres(url: &str, slices: usize, transactions: u32) {
     for inserts in [0, 1] {
         for hooks in [0, 1] {

@@ -1,10 +1,12 @@
-//! What the macros cost at compile time: a crate with 200 tasks and 200 `atomic!` blocks of 20 statements, beside the same
-//! with plain functions, `conn.transaction` and closures written by hand.
+//! What the macros cost at compile time: a crate with 200 tasks and 200 `atomic!` blocks of 20
+//! statements, beside the same with plain functions, `conn.transaction` and closures written by
+//! hand.
 //!
-//! Both crates are members of one generated workspace, so that all they depend on is built once, before anything is
-//! measured. They take turns.
+//! Both crates are members of one generated workspace, so that all they depend on is built once,
+//! before anything is measured. They take turns.
 //!
-//! `cargo bench -p diesel-deferred-benches --profile dev --bench compile_time`; `--test` compiles two blocks once.
+//! `cargo bench -p diesel-deferred-benches --profile dev --bench compile_time`; `--test` compiles
+//! two blocks once.
 
 use std::env;
 use std::error::Error;

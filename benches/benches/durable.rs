@@ -1,8 +1,10 @@
-//! What durable tasks cost on PostgreSQL, beside the same by hand on the same table: enqueueing, draining, waking a worker, and doing
-//! nothing. Both sides in alternating slices, as in `side_by_side`: prints the ratio of the medians.
+//! What durable tasks cost on PostgreSQL, beside the same by hand on the same table: enqueueing,
+//! draining, waking a worker, and doing nothing. Both sides in alternating slices, as in
+//! `side_by_side`: prints the ratio of the medians.
 //!
-//! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench durable`; `--test` runs each once. Words after `--` choose parts:
-//! `enqueue`, `drain`, `wake`, `idle`, `floor`. It makes a schema of its own, and drops it at the end.
+//! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench durable`; `--test` runs each
+//! once. Words after `--` choose parts: `enqueue`, `drain`, `wake`, `idle`, `floor`. It makes a
+//! schema of its own, and drops it at the end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -106,7 +108,8 @@ fn main() {
     }
 }
 
-/// A transaction with so many tasks, and one with an INSERT of as many rows by hand, which notifies nobody.
+/// A transaction with so many tasks, and one with an INSERT of as many rows by hand, which notifies
+/// nobody.
 fn enqueue(schema: &Schema, slices: usize, transactions: u32, tasks: i64) {
     let mut bare = schema.connect();
     let mut deferred = DeferredConnection::new(schema.connect());
@@ -187,7 +190,8 @@ fn new_id() -> TaskId {
     Uuid::now_v7().into()
 }
 
-/// A statement with values, which is prepared once for each text. `sql_query` prepares its own each time.
+/// A statement with values, which is prepared once for each text. `sql_query` prepares its own each
+/// time.
 struct ByHand(Vec<Piece>);
 
 enum Piece {
@@ -244,7 +248,8 @@ impl Query for ByHand {
 
 impl<C> RunQueryDsl<C> for ByHand {}
 
-/// So many tasks that do nothing, by a worker, and by a loop by hand that claims and deletes 1,000 at a time.
+/// So many tasks that do nothing, by a worker, and by a loop by hand that claims and deletes 1,000
+/// at a time.
 async fn drain(schema: &Schema, slices: usize, tasks: u64) {
     let (mut waits, mut does_not, mut mine) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..slices {
@@ -301,7 +306,8 @@ async fn drain_by_worker(schema: &Schema, progress: &Arc<Progress>) -> Duration 
     start.elapsed()
 }
 
-/// From the end of COMMIT to a task's first line, where the worker is idle: in the process of the worker, and in another one.
+/// From the end of COMMIT to a task's first line, where the worker is idle: in the process of the
+/// worker, and in another one.
 async fn wake(schema: &Schema, times: usize) {
     schema.empty();
     let (sender, mut arrivals) = mpsc::unbounded_channel::<Instant>();
@@ -391,7 +397,8 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// A drain while a long transaction elsewhere keeps every dead row: how much slower the last fifth is than the second one.
+/// A drain while a long transaction elsewhere keeps every dead row: how much slower the last fifth
+/// is than the second one.
 async fn floor(schema: &Schema, slices: usize, tasks: u64) {
     let (mut theirs, mut mine) = (Vec::new(), Vec::new());
     let (mut their_slowdown, mut my_slowdown) = (Vec::new(), Vec::new());
@@ -431,7 +438,8 @@ async fn floor(schema: &Schema, slices: usize, tasks: u64) {
     println!("    while somebody calls every 2 ms ours took {called_ratio:.2} times as long");
 }
 
-/// [`drain_by_worker`], while another connection goes on calling: what it calls may have to start before what was taken last.
+/// [`drain_by_worker`], while another connection goes on calling: what it calls may have to start
+/// before what was taken last.
 async fn drain_while_called(schema: &Schema, progress: &Arc<Progress>) -> Duration {
     let over = Arc::new(AtomicBool::new(false));
     let (until, mut conn) = (Arc::clone(&over), DeferredConnection::new(schema.connect()));
@@ -469,7 +477,8 @@ impl Schema {
         let mut conn = PgConnection::establish(server).expect("connect");
         conn.batch_execute(&format!("CREATE SCHEMA {name}")).expect("a schema");
         let separator = if server.contains('?') { '&' } else { '?' };
-        // diesel-async does not encrypt by itself, libpq does where the server can: here neither does.
+        // diesel-async does not encrypt by itself, libpq does where the server can: here neither
+        // does.
         let plain = if server.contains("sslmode") { "" } else { "&sslmode=disable" };
         let url = format!("{server}{separator}options=-csearch_path%3D{name}{plain}");
         let schema = Self { url, server: server.to_owned(), name };
@@ -493,7 +502,8 @@ impl Schema {
         self.connect().batch_execute("TRUNCATE deferred_tasks").expect("empty");
     }
 
-    /// As many tasks, on a table as after a while of rest: what the server would tidy up is tidied up, so that it hits neither side.
+    /// As many tasks, on a table as after a while of rest: what the server would tidy up is tidied
+    /// up, so that it hits neither side.
     fn fill(&self, tasks: u64) {
         self.empty();
         let mut conn = self.connect();

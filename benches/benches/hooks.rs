@@ -1,5 +1,5 @@
-//! What hooks cost beside what one would write by hand, side by side in one run. In-memory SQLite, so that the database is
-//! as cheap as one can be.
+//! What hooks cost beside what one would write by hand, side by side in one run. In-memory SQLite,
+//! so that the database is as cheap as one can be.
 //!
 //! `cargo bench -p diesel-deferred-benches`; the ratios are in RESULTS.md.
 
@@ -39,7 +39,8 @@ fn capture_128(a: [u64; 16]) {
     add(&a);
 }
 
-/// The hand-written baseline: a list that is kept from transaction to transaction, as the connection keeps its own.
+/// The hand-written baseline: a list that is kept from transaction to transaction, as the
+/// connection keeps its own.
 #[derive(Default)]
 struct ByHand(Vec<Box<dyn FnOnce() + Send>>);
 

@@ -1,7 +1,9 @@
-//! What refused nested blocks leave behind: 20,000 in one transaction, where each is rolled back. On SQLite the last
-//! thousand should take as long as the first, and on PostgreSQL the server's process should not grow.
+//! What refused nested blocks leave behind: 20,000 in one transaction, where each is rolled back.
+//! On SQLite the last thousand should take as long as the first, and on PostgreSQL the server's
+//! process should not grow.
 //!
-//! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench refused_blocks`; `--test` runs two thousand.
+//! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench refused_blocks`; `--test` runs
+//! two thousand.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -19,8 +21,8 @@ const THOUSAND: usize = 1_000;
 /// How often SQLite is measured. What the machine does meanwhile hits single thousands.
 const RUNS: usize = 9;
 
-/// Each block writes: only then has its savepoint a lock on PostgreSQL. No temporary table, whose pages would be in the
-/// process's own memory; it goes with the transaction.
+/// Each block writes: only then has its savepoint a lock on PostgreSQL. No temporary table, whose
+/// pages would be in the process's own memory; it goes with the transaction.
 const TABLE: &str = "CREATE TABLE bench_refused (id INTEGER)";
 const INSERT: &str = "INSERT INTO bench_refused VALUES (1)";
 

@@ -1,5 +1,5 @@
-//! Whole transactions, ours and by hand, in alternating slices: where a few percent count, what the machine does meanwhile
-//! must hit both. Prints the ratio of the medians.
+//! Whole transactions, ours and by hand, in alternating slices: where a few percent count, what the
+//! machine does meanwhile must hit both. Prints the ratio of the medians.
 //!
 //! `cargo bench -p diesel-deferred-benches --bench side_by_side`; `--test` runs each once.
 

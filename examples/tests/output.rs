@@ -25,7 +25,8 @@ fn assert_prints(program: &str, expected: &str) {
     assert!(printed == expected, "{program} does not print what is expected:\n{}", difference(expected, &printed));
 }
 
-/// What the two begin and end with is shown once; between, `-` marks lines that are missing and `+` unexpected ones.
+/// What the two begin and end with is shown once; between, `-` marks lines that are missing and `+`
+/// unexpected ones.
 fn difference(expected: &str, printed: &str) -> String {
     let (expected, printed): (Vec<_>, Vec<_>) = (expected.lines().collect(), printed.lines().collect());
     let shorter = expected.len().min(printed.len());

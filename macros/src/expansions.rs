@@ -1,4 +1,5 @@
-//! What the macros expand to, as files to read: `tests/expansions/NAME.rs` becomes `NAME.expanded.rs`.
+//! What the macros expand to, as files to read: `tests/expansions/NAME.rs` becomes
+//! `NAME.expanded.rs`.
 //!
 //! `UPDATE_EXPANSIONS=1 cargo test -p diesel-deferred-macros` writes the latter anew.
 

@@ -1,4 +1,5 @@
-//! Where the expansions find the runtime crate, and how errors become tokens and tokens become text.
+//! Where the expansions find the runtime crate, and how errors become tokens and tokens become
+//! text.
 //!
 //! Must not know: what is expanded.
 
@@ -6,7 +7,8 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::Path;
 
-/// The hidden module of the runtime that has this version: macros and runtime of two versions don't mix.
+/// The hidden module of the runtime that has this version: macros and runtime of two versions don't
+/// mix.
 pub(crate) fn private(root: Option<&Path>) -> TokenStream {
     match root {
         Some(root) => quote!(#root::__private_0_1_0),
@@ -14,7 +16,8 @@ pub(crate) fn private(root: Option<&Path>) -> TokenStream {
     }
 }
 
-/// The same tokens at another place in the source: names mean what they meant, messages point there.
+/// The same tokens at another place in the source: names mean what they meant, messages point
+/// there.
 pub(crate) fn located_at(tokens: &TokenStream, span: Span) -> TokenStream {
     tokens
         .clone()

@@ -143,7 +143,8 @@ impl Reader<'_> {
         for token in tokens {
             match token {
                 TokenTree::Ident(name) => {
-                    // A name behind no `::` begins another path; the one behind a `.` is a method or field, found nowhere.
+                    // A name behind no `::` begins another path; the one behind a `.` is a method
+                    // or field, found nowhere.
                     if colons != 2 {
                         self.add_path(std::mem::take(&mut path));
                     }

@@ -15,9 +15,10 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A commit that could not be believed.
 ///
-/// Diesel reports success for transactions that the server rolled back, because the server reports success for their
-/// COMMIT. A [`DeferredConnection`](crate::DeferredConnection) finds out and answers with this error instead, wrapped in
-/// [`diesel::result::Error::QueryBuilderError`], the variant of Diesel that carries foreign errors.
+/// Diesel reports success for transactions that the server rolled back, because the server reports
+/// success for their COMMIT. A [`DeferredConnection`](crate::DeferredConnection) finds out and
+/// answers with this error instead, wrapped in [`diesel::result::Error::QueryBuilderError`], the
+/// variant of Diesel that carries foreign errors.
 ///
 /// # Examples
 /// ```
@@ -34,26 +35,30 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// The server rolled the transaction back, or would have at COMMIT: a statement failed and its error was swallowed.
-    /// Nothing that ran before that was committed. On MySQL and MariaDB the statements behind a swallowed deadlock run
-    /// outside of any transaction: those are committed one by one.
+    /// The server rolled the transaction back, or would have at COMMIT: a statement failed and its
+    /// error was swallowed. Nothing that ran before that was committed. On MySQL and MariaDB the
+    /// statements behind a swallowed deadlock run outside of any transaction: those are committed
+    /// one by one.
     RolledBack,
-    /// The transaction was over before its block was: a raw `COMMIT`, `ROLLBACK` or `BEGIN`, a statement that commits
-    /// implicitly (DDL on MySQL and MariaDB), or a connection that was replaced. What ran before that point may be
-    /// committed already, what ran after it committed statement by statement.
+    /// The transaction was over before its block was: a raw `COMMIT`, `ROLLBACK` or `BEGIN`, a
+    /// statement that commits implicitly (DDL on MySQL and MariaDB), or a connection that was
+    /// replaced. What ran before that point may be committed already, what ran after it committed
+    /// statement by statement.
     ///
     /// Not found out where raw SQL ended the transaction *and* another one has begun since, see
     /// [`DeferredConnection`](crate::DeferredConnection).
     EndedEarly,
-    /// The block, or a before-commit hook, began a transaction with the transaction manager's own functions and did not end
-    /// it. All of it was rolled back, nothing was committed.
+    /// The block, or a before-commit hook, began a transaction with the transaction manager's own
+    /// functions and did not end it. All of it was rolled back, nothing was committed.
     LeftOpen,
-    /// A task that the transaction registered could not run after it: there is no tokio runtime for an `async` one, its dispatcher was
-    /// shut down, or a `#[state]` is missing. Nothing was committed.
+    /// A task that the transaction registered could not run after it: there is no tokio runtime for
+    /// an `async` one, its dispatcher was shut down, or a `#[state]` is missing. Nothing was
+    /// committed.
     TaskCannotRun(CannotRun),
     /// A task or hook was to be registered outside of any transaction. It is not kept, and not run.
     ///
-    /// [`is_not_in_transaction`](Self::is_not_in_transaction) finds it together with Diesel's own error.
+    /// [`is_not_in_transaction`](Self::is_not_in_transaction) finds it together with Diesel's own
+    /// error.
     #[non_exhaustive]
     NotInTransaction {
         /// The task's name, or the closure's.
@@ -63,20 +68,24 @@ pub enum CommitError {
     },
     /// A durable task that the transaction registered cannot be stored. Nothing was committed.
     TaskCannotBeStored(CannotStore),
-    /// The rows of its durable tasks could not be written, because there is no table for them. Nothing was committed.
+    /// The rows of its durable tasks could not be written, because there is no table for them.
+    /// Nothing was committed.
     #[non_exhaustive]
     NoTaskTable {
         /// What the database says.
         source: Box<Error>,
     },
-    /// A block on this connection was cancelled: its future was dropped before it had ended, by a timeout, in a `select!`, or because
-    /// nobody waited for the answer any more. The connection is still in its transaction and refuses all use; nothing of it
-    /// will be committed, unless it was dropped during COMMIT.
+    /// A block on this connection was cancelled: its future was dropped before it had ended, by a
+    /// timeout, in a `select!`, or because nobody waited for the answer any more. The connection is
+    /// still in its transaction and refuses all use; nothing of it will be committed, unless it was
+    /// dropped during COMMIT.
     ///
-    /// On PostgreSQL and SQLite the next outermost block rolls back what was left, and goes on; on MySQL and MariaDB, and where
-    /// BEGIN or COMMIT itself was under way, the connection has to be closed, which pools see to.
+    /// On PostgreSQL and SQLite the next outermost block rolls back what was left, and goes on; on
+    /// MySQL and MariaDB, and where BEGIN or COMMIT itself was under way, the connection has to be
+    /// closed, which pools see to.
     Cancelled,
-    /// The connection was lost while COMMIT was under way: whether it committed, only the database knows.
+    /// The connection was lost while COMMIT was under way: whether it committed, only the database
+    /// knows.
     #[non_exhaustive]
     Unknown {
         /// What the client library reported.
@@ -93,9 +102,9 @@ impl CommitError {
         }
     }
 
-    /// Whether the error says that something needs a transaction and none was open: this crate's, which names
-    /// the task and where it was called, or Diesel's [`NotInTransaction`](Error::NotInTransaction), which has no
-    /// room for them.
+    /// Whether the error says that something needs a transaction and none was open: this crate's,
+    /// which names the task and where it was called, or Diesel's
+    /// [`NotInTransaction`](Error::NotInTransaction), which has no room for them.
     ///
     /// # Examples
     /// ```

@@ -1,5 +1,5 @@
-//! A value that its owner has by `&mut`, and that everybody else may look at, one thread at a time. It can be shared
-//! where the value itself can't.
+//! A value that its owner has by `&mut`, and that everybody else may look at, one thread at a time.
+//! It can be shared where the value itself can't.
 //!
 //! Must not know: what it holds.
 
@@ -36,8 +36,8 @@ impl<T> Guarded<T> {
 }
 
 impl<T: Default> Guarded<T> {
-    /// Looks at the value. Not under the lock, because `view` may run code of a user's, which may look at it again:
-    /// it finds nothing then. Other threads wait.
+    /// Looks at the value. Not under the lock, because `view` may run code of a user's, which may
+    /// look at it again: it finds nothing then. Other threads wait.
     pub(crate) fn view<R>(&self, view: impl FnOnce(&T) -> R) -> R {
         let me = thread::current().id();
         let mut inner = self.lock();

@@ -130,8 +130,8 @@ impl<W> Hook<W> {
 
     pub(crate) fn describe(&self, kind: HookKind, depth: usize) -> PendingHook {
         let mut arguments = String::new();
-        // A user's `Debug` may fail, or panic, where a report is made of a transaction that has ended: show what it wrote
-        // before that.
+        // A user's `Debug` may fail, or panic, where a report is made of a transaction that has
+        // ended: show what it wrote before that.
         if contain(|| self.0.arguments(&mut arguments)) != Ok(Ok(())) {
             arguments.push('…');
         }

@@ -1,8 +1,8 @@
 //! Background tasks for [Diesel](diesel) that run after the transaction commits.
 //!
-//! A task called inside a transaction must not start before the COMMIT: it would not find the rows. It must not run at all
-//! when what it belongs to was rolled back, and it must see the arguments of *its* call, not of the last one in the loop.
-//! Here all three follow from a plain function call:
+//! A task called inside a transaction must not start before the COMMIT: it would not find the rows.
+//! It must not run at all when what it belongs to was rolled back, and it must see the arguments of
+//! *its* call, not of the last one in the loop. Here all three follow from a plain function call:
 //!
 //! ```
 //! use diesel::prelude::*;
@@ -43,18 +43,21 @@
 //! | a COMMIT that did not commit | [`CommitError`] |
 //!
 //! # Guarantees
-//! * A commit hook (a task's call, or a closure) runs when the *outermost* transaction has really committed, once: a plain
-//!   function and a closure before `atomic!` returns, in the order in which they were registered, over all nested blocks; an
-//!   `async` or `blocking` task on tokio, started in that order.
-//! * Commit hooks of a nested block (a savepoint) that was rolled back never run, whatever happens to the outer one.
-//! * While a commit hook runs the connection is outside of any transaction. A hook may open its own `atomic!`.
-//! * A hook that fails or panics changes nothing that was committed and does not stop the next one: it is reported in
-//!   [`DeferredConnection::last_report`] or to the dispatcher's failure handler, and as a `tracing` event with the task's name and
-//!   call site.
-//! * A task that could not run (no runtime, a dispatcher that was shut down, a missing `#[state]`), or could not be stored, fails its
-//!   transaction.
-//! * In-process hooks are at most once: a process that dies between COMMIT and hook loses the hook. Durable tasks are rows of the
-//!   transaction, which a worker runs at least once.
+//! * A commit hook (a task's call, or a closure) runs when the *outermost* transaction has really
+//!   committed, once: a plain function and a closure before `atomic!` returns, in the order in
+//!   which they were registered, over all nested blocks; an `async` or `blocking` task on tokio,
+//!   started in that order.
+//! * Commit hooks of a nested block (a savepoint) that was rolled back never run, whatever happens
+//!   to the outer one.
+//! * While a commit hook runs the connection is outside of any transaction. A hook may open its own
+//!   `atomic!`.
+//! * A hook that fails or panics changes nothing that was committed and does not stop the next one:
+//!   it is reported in [`DeferredConnection::last_report`] or to the dispatcher's failure handler,
+//!   and as a `tracing` event with the task's name and call site.
+//! * A task that could not run (no runtime, a dispatcher that was shut down, a missing `#[state]`),
+//!   or could not be stored, fails its transaction.
+//! * In-process hooks are at most once: a process that dies between COMMIT and hook loses the hook.
+//!   Durable tasks are rows of the transaction, which a worker runs at least once.
 //!
 //! What raw SQL can do to the first two is on [`DeferredConnection`].
 //!
@@ -126,7 +129,8 @@ pub use error::{BoxError, CannotStore, CommitError};
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};
 pub use task::{Task, TaskOutput};
 
-/// What the macros expand to. Not part of the public interface: its name changes with every version.
+/// What the macros expand to. Not part of the public interface: its name changes with every
+/// version.
 #[doc(hidden)]
 pub mod __private_0_1_0 {
     pub use crate::atomic::{AtomicTarget, BeginOptions, DefersTasks, DefersTasksAsync, IsolationLevel, Registrar};

@@ -1,4 +1,5 @@
-//! Running code of a user's where its panic must not pass: what a hook did has been decided by then.
+//! Running code of a user's where its panic must not pass: what a hook did has been decided by
+//! then.
 //!
 //! Must not know: what that code is.
 

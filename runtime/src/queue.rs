@@ -1,7 +1,8 @@
 //! The hook queue of one connection: flat lists and one mark for each open transaction depth.
 //!
-//! Must not know: Diesel, connections, what a hook is. It is told when a depth opens, merges or is rolled back, and says
-//! which hooks that leaves. Releasing a depth is O(1), rolling one back costs what it drops.
+//! Must not know: Diesel, connections, what a hook is. It is told when a depth opens, merges or is
+//! rolled back, and says which hooks that leaves. Releasing a depth is O(1), rolling one back costs
+//! what it drops.
 
 use std::cmp::Reverse;
 
@@ -58,8 +59,8 @@ pub(crate) struct Dropped<H, B, C> {
     pub(crate) calls: Vec<C>,
 }
 
-/// Buffers of more than this many hooks are not kept for the next transaction: what a busy connection needs again is,
-/// what a bulk load left behind is not. About 90 KB.
+/// Buffers of more than this many hooks are not kept for the next transaction: what a busy
+/// connection needs again is, what a bulk load left behind is not. About 90 KB.
 const KEPT_CAPACITY: usize = 1024;
 
 impl<H, B, C> Queue<H, B, C> {
@@ -103,7 +104,8 @@ impl<H, B, C> Queue<H, B, C> {
         self.marks.truncate(depth);
         let lists = self.lists.get_mut();
         let mut rollback = take_from(&mut lists.rollback, mark.rollback);
-        // Undoing goes backwards: deepest first, and within one depth the latest first (a stable sort of the reverse).
+        // Undoing goes backwards: deepest first, and within one depth the latest first (a stable
+        // sort of the reverse).
         rollback.reverse();
         rollback.sort_by_key(|(depth, _)| Reverse(*depth));
         Dropped {
@@ -191,7 +193,8 @@ impl<H, B, C> Queue<H, B, C> {
         std::mem::take(&mut self.lists.get_mut().before)
     }
 
-    /// The outermost transaction, the one above `depth`, committed, and nothing waited for that: closes it, and says so.
+    /// The outermost transaction, the one above `depth`, committed, and nothing waited for that:
+    /// closes it, and says so.
     #[inline]
     pub(crate) fn close_if_empty(&mut self, depth: usize) -> bool {
         let lists = self.lists.get_mut();
@@ -205,7 +208,8 @@ impl<H, B, C> Queue<H, B, C> {
         empty
     }
 
-    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which are to run now.
+    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which
+    /// are to run now.
     #[inline]
     pub(crate) fn take_committed(&mut self, depth: usize) -> Vec<H> {
         let commit = &mut self.lists.get_mut().commit;
@@ -275,8 +279,8 @@ impl<'q, H, B, C> View<'q, H, B, C> {
     }
 }
 
-/// The elements from `start` on. Unlike `split_off` it hands the whole buffer over where it can, and leaves it where it is
-/// when there is nothing to take: the next transaction has use for it.
+/// The elements from `start` on. Unlike `split_off` it hands the whole buffer over where it can,
+/// and leaves it where it is when there is nothing to take: the next transaction has use for it.
 #[inline]
 fn take_from<T>(list: &mut Vec<T>, start: usize) -> Vec<T> {
     if list.len() == start {

@@ -1,9 +1,10 @@
-//! C23, enumerated: all values of a statement that hold tasks, in std's containers up to two deep, in
-//! each place of a statement. Each registers all of its tasks in order, or does not compile. The one
-//! exception: nothing is known of what a user's macro does with its arguments. There the compiler's lint
-//! on dropped values is denied, and what it does not see is told at run time.
+//! C23, enumerated: all values of a statement that hold tasks, in std's containers up to two deep,
+//! in each place of a statement. Each registers all of its tasks in order, or does not compile. The
+//! one exception: nothing is known of what a user's macro does with its arguments. There the
+//! compiler's lint on dropped values is denied, and what it does not see is told at run time.
 //!
-//! The first kind becomes tests, written by the build script; the second a crate that `ui.rs` compiles.
+//! The first kind becomes tests, written by the build script; the second a crate that `ui.rs`
+//! compiles.
 //!
 //! Must not know: how a value is looked through.
 
@@ -73,8 +74,8 @@ fn name(shape: &Shape) -> String {
     shape.iter().fold(String::from("task"), |name, container| format!("{name}_in_{}", container.name()))
 }
 
-/// Whether the compiler's own lint on dropped values has something to say: it looks into some types,
-/// and minds some whatever is in them.
+/// Whether the compiler's own lint on dropped values has something to say: it looks into some
+/// types, and minds some whatever is in them.
 fn is_seen_by_the_compiler(shape: &Shape) -> bool {
     for container in shape {
         match container {
@@ -137,8 +138,8 @@ fn fill(place: &str, mut value: impl FnMut() -> String) -> String {
     filled
 }
 
-/// Tests: one for each shape that registers its tasks, with a statement for each place; and one for each
-/// that a user's macro can drop unseen, which is told at run time (C24).
+/// Tests: one for each shape that registers its tasks, with a statement for each place; and one for
+/// each that a user's macro can drop unseen, which is told at run time (C24).
 #[allow(dead_code, reason = "for the build script")]
 pub fn registered() -> String {
     let mut code = String::new();

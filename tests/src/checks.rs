@@ -31,7 +31,8 @@ pub fn refusal<T: Debug>(result: &QueryResult<T>) -> &'static str {
 /// The number of the next row that tells whether a connection is clean.
 static NEXT: AtomicI32 = AtomicI32::new(1_000_000);
 
-/// No transaction is open and nothing waits; the next block commits, for itself alone, and runs nothing that is old.
+/// No transaction is open and nothing waits; the next block commits, for itself alone, and runs
+/// nothing that is old.
 pub fn assert_clean<C: Database>(db: &Scratch<C>, conn: &mut DeferredConnection<C>, log: &Log) {
     assert!(!conn.in_transaction(), "a transaction is open");
     assert_eq!(conn.pending(), [], "hooks were left");

@@ -1,7 +1,8 @@
 //! The `tracing` events that the crate under test emits.
 //!
-//! One subscriber for the whole process, installed before the first connection is made: `tracing` remembers for each place
-//! in the code whether anybody listens, and a subscriber that comes while another thread gets there first may miss it.
+//! One subscriber for the whole process, installed before the first connection is made: `tracing`
+//! remembers for each place in the code whether anybody listens, and a subscriber that comes while
+//! another thread gets there first may miss it.
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Write};

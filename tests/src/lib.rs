@@ -1,6 +1,8 @@
-//! What the tests share: a scratch database of each kind, witnesses, and a log of the hooks that ran.
+//! What the tests share: a scratch database of each kind, witnesses, and a log of the hooks that
+//! ran.
 //!
-//! A *witness* is a row that a test writes in the block beside a hook; a second connection tells whether it was committed.
+//! A *witness* is a row that a test writes in the block beside a hook; a second connection tells
+//! whether it was committed.
 
 mod checks;
 mod database;
@@ -46,7 +48,8 @@ macro_rules! on_every_database {
     };
 }
 
-/// Makes a `#[tokio::test]` of each generic `async fn name<C: AsyncDatabase>(db: &Scratch<C::Blocking>)` for each database.
+/// Makes a `#[tokio::test]` of each generic
+/// `async fn name<C: AsyncDatabase>(db: &Scratch<C::Blocking>)` for each database.
 #[macro_export]
 macro_rules! on_every_async_database {
     ($($name:ident),* $(,)?) => {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use diesel_deferred::{DeferredConnection, deferred_task};
 
-/// No hook ran, or no witness is there. Named, because an empty array has elements of any type that `i32` compares with.
+/// No hook ran, or no witness is there. Named, because an empty array has elements of any type that
+/// `i32` compares with.
 pub const NOTHING: [i32; 0] = [];
 
 /// Which hooks ran, in order.

@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 
 use crate::{AsyncDatabase, AsyncSqliteConnection};
 
-/// When the future is dropped that was polled so often. It is polled again only when it was woken, so that each poll is progress.
+/// When the future is dropped that was polled so often. It is polled again only when it was woken,
+/// so that each poll is progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     /// Right after that poll: what it waits for may not have happened.

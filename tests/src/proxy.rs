@@ -1,4 +1,5 @@
-//! Connections that are cut when COMMIT has been executed, before its answer arrives; and such that hang.
+//! Connections that are cut when COMMIT has been executed, before its answer arrives; and such that
+//! hang.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Listens on a port of its own and forwards one connection to `server`, until a message holds COMMIT: the server gets it
-/// and answers, the client is cut off instead.
+/// Listens on a port of its own and forwards one connection to `server`, until a message holds
+/// COMMIT: the server gets it and answers, the client is cut off instead.
 pub fn cut_behind_commit(server: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address").to_string();

@@ -26,8 +26,9 @@ fn count() {
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 
-// SAFETY: every call is handed to `System` with the arguments that it was made with, so that `System`'s guarantees are
-// this allocator's; counting touches a `Cell` that needs no allocation and no destructor.
+// SAFETY: every call is handed to `System` with the arguments that it was made with, so that
+// `System`'s guarantees are this allocator's; counting touches a `Cell` that needs no allocation
+// and no destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -90,8 +91,8 @@ fn c21_a_block_without_hooks_allocates_what_a_transaction_does<C: Database>(db: 
     assert_eq!(nested, nested_transactions(&mut bare));
 }
 
-/// C21, and the design's "up to six words inline in a buffer that the connection keeps": a commit with hooks allocates
-/// for its proof's message at most.
+/// C21, and the design's "up to six words inline in a buffer that the connection keeps": a commit
+/// with hooks allocates for its proof's message at most.
 fn c21_small_hooks_are_kept_without_allocating<C: Database>(db: &Scratch<C>) {
     fn with_hooks<C: Database>(conn: &mut DeferredConnection<C>, hooks: usize) -> usize {
         allocations(|| {

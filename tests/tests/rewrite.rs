@@ -1,6 +1,8 @@
-//! What `atomic!` must not change about a block, in both editions: the package beside this one compiles the same file.
+//! What `atomic!` must not change about a block, in both editions: the package beside this one
+//! compiles the same file.
 //!
-//! The blocks run: a test asserts what they did, in which order, and which tasks ran after the commit.
+//! The blocks run: a test asserts what they did, in which order, and which tasks ran after the
+//! commit.
 
 #![deny(warnings)]
 #![forbid(unused_must_use)]

@@ -1,4 +1,5 @@
-//! Two durable tasks of one name. A program of its own, because every worker of this one is refused.
+//! Two durable tasks of one name. A program of its own, because every worker of this one is
+//! refused.
 
 use diesel_deferred::{Worker, WorkerError, deferred_task};
 use diesel_deferred_tests::AsyncSqliteConnection;
@@ -18,7 +19,7 @@ fn two_tasks_of_one_name_are_refused() {
     let message = error.to_string();
     let WorkerError::DuplicateTask { name, places, .. } = error else { panic!("{error:?}") };
     assert_eq!(name, "shop::send");
-    assert_eq!(places, [7, 11].map(|line| format!("tests/tests/two_tasks_of_one_name.rs:{line}")));
+    assert_eq!(places, [8, 12].map(|line| format!("tests/tests/two_tasks_of_one_name.rs:{line}")));
     for part in [name, &*places[0], &*places[1], "name = \"…\""] {
         assert!(message.contains(part), "{message}");
     }

@@ -1,7 +1,8 @@
 //! The two databases that the service runs on: their tables, and the few statements that it needs.
 //!
-//! Diesel's queries are built for one database each, so that what is generic over them needs a trait. A service with one
-//! database has no need of this: its handlers name the connection and write the queries where they need them.
+//! Diesel's queries are built for one database each, so that what is generic over them needs a
+//! trait. A service with one database has no need of this: its handlers name the connection and
+//! write the queries where they need them.
 
 use std::error::Error;
 use std::future::Future;

@@ -15,7 +15,8 @@ pub enum Error {
     Address(AddressError),
     /// Somebody has this e-mail address already.
     Taken,
-    /// The client hung up, or the service is shutting down, and the transaction had not come to its COMMIT.
+    /// The client hung up, or the service is shutting down, and the transaction had not come to its
+    /// COMMIT.
     Cancelled,
     /// There is nobody any more to send the mail, so nothing was committed.
     TaskCannotRun(CannotRun),
@@ -96,7 +97,8 @@ mod tests {
     #[deferred_task]
     async fn mail() {}
 
-    /// What commits behind the dispatcher's shutdown is refused, for there is nobody to send its mail; that is no bug of ours.
+    /// What commits behind the dispatcher's shutdown is refused, for there is nobody to send its
+    /// mail; that is no bug of ours.
     #[tokio::test(flavor = "multi_thread")]
     async fn too_late_is_unavailable() {
         let mut conn = Conn::<Sqlite>::establish(":memory:").await.expect("in memory");

@@ -1,4 +1,5 @@
-//! Requests that go wrong inside their transaction because they ask for it, to see what becomes of their mails.
+//! Requests that go wrong inside their transaction because they ask for it, to see what becomes of
+//! their mails.
 
 use std::convert::Infallible;
 use std::sync::Arc;

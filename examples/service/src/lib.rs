@@ -1,4 +1,5 @@
-//! A sign-up service with axum, and a worker for its durable tasks: what the two binaries `service` and `worker` share.
+//! A sign-up service with axum, and a worker for its durable tasks: what the two binaries `service`
+//! and `worker` share.
 //!
 //! The tasks are here, so that both are linked with them.
 

@@ -38,8 +38,8 @@ impl Mailer {
         Ok(())
     }
 
-    /// Sends a mail that has an identity. Sent twice it is still one: here the file has its name, a mail server would see the same
-    /// `Message-ID`.
+    /// Sends a mail that has an identity. Sent twice it is still one: here the file has its name, a
+    /// mail server would see the same `Message-ID`.
     pub async fn send_once(
         &self,
         id: TaskId,

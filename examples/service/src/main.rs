@@ -1,4 +1,5 @@
-//! A sign-up service with axum: one request is one transaction, and the welcome mails leave after its commit.
+//! A sign-up service with axum: one request is one transaction, and the welcome mails leave after
+//! its commit.
 //!
 //! ```sh
 //! cargo run -p diesel-deferred-service          # SQLite; it says where the database and the outbox are
@@ -12,15 +13,16 @@
 //! curl 127.0.0.1:8000/users                     # how many there are
 //! ```
 //!
-//! An order's receipt is a durable task: a row of the order's transaction, which a worker makes a mail of. There is one in this process,
-//! and `cargo run -p diesel-deferred-service --bin worker` is another one. Kill either at any time, and no receipt is lost:
+//! An order's receipt is a durable task: a row of the order's transaction, which a worker makes a
+//! mail of. There is one in this process, and `cargo run -p diesel-deferred-service --bin worker`
+//! is another one. Kill either at any time, and no receipt is lost:
 //!
 //! ```sh
 //! curl -i 127.0.0.1:8000/orders -H 'content-type: application/json' -d '{"email": "ada@example.org", "cents": 1250}'
 //! ```
 //!
-//! With `FAULTS=on` a request may go wrong inside of its block, behind the call of the task; there is no user then, and no
-//! mail:
+//! With `FAULTS=on` a request may go wrong inside of its block, behind the call of the task; there
+//! is no user then, and no mail:
 //!
 //! ```sh
 //! post -H 'x-fault: fail'  -d '{"email": "dan@example.org"}'     # 500
@@ -28,8 +30,8 @@
 //! post -H 'x-fault: slow' -m 1 -d '{"email": "dan@example.org"}' # the client hangs up after a second
 //! ```
 //!
-//! Ctrl-C and SIGTERM end it: it takes no more connections, answers the requests that it has, waits for the mails of what was
-//! committed, and says which it could not wait for.
+//! Ctrl-C and SIGTERM end it: it takes no more connections, answers the requests that it has, waits
+//! for the mails of what was committed, and says which it could not wait for.
 //!
 //! | variable | by default | is |
 //! |---|---|---|

@@ -1,4 +1,5 @@
-//! Ordering: the receipt is promised with the order, so it must not get lost, whichever process dies. Its task is durable.
+//! Ordering: the receipt is promised with the order, so it must not get lost, whichever process
+//! dies. Its task is durable.
 
 use std::error::Error as StdError;
 use std::panic::resume_unwind;
@@ -41,7 +42,8 @@ pub(crate) async fn order<D: Database>(
     Ok((StatusCode::CREATED, Json(order)))
 }
 
-/// Run by a worker: in this process, or in another one. It may run twice, if a worker dies in between; `attempt.id()` is the same then.
+/// Run by a worker: in this process, or in another one. It may run twice, if a worker dies in
+/// between; `attempt.id()` is the same then.
 #[deferred_task(durable, queue = "mail", max_attempts = 10, backoff = "1s", timeout = "30s")]
 async fn send_receipt(
     #[state] mailer: &Mailer,

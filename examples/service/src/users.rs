@@ -59,20 +59,22 @@ async fn sign_up<D: Database>(
     let email: Address = email.parse()?;
     let mut conn = service.pool.get_owned().await?;
 
-    // When a client hangs up, the future of this function is dropped, wherever it waits. The transaction must not be dropped
-    // during its COMMIT, or nobody would know whether it committed. So it has a task of its own, which is told of that
-    // by the guard, and asks where it can still turn back.
+    // When a client hangs up, the future of this function is dropped, wherever it waits. The
+    // transaction must not be dropped during its COMMIT, or nobody would know whether it committed.
+    // So it has a task of its own, which is told of that by the guard, and asks where it can still
+    // turn back.
     let wanted = service.stopping.child_token();
     let _guard = wanted.clone().drop_guard();
     let transaction = service.transactions.spawn(async move {
-        // The first statement writes, so that SQLite's write lock is waited for there. A block that reads first would begin with
-        // `atomic!(conn, immediate, async {`.
+        // The first statement writes, so that SQLite's write lock is waited for there. A block that
+        // reads first would begin with `atomic!(conn, immediate, async {`.
         atomic!(conn, -> Result<User, Error>, async {
             let user = D::insert_user(conn, email.as_ref()).await?;
             send_welcome(user.id, &user.email); // not sent here: it waits for the outermost COMMIT
             evict_count();
             if let Some(referrer) = &referred_by {
-                // A savepoint: an unknown referrer is not thanked, and no reason to refuse the user.
+                // A savepoint: an unknown referrer is not thanked, and no reason to refuse the
+                // user.
                 let referral: QueryResult<()> = atomic!(conn, async {
                     send_thanks(referrer, user.id);
                     D::insert_referral(conn, &user, referrer).await
@@ -111,7 +113,8 @@ async fn send_thanks(
     mailer.send(referrer, &format!("Thanks for user {user_id}"), "You have a bonus of 10.\n".to_owned()).await
 }
 
-/// Not async: it has run when the client gets its answer, so that who signed up is counted in the next one.
+/// Not async: it has run when the client gets its answer, so that who signed up is counted in the
+/// next one.
 #[deferred_task]
 fn evict_count(#[state] count: &UserCount) {
     count.evict();

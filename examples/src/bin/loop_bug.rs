@@ -1,5 +1,5 @@
-//! One loop, three times: a task is called for each user that a transaction inserts, and a worker with a connection of
-//! its own carries it out.
+//! One loop, three times: a task is called for each user that a transaction inserts, and a worker
+//! with a connection of its own carries it out.
 //!
 //! `cargo run --bin loop_bug` at the root of the repository.
 
@@ -38,7 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     curtain(conn)
 }
 
-/// The worker may be faster than COMMIT, and then it finds no row. Here it always is: `welcome` waits for it.
+/// The worker may be faster than COMMIT, and then it finds no row. Here it always is: `welcome`
+/// waits for it.
 fn called_before_commit(conn: &mut Conn, worker: &Worker) -> QueryResult<()> {
     conn.transaction(|conn| {
         for (id, name) in USERS {
@@ -49,10 +50,12 @@ fn called_before_commit(conn: &mut Conn, worker: &Worker) -> QueryResult<()> {
     })
 }
 
-/// In Python, or in JavaScript with `var`, a closure keeps the loop's *variable*, and after the loop that is the last user.
+/// In Python, or in JavaScript with `var`, a closure keeps the loop's *variable*, and after the
+/// loop that is the last user.
 ///
-/// Rust does not let that happen by mistake: a hook that borrows `id` does not compile, because it outlives the loop, and
-/// one that moves `id` has its own. So the shared variable of those languages is built by hand here.
+/// Rust does not let that happen by mistake: a hook that borrows `id` does not compile, because it
+/// outlives the loop, and one that moves `id` has its own. So the shared variable of those
+/// languages is built by hand here.
 fn late_binding(conn: &mut Conn, worker: &Worker) -> QueryResult<()> {
     let current = Arc::new(AtomicI32::new(0));
     conn.transaction(|conn| {

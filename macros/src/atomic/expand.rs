@@ -1,5 +1,5 @@
-//! What `atomic!` becomes: a transaction builder with the options, run on the rewritten block: as a closure, or as the steps
-//! of a future.
+//! What `atomic!` becomes: a transaction builder with the options, run on the rewritten block: as a
+//! closure, or as the steps of a future.
 //!
 //! Must not know: what is wrong with an input (`parse` and `check` have seen to that).
 
@@ -21,7 +21,8 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
     // What is built last has no options of its own.
     atomic.options.sort_by_key(|option| matches!(option.kind, OptKind::Retries(_)));
     let options = atomic.options.iter().map(|option| self::option(option, &private));
-    // With the span of the user's token, so that a connection that isn't one of ours is what the compiler underlines.
+    // With the span of the user's token, so that a connection that isn't one of ours is what the
+    // compiler underlines.
     let (target, span) = match &atomic.target {
         Some(expr) => (quote!((#expr)), super::parse::start(expr)),
         None => {
@@ -64,7 +65,8 @@ fn body(atomic: &mut AtomicDef, registrar: &Ident, private: &TokenStream) -> Tok
     let mut rewriter = Rewriter::new(private, registrar);
     rewriter.block(body, false);
     let end = end_without_value(body);
-    // The braces are ours from here on: a lint on a block that could do without them is not about the user's code.
+    // The braces are ours from here on: a lint on a block that could do without them is not about
+    // the user's code.
     let braces = body.brace_token.span;
     body.brace_token.span = ours(braces.join(), TokenStream::new()).delim_span();
     // Where a macro's arguments hold a call, the compiler looks for dropped tasks.
@@ -97,10 +99,11 @@ fn run_block(atomic: &AtomicDef, registrar: &Ident, body: &TokenStream) -> Token
     }
 }
 
-/// The steps of the runtime's own loop, written out: a closure that is given a connection and returns a future of it
-/// cannot say on stable Rust that the future is `Send`.
+/// The steps of the runtime's own loop, written out: a closure that is given a connection and
+/// returns a future of it cannot say on stable Rust that the future is `Send`.
 ///
-/// `(&mut x).f()`, because `x.f()` would find the method of a user's trait for every type first, if that takes less.
+/// `(&mut x).f()`, because `x.f()` would find the method of a user's trait for every type first, if
+/// that takes less.
 fn run_attempts(
     atomic: &AtomicDef,
     asyncness: &Asyncness,
@@ -117,10 +120,11 @@ fn run_attempts(
             }
         }
     });
-    // At the user's block: what the compiler underlines when it has something to say about the future or its value.
+    // At the user's block: what the compiler underlines when it has something to say about the
+    // future or its value.
     let keyword = Ident::new("async", Span::mixed_site().located_at(asyncness.token.span));
-    // By `&mut`, because a block that does not use the connection would capture it by `&` otherwise: a future with a shared reference
-    // to a connection in it is not `Send`.
+    // By `&mut`, because a block that does not use the connection would capture it by `&`
+    // otherwise: a future with a shared reference to a connection in it is not `Send`.
     let used = quote_spanned!(Span::mixed_site()=> let _ = (&mut *#conn, &#registrar););
     let block = ours(atomic.body.brace_token.span.join(), quote!(#used #result #body));
     // At the block's value: a value that is no `Result` is what the runtime refuses.
@@ -160,7 +164,8 @@ fn builder(span: Span) -> Ident {
     Ident::new("builder", span)
 }
 
-/// Where a block ends that has no value of its own, and so ends in a `Result` only if its end is never reached.
+/// Where a block ends that has no value of its own, and so ends in a `Result` only if its end is
+/// never reached.
 fn end_without_value(body: &Block) -> Option<Span> {
     let last = match body.stmts.last() {
         None => return Some(body.brace_token.span.join()),
@@ -180,8 +185,8 @@ fn end_without_value(body: &Block) -> Option<Span> {
     }
 }
 
-/// A body without a value: a mistake, unless it diverges. `ref`, because only then does the compiler keep the type `!` apart
-/// from one that is not known yet.
+/// A body without a value: a mistake, unless it diverges. `ref`, because only then does the
+/// compiler keep the type `!` apart from one that is not known yet.
 fn ended(body: &TokenStream, span: Span, private: &TokenStream) -> TokenStream {
     let value = Ident::new("value", Span::mixed_site());
     let end = Ident::new("end", Span::mixed_site().located_at(span));
@@ -195,7 +200,8 @@ fn ended(body: &TokenStream, span: Span, private: &TokenStream) -> TokenStream {
 
 /// A statement with the span of the option that the user wrote.
 fn option(option: &Opt, private: &TokenStream) -> TokenStream {
-    // One kind of span for all of it: of two, the compiler would take what they have in common, the whole `atomic!`.
+    // One kind of span for all of it: of two, the compiler would take what they have in common, the
+    // whole `atomic!`.
     let span = Span::mixed_site().located_at(option.key.span());
     let mut key = option.key.clone();
     key.set_span(span);

@@ -1,6 +1,7 @@
 //! `atomic!`: input, checked; rewritten body, expansion.
 //!
-//! Must not know: `#[deferred_task]`; that a statement is a task is found out by type, in the runtime.
+//! Must not know: `#[deferred_task]`; that a statement is a task is found out by type, in the
+//! runtime.
 
 mod check;
 mod expand;

@@ -1,5 +1,5 @@
-//! The options of `atomic!`, as one table: what is parsed, which contradict each other, and what the
-//! documentation says of them.
+//! The options of `atomic!`, as one table: what is parsed, which contradict each other, and what
+//! the documentation says of them.
 //!
 //! Must not know: what an option expands to.
 

@@ -1,4 +1,5 @@
-//! From tokens to [`AtomicDef`]: connection, options, result type, block. Finds all mistakes in the options.
+//! From tokens to [`AtomicDef`]: connection, options, result type, block. Finds all mistakes in the
+//! options.
 //!
 //! Must not know: what it expands to.
 

@@ -1,5 +1,5 @@
-//! `&mut conn` in a block. There `conn` is a `&mut` already; code that was written for a connection of its own says
-//! `.execute(&mut conn)?` all the same, and means the connection.
+//! `&mut conn` in a block. There `conn` is a `&mut` already; code that was written for a connection
+//! of its own says `.execute(&mut conn)?` all the same, and means the connection.
 //!
 //! Must not know: what else is rewritten.
 
@@ -8,8 +8,8 @@ use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
 use syn::{Block, Expr, ExprReference, ExprUnary, Ident, PatIdent, Token, UnOp};
 
-/// Makes `&mut *conn` of it. Without that it does not compile, as the block's own `conn` is not `mut`; where the block
-/// has another variable of that name it stays as it is.
+/// Makes `&mut *conn` of it. Without that it does not compile, as the block's own `conn` is not
+/// `mut`; where the block has another variable of that name it stays as it is.
 pub(super) fn reborrow(block: &mut Block, conn: &Ident) {
     let mut search = Search { conn, is_shadowed: false };
     search.visit_block(block);

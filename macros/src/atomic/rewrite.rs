@@ -1,8 +1,11 @@
-//! The rewrite of a block: a statement's value is handed to the runtime, which registers it if it is a task.
+//! The rewrite of a block: a statement's value is handed to the runtime, which registers it if it
+//! is a task.
 //!
-//! `f(x);` becomes `match (f(x)) { value => Statement::of(&value).__settle_statement(value, registrar), … };`: the user's
-//! expression stays what it was, in the place where it was, so that inference, coercions, borrows, temporaries and spans are the
-//! user's own. A `match` and not a `let`, because temporaries of the statement live as long in the one as they did before.
+//! `f(x);` becomes
+//! `match (f(x)) { value => Statement::of(&value).__settle_statement(value, registrar), … };`: the
+//! user's expression stays what it was, in the place where it was, so that inference, coercions,
+//! borrows, temporaries and spans are the user's own. A `match` and not a `let`, because
+//! temporaries of the statement live as long in the one as they did before.
 //!
 //! Must not know: which expressions are tasks. That is decided by type.
 
@@ -20,7 +23,8 @@ pub(super) struct Rewriter<'a> {
     private: &'a TokenStream,
     registrar: &'a Ident,
     reach: Reach,
-    /// Whether the closure or async block around has its value dropped, and with it what is returned.
+    /// Whether the closure or async block around has its value dropped, and with it what is
+    /// returned.
     returns_dropped: bool,
     /// Whether some macro's arguments may call something: nothing is known of what becomes of it.
     pub(super) calls_in_macros: bool,
@@ -39,7 +43,8 @@ impl<'a> Rewriter<'a> {
         Self { private, registrar, reach: Reach::Block, returns_dropped: false, calls_in_macros: false }
     }
 
-    /// Rewrites a block's statements. Its tail is one of them when the block stands where a statement does.
+    /// Rewrites a block's statements. Its tail is one of them when the block stands where a
+    /// statement does.
     pub(super) fn block(&mut self, block: &mut Block, tail_is_statement: bool) {
         let last = block.stmts.len().saturating_sub(1);
         for (at, stmt) in block.stmts.iter_mut().enumerate() {
@@ -54,7 +59,8 @@ impl<'a> Rewriter<'a> {
                 }
                 Stmt::Expr(expr, semi) if semi.is_some() || at < last || tail_is_statement => {
                     self.statement(expr, semi.is_none());
-                    // Ours, because what stands before it is: a `match` needs none, nor do branches that are settled.
+                    // Ours, because what stands before it is: a `match` needs none, nor do branches
+                    // that are settled.
                     if let (Expr::Verbatim(_) | Expr::If(_) | Expr::Match(_), Some(semi)) = (expr, semi) {
                         semi.span = Span::mixed_site().located_at(semi.span);
                     }
@@ -114,7 +120,8 @@ impl<'a> Rewriter<'a> {
             Expr::Block(expr) => self.block(&mut expr.block, true),
             Expr::Unsafe(expr) => self.block(&mut expr.block, true),
             Expr::Group(expr) => self.statement(&mut expr.expr, is_tail),
-            // The type of `Err(e)?` is what its place asks for, so that nothing may stand between the two.
+            // The type of `Err(e)?` is what its place asks for, so that nothing may stand between
+            // the two.
             Expr::Try(_) if is_tail && leaves_with_error(expr) => self.visit_expr_mut(expr),
             Expr::Call(_)
             | Expr::MethodCall(_)
@@ -154,8 +161,9 @@ impl<'a> Rewriter<'a> {
         self.hand_to(method, &arguments, expr, is_tail);
     }
 
-    /// `let _ = f(x);`, which is what the compiler advises where a value should not be dropped. Only a function's call: another
-    /// expression may be a place, from which nothing is moved, or of a type that is not known yet.
+    /// `let _ = f(x);`, which is what the compiler advises where a value should not be dropped.
+    /// Only a function's call: another expression may be a place, from which nothing is moved, or
+    /// of a type that is not known yet.
     fn dropped(&mut self, expr: &mut Expr) {
         match expr {
             Expr::Call(_) => self.hand_to("__dropped_statement", &quote!(), expr, false),
@@ -171,13 +179,15 @@ impl<'a> Rewriter<'a> {
         let (first, last) = ends(expr);
         let private = self.private;
         let value = Ident::new("value", Span::mixed_site().located_at(last));
-        // On the first token: what the compiler underlines when it has something to say about the statement's type.
+        // On the first token: what the compiler underlines when it has something to say about the
+        // statement's type.
         let at = Span::mixed_site().located_at(first);
         let method = Ident::new(method, at);
         let settle = |value: TokenStream| quote_spanned!(at=> #method(#value #arguments));
         let (taken, never_taken) = (settle(quote!(#value)), settle(quote!(#private::unreachable(#value))));
-        // A diverging tail has to fit the other branches. It does if the compiler keeps its type, and does not look for one
-        // that fits the arm below; it keeps the type where a pattern has a `ref` in it.
+        // A diverging tail has to fit the other branches. It does if the compiler keeps its type,
+        // and does not look for one that fits the arm below; it keeps the type where a pattern has
+        // a `ref` in it.
         let keeping_type = is_tail.then(|| {
             quote_spanned! {value.span()=>
                 #[allow(unreachable_code)]
@@ -190,7 +200,8 @@ impl<'a> Rewriter<'a> {
             #[allow(unreachable_code)]
             #value => #private::Statement::of(&#value).#taken,
         };
-        // The user's own spans, as far as the compiler asks for them: a warning about the statement's value points there.
+        // The user's own spans, as far as the compiler asks for them: a warning about the
+        // statement's value points there.
         let mut arms = proc_macro2::Group::new(proc_macro2::Delimiter::Brace, arms);
         arms.set_span(last);
         let keyword = Ident::new("match", first);
@@ -285,8 +296,8 @@ impl Rewriter<'_> {
         (self.reach, self.returns_dropped) = around;
     }
 
-    /// Arguments of what drops the values of its closures and async blocks, as a statement does: a task there is
-    /// refused in our words, and not lost in a `JoinHandle`.
+    /// Arguments of what drops the values of its closures and async blocks, as a statement does: a
+    /// task there is refused in our words, and not lost in a `JoinHandle`.
     fn dropped_values(&mut self, arguments: &mut Punctuated<Expr, Token![,]>) {
         for argument in arguments {
             match argument {
@@ -325,8 +336,8 @@ fn leaves_with_error(expr: &Expr) -> bool {
     }
 }
 
-/// Macros of std's, of `tracing` and of `log` that use the value of every expression in them, so that no call can be
-/// dropped; and `atomic!`, which takes care of its own block.
+/// Macros of std's, of `tracing` and of `log` that use the value of every expression in them, so
+/// that no call can be dropped; and `atomic!`, which takes care of its own block.
 const KNOWN_MACROS: &[&str] = &[
     "assert",
     "assert_eq",
@@ -372,7 +383,8 @@ fn is_known(path: &syn::Path) -> bool {
     path.segments.last().is_some_and(|segment| KNOWN_MACROS.iter().any(|known| segment.ident == known))
 }
 
-/// Whether something may be called in these tokens: the macro may write the parentheses, so that a name is enough.
+/// Whether something may be called in these tokens: the macro may write the parentheses, so that a
+/// name is enough.
 fn may_call(tokens: TokenStream) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Ident(_) => true,
@@ -439,7 +451,8 @@ pub(super) fn ends(code: &impl ToTokens) -> (Span, Span) {
 
 /// Attributes of a statement stand on the statement.
 fn take_attributes(expr: &mut Expr) -> Vec<Attribute> {
-    // Of `a.b()?` syn keeps a statement's attributes on the innermost expression, where they are printed first.
+    // Of `a.b()?` syn keeps a statement's attributes on the innermost expression, where they are
+    // printed first.
     match expr {
         Expr::Call(inner) => take_or(&mut inner.attrs, &mut inner.func),
         Expr::MethodCall(inner) => take_or(&mut inner.attrs, &mut inner.receiver),

@@ -66,7 +66,8 @@ pub(super) fn expand(task: &TaskDef, private: &TokenStream) -> TokenStream {
 /// in `hand_over`; and at its end, where that is known, how it is done.
 fn stored(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let name = &task.function.sig.ident;
-    // What is copied out of a reference is not taken for granted: it may not be possible, and a bound says nothing then.
+    // What is copied out of a reference is not taken for granted: it may not be possible, and a
+    // bound says nothing then.
     let is_step = |arg: &&Arg| !is_known_to_be_send(arg) && matches!(arg.capture(), Capture::Owned(_));
     let steps: Vec<_> = task.args().filter(is_step).enumerate().collect();
     let called = |(at, arg): &(usize, &Arg)| {
@@ -223,7 +224,8 @@ fn decoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
 /// What a worker runs: see [`Body`].
 fn start(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let name = &task.function.sig.ident;
-    // A future that is not `Send` is the mistake of the `async fn`, which is what the compiler underlines.
+    // A future that is not `Send` is the mistake of the `async fn`, which is what the compiler
+    // underlines.
     let (at, how, starts) = match task.start() {
         Start::Spawned(token) => (token.span, "spawned", quote!()),
         Start::Here | Start::Blocking => {
@@ -271,7 +273,8 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
             false => (quote!(mut), quote!(#name), quote!(#private::CallOptions::#name(&mut #this.__options, #name);)),
         };
         let body = quote_spanned!(at=> #set #this);
-        // The braces are ours: with one end in the user's code the compiler minds a method that nobody calls.
+        // The braces are ours: with one end in the user's code the compiler minds a method that
+        // nobody calls.
         quote! {
             #[doc = #doc]
             #vis fn #name(#mutable #this, #value: #ty) -> #returned { #body }
@@ -291,7 +294,8 @@ pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Tok
         }
     });
     quote! {
-        /// Has the call stored in what the transaction commits, for a worker to run; `Err(NotInTransaction)` outside of a transaction.
+        /// Has the call stored in what the transaction commits, for a worker to run;
+        /// `Err(NotInTransaction)` outside of a transaction.
         #vis fn after_commit(#this, #conn: &mut impl #private::AfterCommit) -> #private::QueryResult<#id> {
             #store
         }

@@ -106,8 +106,8 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
             __generics: ::core::marker::PhantomData<#phantom>,
         },
     );
-    // Of a task that nobody calls the compiler says once that it is dead, of the struct. Where that is expected it must
-    // be said of the function, which has to look like the user's for that.
+    // Of a task that nobody calls the compiler says once that it is dead, of the struct. Where that
+    // is expected it must be said of the function, which has to look like the user's for that.
     let ours = Span::call_site();
     let (at_fn, at_end) = if attrs.expects_dead_code { (at_fn, at_end) } else { (ours, ours) };
     let fn_token = Ident::new("fn", at_fn);
@@ -302,7 +302,8 @@ pub(super) fn methods(
 
         #forget
 
-        /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+        /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a
+        /// transaction.
         #vis fn after_commit(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
             #private::after_commit(#this, conn)
         }
@@ -312,7 +313,8 @@ pub(super) fn methods(
             #private::after_commit_or_now(#this, conn)
         }
 
-        /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+        /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of
+        /// a transaction.
         #vis fn after_rollback(#this, conn: &mut impl #private::AfterCommit) -> #private::QueryResult<()> {
             #private::after_rollback(#this, conn)
         }

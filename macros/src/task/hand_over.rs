@@ -102,7 +102,8 @@ fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
     let at = doubtful_copy(task).map_or_else(Span::call_site, captured_span);
     let private = located_at(private, at);
     let (call, receiver) = (local("call", at, task), local("receiver", at, task));
-    // A future that is not `Send` is the mistake of the `async fn`, which is what the compiler underlines.
+    // A future that is not `Send` is the mistake of the `async fn`, which is what the compiler
+    // underlines.
     let called = match task.start() {
         Start::Spawned(token) => token.span,
         Start::Here | Start::Blocking => at,

@@ -112,7 +112,8 @@ where
     fn forget(self) {
         crate::deferred::__private_0_1_0::Task::give_up(self);
     }
-    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a
+    /// transaction.
     fn after_commit(
         self,
         conn: &mut impl crate::deferred::__private_0_1_0::AfterCommit,
@@ -126,7 +127,8 @@ where
     ) -> ::core::result::Result<(), crate::deferred::__private_0_1_0::BoxError> {
         crate::deferred::__private_0_1_0::after_commit_or_now(self, conn)
     }
-    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of
+    /// a transaction.
     fn after_rollback(
         self,
         conn: &mut impl crate::deferred::__private_0_1_0::AfterCommit,

@@ -66,7 +66,8 @@ impl archive {
     fn forget(self) {
         ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
-    /// Has the call stored in what the transaction commits, for a worker to run; `Err(NotInTransaction)` outside of a transaction.
+    /// Has the call stored in what the transaction commits, for a worker to run;
+    /// `Err(NotInTransaction)` outside of a transaction.
     fn after_commit(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,

@@ -44,7 +44,8 @@ impl count {
     fn forget(self) {
         ::diesel_deferred::__private_0_1_0::Task::give_up(self);
     }
-    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a transaction.
+    /// Runs the task after the outermost commit; `Err(NotInTransaction)` outside of a
+    /// transaction.
     fn after_commit(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,
@@ -58,7 +59,8 @@ impl count {
     ) -> ::core::result::Result<(), ::diesel_deferred::__private_0_1_0::BoxError> {
         ::diesel_deferred::__private_0_1_0::after_commit_or_now(self, conn)
     }
-    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of a transaction.
+    /// Runs the task when what it belongs to is rolled back; `Err(NotInTransaction)` outside of
+    /// a transaction.
     fn after_rollback(
         self,
         conn: &mut impl ::diesel_deferred::__private_0_1_0::AfterCommit,

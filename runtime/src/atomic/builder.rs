@@ -12,13 +12,15 @@ use super::registrar::{BlockRegistrar, Registrar};
 use crate::connection::{AsyncBlock, AsyncDeferrable, AsyncDeferredConnection};
 use crate::connection::{Deferrable, DeferredConnection, Deferring, Opening};
 
-/// A transaction with options, as `atomic!` writes it. It has the methods of Diesel's own builder for PostgreSQL, and more.
+/// A transaction with options, as `atomic!` writes it. It has the methods of Diesel's own builder
+/// for PostgreSQL, and more.
 ///
 /// # Coming from Diesel
-/// Nested in a transaction, Diesel's builder returns [`AlreadyInTransaction`](Error::AlreadyInTransaction). This one does where
-/// any option was set, and with [`outermost`](Self::outermost); without options it opens a savepoint, as
-/// [`atomic!`](crate::atomic) does. In a test transaction, where Diesel's refuses too, it opens a savepoint, and its options
-/// have no effect.
+/// Nested in a transaction, Diesel's builder returns
+/// [`AlreadyInTransaction`](Error::AlreadyInTransaction). This one does where any option was set,
+/// and with [`outermost`](Self::outermost); without options it opens a savepoint, as
+/// [`atomic!`](crate::atomic) does. In a test transaction, where Diesel's refuses too, it opens a
+/// savepoint, and its options have no effect.
 ///
 /// # Examples
 /// ```no_run
@@ -132,8 +134,8 @@ impl<'c, W: Deferring> TransactionBuilder<'c, W> {
         self
     }
 
-    /// Refuses to be nested, with [`AlreadyInTransaction`](Error::AlreadyInTransaction) before any SQL is sent. A test
-    /// transaction does not count.
+    /// Refuses to be nested, with [`AlreadyInTransaction`](Error::AlreadyInTransaction) before any
+    /// SQL is sent. A test transaction does not count.
     pub fn outermost(mut self) -> Self {
         self.outermost = true;
         self
@@ -143,11 +145,13 @@ impl<'c, W: Deferring> TransactionBuilder<'c, W> {
 impl<C: Deferrable> TransactionBuilder<'_, DeferredConnection<C>> {
     /// Runs the transaction.
     ///
-    /// Options that belong to BEGIN (all but [`outermost`](Self::outermost)) can't be had by a savepoint, so with one of
-    /// them nesting is refused too. In a test transaction they have no effect.
+    /// Options that belong to BEGIN (all but [`outermost`](Self::outermost)) can't be had by a
+    /// savepoint, so with one of them nesting is refused too. In a test transaction they have no
+    /// effect.
     ///
     /// # Errors
-    /// What `f` returns; what BEGIN or COMMIT return; [`AlreadyInTransaction`](Error::AlreadyInTransaction).
+    /// What `f` returns; what BEGIN or COMMIT return;
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction).
     pub fn run<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         F: FnOnce(&mut DeferredConnection<C>) -> Result<T, E>,
@@ -207,7 +211,8 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// A transaction that takes SQLite's write lock at its start.
     ///
     /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the
+    /// transaction returns.
     pub fn immediate_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         C: HasImmediate,
@@ -220,7 +225,8 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// A transaction that locks an SQLite database for everybody else at its start.
     ///
     /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the
+    /// transaction returns.
     pub fn exclusive_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         C: HasExclusive,
@@ -241,7 +247,8 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     /// A transaction that takes SQLite's write lock at its start.
     ///
     /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the
+    /// transaction returns.
     pub async fn immediate_transaction<'a, R, E, F>(&mut self, f: F) -> Result<R, E>
     where
         C: HasImmediate,
@@ -256,7 +263,8 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
     /// A transaction that locks an SQLite database for everybody else at its start.
     ///
     /// # Errors
-    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the transaction returns.
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction) in a transaction, and what the
+    /// transaction returns.
     pub async fn exclusive_transaction<'a, R, E, F>(&mut self, f: F) -> Result<R, E>
     where
         C: HasExclusive,

@@ -1,4 +1,5 @@
-//! What `atomic!` expands to: a transaction builder, and the registrar through which a block's statements register tasks.
+//! What `atomic!` expands to: a transaction builder, and the registrar through which a block's
+//! statements register tasks.
 //!
 //! Must not know: how a transaction ends, or how hooks are stored.
 

@@ -1,4 +1,5 @@
-//! What `atomic!(conn, async { … })` expands to: the steps of a transaction around a future, one attempt after the other.
+//! What `atomic!(conn, async { … })` expands to: the steps of a transaction around a future, one
+//! attempt after the other.
 //!
 //! Must not know: how a transaction ends.
 
@@ -17,12 +18,14 @@ use crate::task::never::Never;
 impl<'c, C: AsyncDeferrable> TransactionBuilder<'c, AsyncDeferredConnection<C>> {
     /// Runs the transaction.
     ///
-    /// Options that belong to BEGIN (all but [`outermost`](Self::outermost)) can't be had by a savepoint, so with one of
-    /// them nesting is refused too. In a test transaction they have no effect. With [`retries`](Self::retries) only `atomic!` can run
-    /// it: a closure cannot be awaited twice.
+    /// Options that belong to BEGIN (all but [`outermost`](Self::outermost)) can't be had by a
+    /// savepoint, so with one of them nesting is refused too. In a test transaction they have no
+    /// effect. With [`retries`](Self::retries) only `atomic!` can run it: a closure cannot be
+    /// awaited twice.
     ///
     /// # Errors
-    /// What `f` returns; what BEGIN or COMMIT return; [`AlreadyInTransaction`](Error::AlreadyInTransaction).
+    /// What `f` returns; what BEGIN or COMMIT return;
+    /// [`AlreadyInTransaction`](Error::AlreadyInTransaction).
     pub async fn run<'a, T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         for<'r> F: AsyncFnOnce(&'r mut AsyncDeferredConnection<C>) -> Result<T, E>
@@ -47,8 +50,8 @@ impl<'c, C: AsyncDeferrable> RetryingTransaction<'c, AsyncDeferredConnection<C>>
     /// For `atomic!`.
     #[doc(hidden)]
     pub fn __attempts(self) -> Attempts<'c, C> {
-        // A retry on its own would run in a transaction that the failure has already ended.
-        // In a transaction that was cancelled the next outermost block begins with rolling that back.
+        // A retry on its own would run in a transaction that the failure has already ended. In a
+        // transaction that was cancelled the next outermost block begins with rolling that back.
         let conn = &mut *self.transaction.conn;
         let retries = if !conn.is_interrupted() && conn.in_transaction() { 0 } else { self.retries };
         Attempts { transaction: self.transaction, retries, attempt: 0 }
@@ -86,8 +89,9 @@ impl<C: AsyncDeferrable> Attempts<'_, C> {
     }
 }
 
-/// A transaction that is open, or could not be opened. The expansion has one path for both, so that the error type of the block's
-/// is asked for in one place: where it is missing, that is one message.
+/// A transaction that is open, or could not be opened. The expansion has one path for both, so that
+/// the error type of the block's is asked for in one place: where it is missing, that is one
+/// message.
 #[derive(Debug)]
 pub struct Open<'c, C: AsyncDeferrable>(QueryResult<OpenWithRegistrar<'c, AsyncDeferredConnection<C>>>);
 
@@ -143,8 +147,8 @@ impl<T, E> BlockValue for Result<T, E> {
     }
 }
 
-/// A block that only diverges, such as `todo!()`. Nothing in it says what its result would be, so that it is what most are; with
-/// `-> Result<..>` it is what that says.
+/// A block that only diverges, such as `todo!()`. Nothing in it says what its result would be, so
+/// that it is what most are; with `-> Result<..>` it is what that says.
 #[diagnostic::do_not_recommend]
 impl BlockValue for Never {
     type Value = ();
@@ -164,7 +168,8 @@ pub async fn caught<R, F: Future<Output = R>>(block: F) -> Caught<R> {
     Caught(AssertUnwindSafe(block).catch_unwind().await)
 }
 
-/// The future that `atomic!` is. Where it was not awaited the compiler shows the line that names its type.
+/// The future that `atomic!` is. Where it was not awaited the compiler shows the line that names
+/// its type.
 #[inline]
 #[rustfmt::skip]
 pub fn future<F>(block: F) -> impl Future<Output = F::Output> // runs when it is awaited: `atomic!(conn, async { … }).await`
@@ -174,8 +179,9 @@ where
     block
 }
 
-/// A value of the type of a block's result, for a `return` that is never reached: it tells the compiler that type before it looks at
-/// the block, so that what does not fit is underlined in the block.
+/// A value of the type of a block's result, for a `return` that is never reached: it tells the
+/// compiler that type before it looks at the block, so that what does not fit is underlined in the
+/// block.
 #[cold]
 pub fn never_returned<R>() -> R {
     unreachable!("nothing returns this")

@@ -1,4 +1,5 @@
-//! What an async block's expansion names, where the feature for it is off: so that the message about the connection is the only one.
+//! What an async block's expansion names, where the feature for it is off: so that the message
+//! about the connection is the only one.
 //!
 //! Must not know: anything. Nothing here ever runs.
 

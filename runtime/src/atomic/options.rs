@@ -14,7 +14,8 @@ pub enum IsolationLevel {
     RepeatableRead,
     /// Each query sees what was committed when it started.
     ReadCommitted,
-    /// Also what is not committed; on PostgreSQL the same as [`ReadCommitted`](Self::ReadCommitted).
+    /// Also what is not committed; on PostgreSQL the same as
+    /// [`ReadCommitted`](Self::ReadCommitted).
     ReadUncommitted,
 }
 

@@ -23,5 +23,6 @@ impl<W: Deferring> Registrar<W> {
     }
 }
 
-/// That of a block that is not async. Short, because the compiler shows the line that asks for the block's closure.
+/// That of a block that is not async. Short, because the compiler shows the line that asks for the
+/// block's closure.
 pub(super) type BlockRegistrar<C> = Registrar<DeferredConnection<C>>;

@@ -12,7 +12,8 @@ use super::builder::TransactionBuilder;
 use super::registrar::BlockRegistrar;
 use crate::connection::{Deferrable, DeferredConnection, Deferring, Wrapper};
 
-/// Before the first retry; doubled for each further one. A short transaction takes about this long on a local server.
+/// Before the first retry; doubled for each further one. A short transaction takes about this long
+/// on a local server.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 /// No pause is longer: by then the other transaction is not a matter of bad timing.
@@ -20,8 +21,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A [`TransactionBuilder`] that runs its block again when a concurrent transaction was in the way.
 ///
-/// Between two attempts the thread sleeps: 5 ms before the first retry, doubled for each further one, 1 s at most, and of
-/// that a random part between half and all, so that two transactions that met do not meet again.
+/// Between two attempts the thread sleeps: 5 ms before the first retry, doubled for each further
+/// one, 1 s at most, and of that a random part between half and all, so that two transactions that
+/// met do not meet again.
 #[derive(Debug)]
 #[must_use = "a transaction builder does nothing until `run`"]
 pub struct RetryingTransaction<'c, W> {
@@ -30,13 +32,15 @@ pub struct RetryingTransaction<'c, W> {
 }
 
 impl<'c, W: Deferring> TransactionBuilder<'c, W> {
-    /// Runs the outermost transaction again, `retries` times at most, when a concurrent transaction was in its way: after a
-    /// serialisation failure, a deadlock, or SQLite's `SQLITE_BUSY`, also when that is what COMMIT reports.
+    /// Runs the outermost transaction again, `retries` times at most, when a concurrent transaction
+    /// was in its way: after a serialisation failure, a deadlock, or SQLite's `SQLITE_BUSY`, also
+    /// when that is what COMMIT reports.
     ///
-    /// Commit hooks of an attempt that failed never run; its rollback hooks do, at its end. An attempt counts as failed by a
-    /// concurrent transaction when one was in its way at any time, also where the block went on and returned another error.
-    /// Between the attempts the thread sleeps, see [`RetryingTransaction`].
-    /// Nested, there is no retry: the transaction around it is lost, and is what has to run again.
+    /// Commit hooks of an attempt that failed never run; its rollback hooks do, at its end. An
+    /// attempt counts as failed by a concurrent transaction when one was in its way at any time,
+    /// also where the block went on and returned another error. Between the attempts the thread
+    /// sleeps, see [`RetryingTransaction`]. Nested, there is no retry: the transaction around it is
+    /// lost, and is what has to run again.
     pub fn retries(self, retries: u32) -> RetryingTransaction<'c, W> {
         RetryingTransaction { transaction: self, retries }
     }
@@ -95,7 +99,8 @@ impl<C: Deferrable> RetryingTransaction<'_, DeferredConnection<C>> {
 /// How long to wait before retry number `attempt`, counted from 0.
 pub(super) fn backoff(attempt: u32) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(1 << attempt.min(16)).min(LONGEST_PAUSE);
-    // `RandomState` is seeded anew for each value, which is random enough to keep two threads apart.
+    // `RandomState` is seeded anew for each value, which is random enough to keep two threads
+    // apart.
     let random = RandomState::new().hash_one(attempt);
     let part = f64::from((random >> 32) as u32) / f64::from(u32::MAX);
     longest.mul_f64(0.5 + 0.5 * part)

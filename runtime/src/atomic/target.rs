@@ -5,11 +5,12 @@
 use super::TransactionBuilder;
 use crate::connection::{Deferrable, DeferredConnection};
 
-/// `atomic!`'s first argument: whatever derefs to a deferring connection. Diesel's own connections have the methods too,
-/// so that what they lack ([`DefersTasks`], [`DefersTasksAsync`]) can be said in words.
+/// `atomic!`'s first argument: whatever derefs to a deferring connection. Diesel's own connections
+/// have the methods too, so that what they lack ([`DefersTasks`], [`DefersTasksAsync`]) can be said
+/// in words.
 ///
-/// The builders' types belong to what may be lacking: where it does, the compiler has no type for the rest of the expansion, and
-/// nothing more to say of it.
+/// The builders' types belong to what may be lacking: where it does, the compiler has no type for
+/// the rest of the expansion, and nothing more to say of it.
 pub trait AtomicTarget {
     /// The transaction that `atomic!` is about to run. The name must not meet one of a
     /// user's traits, and is what the compiler says of a type that is no connection at all.

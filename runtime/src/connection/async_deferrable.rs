@@ -17,11 +17,12 @@ use crate::durable::NewTask;
 #[cfg(all(feature = "durable", any(feature = "async-postgres", feature = "async-mysql")))]
 use crate::durable::{Outbox, TaskTable};
 
-/// A diesel-async connection that an [`AsyncDeferredConnection`](crate::AsyncDeferredConnection) can wrap.
+/// A diesel-async connection that an [`AsyncDeferredConnection`](crate::AsyncDeferredConnection)
+/// can wrap.
 ///
-/// Implemented for diesel-async's own connections, for `&mut` to one, and for pooled ones. For a connection type of your own
-/// one line does: `impl AsyncDeferrable for MyConnection {}`, because the default proof works on every SQL database. What is
-/// added to this trait will have defaults.
+/// Implemented for diesel-async's own connections, for `&mut` to one, and for pooled ones. For a
+/// connection type of your own one line does: `impl AsyncDeferrable for MyConnection {}`, because
+/// the default proof works on every SQL database. What is added to this trait will have defaults.
 #[diagnostic::on_unimplemented(
     message = "`AsyncDeferredConnection` does not know how to prove a COMMIT on `{Self}`",
     note = "in a generic function write the bound `{Self}: diesel_deferred::AsyncDeferrable`; for diesel-async's own connections turn on the feature \
@@ -32,11 +33,13 @@ pub trait AsyncDeferrable: AsyncConnection {
     /// What it takes to believe that a COMMIT on this connection committed.
     const PROOF: CommitProof = CommitProof::Savepoint;
 
-    /// Whether it is known to be MySQL or MariaDB: one of any type may be SQLite, where a savepoint proves less.
+    /// Whether it is known to be MySQL or MariaDB: one of any type may be SQLite, where a savepoint
+    /// proves less.
     #[doc(hidden)]
     const IS_MYSQL: bool = false;
 
-    /// Whether the connection is still in step with its server when the future of a statement was dropped.
+    /// Whether the connection is still in step with its server when the future of a statement was
+    /// dropped.
     #[doc(hidden)]
     const OUTLIVES_DROPPED_STATEMENTS: bool = false;
 
@@ -46,7 +49,8 @@ pub trait AsyncDeferrable: AsyncConnection {
         options.standard_sql()
     }
 
-    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that were. There is one at least.
+    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that
+    /// were. There is one at least.
     ///
     /// # Errors
     /// What the database says; by default, that nobody knows how to write them on this connection.

@@ -1,6 +1,7 @@
 //! The synchronous wrapper: what users call on it, and its part of the flow of a transaction.
 //!
-//! Must not know: how a transaction begins and ends (that is `flow`), or what Diesel's traits want (`forward`).
+//! Must not know: how a transaction begins and ends (that is `flow`), or what Diesel's traits want
+//! (`forward`).
 
 use std::any::type_name;
 use std::fmt;
@@ -33,39 +34,46 @@ use crate::task::TaskOutput;
 
 /// A Diesel connection that keeps tasks until the outermost transaction commits.
 ///
-/// It wraps `C` and is a connection like it: queries, `transaction`, migrations, `save_changes`, COPY, r2d2 pools of it
-/// and around it. Transactions that other code opens with `conn.transaction(…)` count like [`atomic!`](crate::atomic)
-/// blocks. It derefs to `C` for functions that take the connection below; nothing can be registered there, but
-/// transactions opened there nest.
+/// It wraps `C` and is a connection like it: queries, `transaction`, migrations, `save_changes`,
+/// COPY, r2d2 pools of it and around it. Transactions that other code opens with
+/// `conn.transaction(…)` count like [`atomic!`](crate::atomic) blocks. It derefs to `C` for
+/// functions that take the connection below; nothing can be registered there, but transactions
+/// opened there nest.
 ///
 /// # Raw SQL that ends a transaction
-/// A raw COMMIT or ROLLBACK in a block is found out and refused ([`CommitError::EndedEarly`](crate::CommitError::EndedEarly)),
-/// unless another transaction has begun by the time of the COMMIT, which then succeeds: hooks run although what came before is
+/// A raw COMMIT or ROLLBACK in a block is found out and refused
+/// ([`CommitError::EndedEarly`](crate::CommitError::EndedEarly)), unless another transaction has
+/// begun by the time of the COMMIT, which then succeeds: hooks run although what came before is
 /// lost. That is so
-/// * behind a raw `ROLLBACK; BEGIN` (on PostgreSQL only where the two are one message) or `ROLLBACK AND CHAIN`,
+/// * behind a raw `ROLLBACK; BEGIN` (on PostgreSQL only where the two are one message) or
+///   `ROLLBACK AND CHAIN`,
 /// * on MySQL and MariaDB with `autocommit = 0`, where the next statement begins one,
-/// * where the connection below is driven by hand ([`inner_mut`](Self::inner_mut) and Diesel's transaction manager).
+/// * where the connection below is driven by hand ([`inner_mut`](Self::inner_mut) and Diesel's
+///   transaction manager).
 ///
-/// Raw `SAVEPOINT` and `ROLLBACK TO` are not seen either. Use a nested [`atomic!`](crate::atomic) for a partial rollback.
+/// Raw `SAVEPOINT` and `ROLLBACK TO` are not seen either. Use a nested [`atomic!`](crate::atomic)
+/// for a partial rollback.
 ///
 /// # DDL on MySQL and MariaDB
 /// It commits what ran before it. A block, and any transaction with hooks, is refused then
-/// ([`CommitError::EndedEarly`](crate::CommitError::EndedEarly)); a plain `conn.transaction(…)` without hooks is Diesel's, so
-/// that migrations, which run in one each, work as on the connection below.
+/// ([`CommitError::EndedEarly`](crate::CommitError::EndedEarly)); a plain `conn.transaction(…)`
+/// without hooks is Diesel's, so that migrations, which run in one each, work as on the connection
+/// below.
 ///
 /// # Dropping and replacing
-/// Hooks die with the connection that they wait on, and with the transaction: a connection that is dropped, closed or
-/// replaced (`*conn.inner_mut() = …`) while a transaction is open never runs them.
+/// Hooks die with the connection that they wait on, and with the transaction: a connection that is
+/// dropped, closed or replaced (`*conn.inner_mut() = …`) while a transaction is open never runs
+/// them.
 ///
 /// # Test transactions
 /// After [`begin_test_transaction`](diesel::Connection::begin_test_transaction), and in
-/// [`test_transaction`](diesel::Connection::test_transaction), the block *inside* counts as the outermost: hooks run when it
-/// returns, at the same point and in the same order as in production. Directly in the test transaction nothing can be
-/// registered, as outside of any transaction.
+/// [`test_transaction`](diesel::Connection::test_transaction), the block *inside* counts as the
+/// outermost: hooks run when it returns, at the same point and in the same order as in production.
+/// Directly in the test transaction nothing can be registered, as outside of any transaction.
 ///
 /// # Not available through the wrapper
-/// What Diesel offers for concrete connection types only: pass `&mut **conn`. These are COPY TO, and batch inserts with
-/// `RETURNING` on SQLite.
+/// What Diesel offers for concrete connection types only: pass `&mut **conn`. These are COPY TO,
+/// and batch inserts with `RETURNING` on SQLite.
 ///
 /// # Examples
 /// ```
@@ -146,8 +154,8 @@ impl<C: Deferrable> DeferredConnection<C> {
         returned.unwrap_or_else(|| Err(Error::RollbackTransaction.into()))
     }
 
-    /// [`Self::run_transaction`], of a callback that says whether to commit. Not generic, because it would be compiled for
-    /// each block.
+    /// [`Self::run_transaction`], of a callback that says whether to commit. Not generic, because
+    /// it would be compiled for each block.
     fn run_erased(&mut self, opening: Opening<'_>, callback: &mut dyn FnMut(&mut Self) -> bool) -> QueryResult<()> {
         let entry = self.begin_transaction(opening)?;
         self.keeper.blocks += 1;
@@ -163,7 +171,8 @@ impl<C: Deferrable> DeferredConnection<C> {
         }
     }
 
-    /// [`begin`], with a short cut for the usual: it costs a third of what the machinery of futures does.
+    /// [`begin`], with a short cut for the usual: it costs a third of what the machinery of futures
+    /// does.
     #[inline]
     fn begin_transaction(&mut self, opening: Opening<'_>) -> QueryResult<usize> {
         match ready_to_begin(self, opening) {
@@ -252,7 +261,8 @@ impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     }
 }
 
-/// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the transactions.
+/// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the
+/// transactions.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct DeferredTransactionManager;
@@ -309,7 +319,8 @@ where
         let call_site = self.call_site;
         let depth = conn.depth();
         let result = outcome(call_site, contain(|| closure(conn).into_result()));
-        // Only a closure is given the connection, so that only a closure can leave it in another state.
+        // Only a closure is given the connection, so that only a closure can leave it in another
+        // state.
         let left_open = now(close_above(conn, depth));
         Step::Done(match result {
             Ok(()) if left_open => Err(Box::new(Failed { call_site, cause: FailureCause::LeftTransactionOpen })),

@@ -278,7 +278,8 @@ fn commit(known: Known) -> Next {
         return Next::Refuse(doom.into());
     }
     if known.lost || known.now == Now::Aborted {
-        // Where raw SQL ran, a nested block that could not be rolled back says no more than that something is wrong.
+        // Where raw SQL ran, a nested block that could not be rolled back says no more than that
+        // something is wrong.
         return Next::Refuse(if may_be_committed(known) { Ending::EndedEarly } else { Ending::RolledBackByServer });
     }
     let order = match known.level {
@@ -315,18 +316,19 @@ fn commit_failed(known: Known, failure: Failure, healed: bool) -> Next {
     if failure == Failure::Gone {
         return clean_up(known, failure, Some(verdict(known)));
     }
-    // diesel-async takes the level for ended, but on PostgreSQL its savepoint is still there, and nothing else can be done
-    // in the transaction before that was rolled back to.
+    // diesel-async takes the level for ended, but on PostgreSQL its savepoint is still there, and
+    // nothing else can be done in the transaction before that was rolled back to.
     if !healed && known.proof == CommitProof::Statement && known.level != Level::Outermost && known.now == Now::Below {
         return Next::Send(Order::Heal, None);
     }
-    // It was the proof that failed, and COMMIT was not executed. In another language it is the server's words that the user
-    // gets.
+    // It was the proof that failed, and COMMIT was not executed. In another language it is the
+    // server's words that the user gets.
     let proof_failed = match known.proof {
         CommitProof::Statement => failure == Failure::Aborted,
         CommitProof::Commit | CommitProof::Status | CommitProof::Savepoint => known.now == Now::Aborted,
     };
-    // PostgreSQL refuses to release a savepoint that is there only in an aborted transaction: constraints wait for COMMIT.
+    // PostgreSQL refuses to release a savepoint that is there only in an aborted transaction:
+    // constraints wait for COMMIT.
     let postgres = matches!(known.proof, CommitProof::Status | CommitProof::Statement);
     let was_aborted = match known.level {
         Level::Outermost => known.now.is_open() && proof_failed,
@@ -346,7 +348,8 @@ fn clean_up(known: Known, failure: Failure, doom: Option<Doom>) -> Next {
         Level::Outermost if failure == Failure::Refused && known.now.is_open() => Next::Send(Order::Forget, doom),
         Level::Outermost if failure == Failure::Refused => Next::End(cleaned_up(known, doom)),
         Level::Outermost | Level::InTest if known.now.is_open() => Next::Send(Order::Rollback, doom),
-        // diesel-async takes the transaction for ended whatever went wrong: nothing else tells that the connection was lost.
+        // diesel-async takes the transaction for ended whatever went wrong: nothing else tells that
+        // the connection was lost.
         Level::Outermost if known.asynchronous && known.proof != CommitProof::Commit => {
             Next::Send(Order::PlainRollback, doom)
         }

@@ -1,4 +1,5 @@
-//! Every trait of Diesel that the wrapped connection has, forwarded, so that the wrapper is a connection like any other.
+//! Every trait of Diesel that the wrapped connection has, forwarded, so that the wrapper is a
+//! connection like any other.
 //!
 //! Must not know: hooks. What a statement tells goes to the [`Watch`](super::watch::Watch).
 
@@ -33,8 +34,8 @@ impl<C> Deref for DeferredConnection<C> {
     }
 }
 
-/// For functions that take the connection below. Statements that run there are not seen by the wrapper, so the commit
-/// of the transaction around them is proven even where nothing waits.
+/// For functions that take the connection below. Statements that run there are not seen by the
+/// wrapper, so the commit of the transaction around them is proven even where nothing waits.
 impl<C> DerefMut for DeferredConnection<C> {
     fn deref_mut(&mut self) -> &mut C {
         self.inner_mut()
@@ -50,7 +51,8 @@ impl<C: Deferrable> SimpleConnection for DeferredConnection<C> {
 }
 
 impl<C: Deferrable> DeferredConnection<C> {
-    /// Stores durable calls where very many wait: a block that makes them in a loop has statements in it.
+    /// Stores durable calls where very many wait: a block that makes them in a loop has statements
+    /// in it.
     #[inline]
     fn make_room(&mut self) -> QueryResult<()> {
         if self.keeper.has_to_spill() { now(spill(self)) } else { Ok(()) }
@@ -78,7 +80,8 @@ impl<C: Deferrable> Connection for DeferredConnection<C> {
     {
         let mut result = None;
         let _: QueryResult<()> = self.transaction(|conn| {
-            // Like one of `begin_test_transaction`: the block inside is the outermost. Nested it is a savepoint as ever.
+            // Like one of `begin_test_transaction`: the block inside is the outermost. Nested it is
+            // a savepoint as ever.
             if conn.depth() == 1 {
                 conn.status().set_test_transaction_flag();
             }
@@ -224,7 +227,8 @@ mod postgres {
         }
     }
 
-    // Not generic over the wrapped connection: rustc would look for a wrapper in a wrapper, 128 deep, in its messages.
+    // Not generic over the wrapped connection: rustc would look for a wrapper in a wrapper, 128
+    // deep, in its messages.
     macro_rules! copies_from {
         ($($(#[$attribute:meta])* $conn:ty,)*) => {$(
             $(#[$attribute])*

@@ -1,5 +1,6 @@
-//! Every trait of diesel-async that the wrapped connection has, forwarded, so that the wrapper is a connection like any other; but for
-//! one in a cancelled transaction, where every statement is refused.
+//! Every trait of diesel-async that the wrapped connection has, forwarded, so that the wrapper is a
+//! connection like any other; but for one in a cancelled transaction, where every statement is
+//! refused.
 //!
 //! Must not know: hooks. What a statement tells goes to the [`Watch`](super::watch::Watch).
 
@@ -28,9 +29,10 @@ use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManage
 use super::watch::{Reading, Watch};
 use crate::error::CommitError;
 
-/// For what takes the connection below by shared reference, such as pipelining. Statements that run there are not seen by the wrapper:
-/// the commit of the transaction around them is proven even where nothing waits, and they are not refused where a cancelled
-/// transaction is open, whose ROLLBACK takes them along.
+/// For what takes the connection below by shared reference, such as pipelining. Statements that run
+/// there are not seen by the wrapper: the commit of the transaction around them is proven even
+/// where nothing waits, and they are not refused where a cancelled transaction is open, whose
+/// ROLLBACK takes them along.
 impl<C> Deref for AsyncDeferredConnection<C> {
     type Target = C;
 
@@ -195,8 +197,9 @@ where
     }
 }
 
-/// Tells the connection's watch of errors. Dropped before its end, one may not have been seen; and where its statement is under
-/// way, the answer to that would pass for the answer to the next one on some connections.
+/// Tells the connection's watch of errors. Dropped before its end, one may not have been seen; and
+/// where its statement is under way, the answer to that would pass for the answer to the next one
+/// on some connections.
 pub(super) struct Watcher<'conn> {
     watch: Watch,
     /// Where to say that nothing else can be sent, and for how long.
@@ -216,7 +219,8 @@ impl<'conn> Watcher<'conn> {
     fn of<C: AsyncDeferrable>(keeper: &'conn mut Keeper<AsyncDeferredConnection<C>>) -> Self {
         let mark = match keeper.unguarded() {
             _ if !C::OUTLIVES_DROPPED_STATEMENTS => Some(Interrupted::InStatement),
-            // Most likely the transaction is dropped with it, which nobody would tell. If it is not, it has to end first.
+            // Most likely the transaction is dropped with it, which nobody would tell. If it is
+            // not, it has to end first.
             Some(entry) => Some(Interrupted::InBlock { entry, outermost: false }),
             None => None,
         };
@@ -300,23 +304,25 @@ impl<C> PoolableConnection for AsyncDeferredConnection<C>
 where
     C: AsyncDeferrable + PoolableConnection + 'static,
 {
-    /// Fails on a connection that is broken: it is what a pool asks before it lends the connection out. diesel-async's manager for
-    /// mobc asks nothing else (it takes a broken connection that comes back for a good one), and a test query would pass in a
-    /// transaction that was left open.
+    /// Fails on a connection that is broken: it is what a pool asks before it lends the connection
+    /// out. diesel-async's manager for mobc asks nothing else (it takes a broken connection that
+    /// comes back for a good one), and a test query would pass in a transaction that was left open.
     async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()> {
         if self.is_broken() {
             return Err(CommitError::Cancelled.into());
         }
         match config {
             RecyclingMethod::Fast => Ok(()),
-            // As a batch: what other queries need to compile here has changed between patches of diesel-async.
+            // As a batch: what other queries need to compile here has changed between patches of
+            // diesel-async.
             RecyclingMethod::Verified => self.batch_execute("SELECT 1").await,
             RecyclingMethod::CustomQuery(query) => self.batch_execute(query).await,
             RecyclingMethod::CustomFunction(check) => check(self).await,
         }
     }
 
-    /// Asked when it is given back, or before it is lent again: it is given up then where a transaction is open.
+    /// Asked when it is given back, or before it is lent again: it is given up then where a
+    /// transaction is open.
     fn is_broken(&mut self) -> bool {
         let broken = self.is_interrupted() || self.inner.is_broken();
         if broken {
@@ -367,8 +373,8 @@ mod blocking {
     impl<C, S> AsyncDeferredConnection<SyncConnectionWrapper<C, S>> {
         /// Runs `task` on the connection below, on a thread that may block. As diesel-async's.
         ///
-        /// Statements that run there are not seen by the wrapper, so the commit of the transaction around them is proven even where
-        /// nothing waits.
+        /// Statements that run there are not seen by the wrapper, so the commit of the transaction
+        /// around them is proven even where nothing waits.
         ///
         /// # Errors
         /// What `task` returns; [`CommitError::Cancelled`] where a cancelled transaction is open.

@@ -1,5 +1,6 @@
-//! What a deferring connection can do by shared reference: send statements behind one another without waiting for answers, where
-//! the connection at the bottom can (PostgreSQL by diesel-async). And what else only that connection offers.
+//! What a deferring connection can do by shared reference: send statements behind one another
+//! without waiting for answers, where the connection at the bottom can (PostgreSQL by
+//! diesel-async). And what else only that connection offers.
 //!
 //! Must not know: hooks. What a statement tells goes to the [`Watch`](super::watch::Watch).
 
@@ -60,7 +61,8 @@ like_its_target! {
     #[cfg(feature = "mobc")] [M: mobc::Manager] mobc::Connection<M> => M::Connection,
 }
 
-/// For pipelining, as with diesel-async's own connection: `conn.batch_execute(…)` on a `mut conn: &AsyncDeferredConnection<…>`.
+/// For pipelining, as with diesel-async's own connection: `conn.batch_execute(…)` on a
+/// `mut conn: &AsyncDeferredConnection<…>`.
 impl<C: OverPostgres> SimpleAsyncConnection for &AsyncDeferredConnection<C> {
     async fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
         if self.is_interrupted() {
@@ -76,8 +78,9 @@ impl<C: OverPostgres> SimpleAsyncConnection for &AsyncDeferredConnection<C> {
     }
 }
 
-/// For pipelining, as with diesel-async's own connection: `query.load(&mut conn)` with a `mut conn: &AsyncDeferredConnection<…>`,
-/// several times before the first is awaited. Statements are seen, and refused in a cancelled transaction, as those by `&mut`.
+/// For pipelining, as with diesel-async's own connection: `query.load(&mut conn)` with a
+/// `mut conn: &AsyncDeferredConnection<…>`, several times before the first is awaited. Statements
+/// are seen, and refused in a cancelled transaction, as those by `&mut`.
 impl<'a, C: OverPostgres> AsyncConnectionCore for &'a AsyncDeferredConnection<C> {
     type ExecuteFuture<'conn, 'query> =
         Watched<'a, <&'a AsyncPgConnection as AsyncConnectionCore>::ExecuteFuture<'conn, 'query>>;

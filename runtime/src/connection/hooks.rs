@@ -228,7 +228,8 @@ pub(super) async fn ended<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending
         keeper.lose(&rollback, HookKind::AfterRollback, depth, TOO_DEEP);
         keeper.bury(rollback, HookKind::AfterRollback);
     } else if !rollback.is_empty() {
-        // A hook may open transactions of its own; whether this one is worth another attempt is not about those.
+        // A hook may open transactions of its own; whether this one is worth another attempt is not
+        // about those.
         let conflict = keeper.watch.saw_conflict();
         let stage = stage_for(conn, &rollback);
         run_hooks(conn, rollback, HookKind::AfterRollback, stage).await;

@@ -142,8 +142,8 @@ impl<W> Keeper<W> {
             });
             return;
         }
-        // Their block registered them after its transaction was ended by hand. They belong to nothing that can be committed, and
-        // must not wait for the next transaction.
+        // Their block registered them after its transaction was ended by hand. They belong to
+        // nothing that can be committed, and must not wait for the next transaction.
         let (strays, calls) = self.staging.take(|staged, calls| (std::mem::take(staged), std::mem::take(calls)));
         let why = "its transaction had ended before it was called";
         self.lose_calls(&calls, 0, why);

@@ -1,7 +1,7 @@
 //! The asynchronous wrapper: what users call on it, and its part of the flow of a transaction.
 //!
-//! Must not know: how a transaction begins and ends (that is `flow`), or what diesel-async's traits want
-//! (`forward_async`).
+//! Must not know: how a transaction begins and ends (that is `flow`), or what diesel-async's traits
+//! want (`forward_async`).
 
 use std::any::type_name;
 use std::fmt::{self, Debug};
@@ -33,13 +33,15 @@ use crate::task::TaskOutput;
 
 /// A diesel-async connection that keeps tasks until the outermost transaction commits.
 ///
-/// It wraps `C` and is a connection like it: queries, pipelining, `load_stream`, `transaction`, `save_changes`, bb8, deadpool and
-/// mobc pools of it and around it. Transactions that other code opens with `conn.transaction(…)` count like
-/// [`atomic!`](crate::atomic) blocks. Everything that [`DeferredConnection`](crate::DeferredConnection) says of raw SQL, DDL, dropping and test
+/// It wraps `C` and is a connection like it: queries, pipelining, `load_stream`, `transaction`,
+/// `save_changes`, bb8, deadpool and mobc pools of it and around it. Transactions that other code
+/// opens with `conn.transaction(…)` count like [`atomic!`](crate::atomic) blocks. Everything that
+/// [`DeferredConnection`](crate::DeferredConnection) says of raw SQL, DDL, dropping and test
 /// transactions holds here too.
 ///
 /// # Cancellation
-/// A future can be dropped at every `.await`: by a timeout, in a `select!`, or because a client hung up. What that does to a block:
+/// A future can be dropped at every `.await`: by a timeout, in a `select!`, or because a client
+/// hung up. What that does to a block:
 ///
 /// | dropped | the rows | commit hooks | rollback hooks | the connection |
 /// |---|---|---|---|---|
@@ -47,46 +49,51 @@ use crate::task::TaskOutput;
 /// | during COMMIT | **not known** | don't run, and are reported | don't run, and are reported | refuses all use |
 /// | after COMMIT, while a closure is awaited | committed | that closure is cancelled, and reported; tasks behind it run at once, closures when the next outermost block begins (what becomes of them goes to the failure handler and to `tracing`) | – | is clean |
 ///
-/// *Refuses all use*: statements and registrations fail with [`CommitError::Cancelled`], and pools throw the connection away (mobc only where
-/// it checks connections before it lends them, which is its default). Nothing can become part of a dead transaction. On PostgreSQL and
-/// SQLite the next outermost block first rolls back what was left, for which it has to wait until the server has done with the dropped
-/// statement, and goes on; on MySQL and MariaDB, and where it was dropped during BEGIN, COMMIT or ROLLBACK, the connection has to be
-/// closed.
+/// *Refuses all use*: statements and registrations fail with [`CommitError::Cancelled`], and pools
+/// throw the connection away (mobc only where it checks connections before it lends them, which is
+/// its default). Nothing can become part of a dead transaction. On PostgreSQL and SQLite the next
+/// outermost block first rolls back what was left, for which it has to wait until the server has
+/// done with the dropped statement, and goes on; on MySQL and MariaDB, and where it was dropped
+/// during BEGIN, COMMIT or ROLLBACK, the connection has to be closed.
 ///
-/// The future of a single statement can be dropped too, in a block that goes on. On PostgreSQL and SQLite nothing comes of that; on MySQL
-/// and MariaDB its answer would pass for the answer to the next statement, so that the connection refuses all use from then on,
-/// outside of blocks too.
+/// The future of a single statement can be dropped too, in a block that goes on. On PostgreSQL and
+/// SQLite nothing comes of that; on MySQL and MariaDB its answer would pass for the answer to the
+/// next statement, so that the connection refuses all use from then on, outside of blocks too.
 ///
-/// A COMMIT that was cancelled may have committed, and in-process tasks are lost then: what must run if and only if the rows are
-/// there has to be a row itself. A block that must not be cancelled is run in a task of its own: `tokio::spawn(async move {
-/// atomic!(conn, async { … }).await })` goes on when nobody waits for it any more.
+/// A COMMIT that was cancelled may have committed, and in-process tasks are lost then: what must
+/// run if and only if the rows are there has to be a row itself. A block that must not be cancelled
+/// is run in a task of its own: `tokio::spawn(async move { atomic!(conn, async { … }).await })`
+/// goes on when nobody waits for it any more.
 ///
 /// # A pooled connection's own `transaction`
-/// With diesel-async's `AsyncConnection` in scope a pooled connection (of deadpool, bb8, mobc) has a method
-/// `transaction` of its own, which Rust takes before [the one of this type](Self::transaction). It commits
-/// and rolls back as it should. But nothing of this crate is on its stack, so that nobody is told where its
-/// future is dropped:
+/// With diesel-async's `AsyncConnection` in scope a pooled connection (of deadpool, bb8, mobc) has
+/// a method `transaction` of its own, which Rust takes before
+/// [the one of this type](Self::transaction). It commits and rolls back as it should. But nothing
+/// of this crate is on its stack, so that nobody is told where its future is dropped:
 ///
 /// | dropped | the connection |
 /// |---|---|
 /// | while a statement of it was under way | refuses all use until the pool gets it back |
 /// | between two statements | **goes on in the transaction that was left open**, until the pool gets it back |
 ///
-/// The pool throws it away then, and rollback tasks run. There is no way to do better here: the pooled
-/// connection's type and the trait are not this crate's (E0117), and diesel-async implements the trait for
-/// all that derefs to a connection (E0119). Write `atomic!(pooled, async { … }).await`, or
-/// `(*pooled).transaction(…)`, which is the method of this type.
+/// The pool throws it away then, and rollback tasks run. There is no way to do better here: the
+/// pooled connection's type and the trait are not this crate's (E0117), and diesel-async implements
+/// the trait for all that derefs to a connection (E0119). Write
+/// `atomic!(pooled, async { … }).await`, or `(*pooled).transaction(…)`, which is the method of this
+/// type.
 ///
-/// Code that is generic over `AsyncConnection`, and is given a connection of this type, is no such case. A transaction that
-/// is begun by hand, with the [transaction manager](AsyncDeferredTransactionManager), is one.
+/// Code that is generic over `AsyncConnection`, and is given a connection of this type, is no such
+/// case. A transaction that is begun by hand, with the
+/// [transaction manager](AsyncDeferredTransactionManager), is one.
 ///
 /// # By shared reference
-/// Where the connection below is diesel-async's for PostgreSQL, also in a pool's guard, `&AsyncDeferredConnection<C>`
-/// is a connection too, for pipelining: `query.load(&mut conn)` with a `mut conn: &AsyncDeferredConnection<_>`, several
-/// times before the first is awaited.
+/// Where the connection below is diesel-async's for PostgreSQL, also in a pool's guard,
+/// `&AsyncDeferredConnection<C>` is a connection too, for pipelining: `query.load(&mut conn)` with
+/// a `mut conn: &AsyncDeferredConnection<_>`, several times before the first is awaited.
 ///
 /// # Not available through the wrapper
-/// It derefs to `C` by shared reference only, for functions that take a `&C`. [`inner_mut`](Self::inner_mut) has the rest.
+/// It derefs to `C` by shared reference only, for functions that take a `&C`.
+/// [`inner_mut`](Self::inner_mut) has the rest.
 ///
 /// # Examples
 /// ```
@@ -120,7 +127,8 @@ pub struct AsyncDeferredConnection<C> {
     pub(crate) keeper: Keeper<Self>,
 }
 
-/// The block of a transaction: an async closure that is given a `T`. Like `AsyncFnOnce`, which has no stable name for its future yet.
+/// The block of a transaction: an async closure that is given a `T`. Like `AsyncFnOnce`, which has
+/// no stable name for its future yet.
 #[doc(hidden)]
 pub trait AsyncBlock<T, R>: AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncBlock<T, R>>::Fut {
     /// Its future.
@@ -187,8 +195,9 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         Ok(())
     }
 
-    /// Runs `callback` in a transaction, or in a savepoint where one is open. In place of the method of
-    /// [`AsyncConnection`](diesel_async::AsyncConnection), which does not see that its future is dropped.
+    /// Runs `callback` in a transaction, or in a savepoint where one is open. In place of the
+    /// method of [`AsyncConnection`](diesel_async::AsyncConnection), which does not see that its
+    /// future is dropped.
     ///
     /// # Errors
     /// What `callback` returns, and what BEGIN or COMMIT return.
@@ -202,7 +211,8 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         self.run_transaction(Opening::AsDiesel, callback).await
     }
 
-    /// Runs `callback` in a transaction that is never committed, for tests. Blocks in it are the outermost: their hooks run.
+    /// Runs `callback` in a transaction that is never committed, for tests. Blocks in it are the
+    /// outermost: their hooks run.
     ///
     /// # Panics
     /// Where `callback` returns an error, or the transaction cannot be begun.
@@ -216,7 +226,8 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         let mut result = None;
         let begun = OpenBlock::begin(self, Opening::AsDiesel).await;
         if let Ok(block) = begun {
-            // Like one of `begin_test_transaction`: the block inside is the outermost. Nested it is a savepoint as ever.
+            // Like one of `begin_test_transaction`: the block inside is the outermost. Nested it is
+            // a savepoint as ever.
             if block.conn.depth() == 1 {
                 block.conn.status().set_test_transaction_flag();
             }
@@ -305,7 +316,8 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     }
 }
 
-/// The transaction manager for [`AsyncDeferredConnection`]: moves the hooks along with the transactions.
+/// The transaction manager for [`AsyncDeferredConnection`]: moves the hooks along with the
+/// transactions.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct AsyncDeferredTransactionManager;
@@ -334,7 +346,8 @@ impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for Asyn
         }
     }
 
-    /// As [`AsyncDeferredConnection::transaction`]: code that is generic over diesel-async's connections calls this one.
+    /// As [`AsyncDeferredConnection::transaction`]: code that is generic over diesel-async's
+    /// connections calls this one.
     #[expect(clippy::manual_async_fn, reason = "the future of an `async fn` would have to outlive `R` and `E`")]
     fn transaction<'a, 'conn, F, R, E>(
         conn: &'conn mut AsyncDeferredConnection<C>,
@@ -390,7 +403,8 @@ where
             let depth = conn.depth();
             let ended = AssertUnwindSafe(async { contain_result(closure(conn).await) }).catch_unwind().await;
             let result = outcome(call_site, ended.unwrap_or_else(|panic| Err(message(panic))));
-            // Only a closure is given the connection, so that only a closure can leave it in another state.
+            // Only a closure is given the connection, so that only a closure can leave it in
+            // another state.
             let left_open = close_above(conn, depth).await;
             match result {
                 Ok(()) if left_open => Err(Box::new(Failed { call_site, cause: FailureCause::LeftTransactionOpen })),

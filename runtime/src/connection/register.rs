@@ -193,7 +193,8 @@ pub(super) fn open_queue<'c, W: Wrapper>(
     if conn.keeper().interrupted != Interrupted::No {
         return Err(CommitError::Cancelled.into());
     }
-    // What is registered directly in a test transaction would wait for ever: in production it is outside of any.
+    // What is registered directly in a test transaction would wait for ever: in production it is
+    // outside of any.
     let Some(State { depth, .. }) = conn.state().filter(|state| state.is_nested()) else {
         return Err(CommitError::NotInTransaction { task, call_site }.into());
     };

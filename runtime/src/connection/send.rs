@@ -70,7 +70,8 @@ pub(super) async fn send_order<W: Wrapper>(conn: &mut W, order: Order, depth: us
 /// this knows its own connections only.
 pub(super) async fn begin_with_sql<W: Wrapper>(conn: &mut W, sql: String) -> QueryResult<()> {
     conn.tell(InstrumentationEvent::begin_transaction(NonZeroU32::MIN));
-    // Before it is sent: where the future is dropped meanwhile, a pool below must not take the connection for idle.
+    // Before it is sent: where the future is dropped meanwhile, a pool below must not take the
+    // connection for idle.
     change_depth(conn, TransactionDepthChange::IncreaseDepth)?;
     let begun = send(conn, Statement::Sql(&sql)).await;
     if begun.is_err() && conn.depth() > 0 {

@@ -89,13 +89,14 @@ impl<W> Staging<W> {
         self.0.staged.lock()
     }
 
-    // Always inlined: the hook is then built where it is stored, not copied there. A debug build compiles it once
-    // instead of for each task.
+    // Always inlined: the hook is then built where it is stored, not copied there. A debug build
+    // compiles it once instead of for each task.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn push(&self, hook: Hook<W>, needs: bool) {
         let mut staged = self.lock();
         staged.tasks.push(hook);
-        // Relaxed: whoever reads them has the connection by `&mut`, so was synchronised with by other means.
+        // Relaxed: whoever reads them has the connection by `&mut`, so was synchronised with by
+        // other means.
         self.0.occupied.store(true, Ordering::Relaxed);
         if needs {
             self.0.needs.store(true, Ordering::Relaxed);

@@ -60,7 +60,8 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     NewTask::settle(&mut calls);
     let mut rest = &calls[..];
     while let Some(NewTask { task, call_site, .. }) = rest.first() {
-        // In their place for as long as it takes: where this future is dropped meanwhile, and the block around it goes on.
+        // In their place for as long as it takes: where this future is dropped meanwhile, and the
+        // block around it goes on.
         let dropped = "the future that stored it was dropped before it had ended".to_owned();
         conn.keeper().queue().store(Err(CannotStore { task, call_site, reason: dropped }));
         let sent = send_some(conn, rest).await;

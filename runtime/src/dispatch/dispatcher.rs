@@ -165,8 +165,8 @@ fn drop_contained<T>(waiting: VecDeque<T>) {
 
 /// Whether tasks can be spawned there.
 pub(super) fn is_alive(runtime: &Handle) -> bool {
-    // A runtime that was shut down drops at once what is spawned on it. To be within it says nothing: its blocking threads, and those
-    // that have entered it, outlive its shutdown.
+    // A runtime that was shut down drops at once what is spawned on it. To be within it says
+    // nothing: its blocking threads, and those that have entered it, outlive its shutdown.
     !matches!(runtime.spawn(std::future::ready(())).now_or_never(), Some(Err(_)))
 }
 

@@ -1,5 +1,5 @@
-//! What hooks take beyond the connection, where the feature for it is off: there is neither a dispatcher
-//! nor a state.
+//! What hooks take beyond the connection, where the feature for it is off: there is neither a
+//! dispatcher nor a state.
 //!
 //! Must not know: anything.
 

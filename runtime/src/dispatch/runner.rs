@@ -175,7 +175,8 @@ impl<F: Future<Output = Ended>> Future for Runner<F> {
                     Some((Launched::Async(task, slot), None)) => {
                         *this.next = Some(task);
                         *this.guard = SlotGuard(Some(slot));
-                        // Whatever else the runtime has to do has its turn first: there are tasks that never wait.
+                        // Whatever else the runtime has to do has its turn first: there are tasks
+                        // that never wait.
                         context.waker().wake_by_ref();
                         Poll::Pending
                     }
@@ -189,15 +190,16 @@ impl<F: Future<Output = Ended>> Future for Runner<F> {
             if *this.can_be_woken {
                 return Poll::Pending;
             }
-            // Only where one waits at all, for those behind it too: slot and waker stay the same. Whoever abandons them from now on wakes
-            // them; somebody may have done so just now.
+            // Only where one waits at all, for those behind it too: slot and waker stay the same.
+            // Whoever abandons them from now on wakes them; somebody may have done so just now.
             *this.can_be_woken = true;
             this.guard.listen(context);
             if !this.guard.is_abandoned() {
                 return Poll::Pending;
             }
         }
-        // Whoever told it to stop has told of it. A shutdown that waits for its end waits for that of what it holds.
+        // Whoever told it to stop has told of it. A shutdown that waits for its end waits for that
+        // of what it holds.
         drop_task(this.first, this.next);
         this.guard.stopped();
         Poll::Ready(())

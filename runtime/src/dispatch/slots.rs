@@ -276,7 +276,8 @@ impl Slot {
     /// one that this runs on.
     pub(super) fn next(mut self, current: Option<Id>) -> Option<(Launched, Option<Handle>)> {
         loop {
-            // Dropped behind the lock: the waker may be the last that holds a runtime which is gone, and what users gave that.
+            // Dropped behind the lock: the waker may be the last that holds a runtime which is
+            // gone, and what users gave that.
             let _waker;
             let mut lists = self.shared.lists();
             let Some(mut next) = lists.waiting.pop_front() else {
@@ -288,7 +289,8 @@ impl Slot {
                 if lists.waiting.capacity() > KEPT_CAPACITY {
                     lists.waiting = VecDeque::new();
                 }
-                // Under the lock, so that whoever comes now finds either the slot or somebody who will look again.
+                // Under the lock, so that whoever comes now finds either the slot or somebody who
+                // will look again.
                 self.shared.slots.add_permits(1);
                 return None;
             };

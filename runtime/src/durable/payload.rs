@@ -138,8 +138,8 @@ impl Encoder {
         self.last = Some(self.json.len());
     }
 
-    /// The argument that was written just now is `#[secret]`: nothing shows its value, and nothing tells
-    /// what its `Serialize` said, which may quote it.
+    /// The argument that was written just now is `#[secret]`: nothing shows its value, and nothing
+    /// tells what its `Serialize` said, which may quote it.
     pub fn hide(&mut self, name: &'static str) {
         match &mut self.failed {
             Some(failed) if failed.name == name => failed.cause = None,

@@ -4,7 +4,8 @@
 //! `Statement::of(&value).__settle_statement(value, registrar)` is all that the expansion writes.
 //! Which of three methods that is depends on the type alone, and the compiler tries them in this
 //! order:
-//! 1. the inherent one, where every task in the value can be reached ([`Settle`]): they are registered;
+//! 1. the inherent one, where every task in the value can be reached ([`Settle`]): they are
+//!    registered;
 //! 2. that of [`Refuse`], where it holds a task that cannot be reached ([`Holds`]): an error;
 //! 3. that of [`Pass`], which takes a reference to the statement and so comes last: no task.
 //!
@@ -158,7 +159,8 @@ pub fn unreachable<T>(_: &T) -> T {
     note = "name the type where the value comes from, as in `let mut list: Vec<User> = Vec::new()`, or write `let _unused = …;`"
 )]
 pub trait Settle<How>: Sized {
-    /// `()` for a task, and with it in place of each task for a container; the value itself otherwise.
+    /// `()` for a task, and with it in place of each task for a container; the value itself
+    /// otherwise.
     type Settled;
     /// The tasks in it: a task itself, `()` for what is none, and in tuples those of each element.
     type Tasks;

@@ -90,7 +90,8 @@ async fn a03_closures_that_never_run_are_told_of<C: Session>(db: &Scratch<C::Blo
     }
 }
 
-/// A block that rolls row 7 back and is dropped in a rollback hook; closure 54 and task 53 are behind that.
+/// A block that rolls row 7 back and is dropped in a rollback hook; closure 54 and task 53 are
+/// behind that.
 async fn rolled_back_and_dropped<C: Session>(conn: &mut Conn<C>, log: &Log, there: &'static Notify) {
     let block = atomic!(conn, -> QueryResult<()>, async {
         C::insert(conn, 7).await?;
@@ -145,7 +146,8 @@ async fn a03_dropped_again_while_they_catch_up<C: Session>(db: &Scratch<C::Block
     assert_clean_async(db, conn, &log).await;
 }
 
-/// Rollback hooks wait behind one that has committed a block of its own, whose hooks wait too: dropped again, all still run.
+/// Rollback hooks wait behind one that has committed a block of its own, whose hooks wait too:
+/// dropped again, all still run.
 async fn a03_hooks_of_both_kinds_wait<C: Session>(db: &Scratch<C::Blocking>) {
     let mut conn = db.connect_async::<C>().await;
     let log = Log::new();

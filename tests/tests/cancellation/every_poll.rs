@@ -27,7 +27,8 @@ fn recovers<C: Session>() -> bool {
     C::Blocking::NAME != "MariaDB"
 }
 
-/// That the cuts were where they should be. What is left open can be rolled back on PostgreSQL and SQLite.
+/// That the cuts were where they should be. What is left open can be rolled back on PostgreSQL and
+/// SQLite.
 fn thorough<C: Session>(seen: &Seen) -> bool {
     seen.clean >= 2 && seen.refused >= 2 && (seen.recovered > 0 || !recovers::<C>())
 }
@@ -217,7 +218,8 @@ async fn a02_the_method_transaction<C: Session>(db: &Scratch<C::Blocking>) {
     assert_enough::<C>(&seen, commits::<C>);
 }
 
-/// Dropped while hooks are awaited behind the COMMIT, of which some run statements and blocks of their own.
+/// Dropped while hooks are awaited behind the COMMIT, of which some run statements and blocks of
+/// their own.
 async fn a03_closures_that_await<C: Session>(db: &Scratch<C::Blocking>) {
     let enough = |seen: &Seen| commits::<C>(seen) && seen.behind_commit > 5;
     let seen = at_every_poll::<C, _>(db, enough, async |conn: &mut Conn<C>, run: &Run| {

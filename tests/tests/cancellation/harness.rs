@@ -1,6 +1,8 @@
-//! Drops a block at every poll of it, and looks at what is left: at the connection, at its hooks, and from outside.
+//! Drops a block at every poll of it, and looks at what is left: at the connection, at its hooks,
+//! and from outside.
 //!
-//! Rows and hooks have numbers: a commit hook that of its row, a rollback hook that of its row and [`ROLLBACK`].
+//! Rows and hooks have numbers: a commit hook that of its row, a rollback hook that of its row and
+//! [`ROLLBACK`].
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -34,7 +36,8 @@ pub fn note_blocking(log: &Log, id: i32) {
     log.push(id);
 }
 
-/// Notes that it ran; a task of a block that a hook opens, which has nothing to do with the block that is cut.
+/// Notes that it ran; a task of a block that a hook opens, which has nothing to do with the block
+/// that is cut.
 #[deferred_task]
 pub fn note_inner(log: &Log, id: i32) {
     log.push(id);
@@ -115,9 +118,11 @@ pub struct Seen {
     pub completed: usize,
 }
 
-/// Runs `block` on a new connection, polls it n times and drops it, for every n until it completes by itself.
+/// Runs `block` on a new connection, polls it n times and drops it, for every n until it completes
+/// by itself.
 ///
-/// All of that again until it was `enough`: a statement on SQLite may be over before it is polled for the first time.
+/// All of that again until it was `enough`: a statement on SQLite may be over before it is polled
+/// for the first time.
 pub async fn at_every_poll<C, B>(db: &Scratch<C::Blocking>, enough: impl Fn(&Seen) -> bool, block: B) -> Seen
 where
     C: Session,
@@ -221,7 +226,8 @@ async fn inspect<C: Session>(
         Err(error) => {
             assert!(broken && is_refusal(&error), "{error:?}");
             assert!(conn.is_broken(), "it goes on refusing");
-            // A COMMIT that was under way may get there meanwhile. A block without hooks has nothing to report that by.
+            // A COMMIT that was under way may get there meanwhile. A block without hooks has
+            // nothing to report that by.
             let in_commit = reported.lost_commit > 0 || run.commit.lock().unwrap().is_empty();
             let theirs = |row: &i32| before.contains(row) || (in_commit && row % RUN < 90);
             assert!(after.iter().all(theirs), "{after:?} is not {before:?}");

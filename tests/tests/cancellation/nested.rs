@@ -1,4 +1,5 @@
-//! A2: an inner block that is dropped while the one around it goes on: that one cannot commit any more.
+//! A2: an inner block that is dropped while the one around it goes on: that one cannot commit any
+//! more.
 
 use std::future::pending;
 
@@ -72,7 +73,8 @@ async fn doomed<C: Session>(
     inner: impl AsyncFn(&mut Conn<C>, &Log) -> QueryResult<()>,
 ) {
     let (mut recovered, mut refused, mut untouched) = (0, 0, 0);
-    // On SQLite a statement may be done before its future is first polled: with the machine busy, all of them. Then once more.
+    // On SQLite a statement may be done before its future is first polled: with the machine busy,
+    // all of them. Then once more.
     for moment in [Moment::Waiting, Moment::Woken].repeat(20) {
         if moment == Moment::Waiting && refused > 0 && (recovered > 0 || C::Blocking::NAME == "MariaDB") {
             break;
@@ -153,7 +155,8 @@ async fn doomed<C: Session>(
     assert!(refused > 0 && untouched > 0, "{recovered}, {refused}, {untouched}");
 }
 
-/// A hook that runs behind the COMMIT and drops a block of its own: that is its failure, and what was committed stays.
+/// A hook that runs behind the COMMIT and drops a block of its own: that is its failure, and what
+/// was committed stays.
 async fn a02_a_dropped_inner_block_of_a_hook<C: Session>(db: &Scratch<C::Blocking>) {
     let mut conn = db.connect_async::<C>().await;
     let log = Log::new();
@@ -187,7 +190,8 @@ async fn a02_a_dropped_inner_block_of_a_hook<C: Session>(db: &Scratch<C::Blockin
     assert_ne!(log.ran(), NOTHING);
 }
 
-/// What comes behind a nested block that held the dropped one, and has ended, is not committed by itself.
+/// What comes behind a nested block that held the dropped one, and has ended, is not committed by
+/// itself.
 async fn a02_what_comes_behind_a_nested_block_around_a_dropped_one<C: Session>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let log = Log::new();
@@ -205,8 +209,8 @@ async fn a02_what_comes_behind_a_nested_block_around_a_dropped_one<C: Session>(d
     assert_eq!((db.committed(), log.ran()), (NOTHING.to_vec(), vec![52]));
 }
 
-/// The same of a transaction that is opened by the transaction manager, as the method of a pooled connection does, and by code which is
-/// generic over diesel-async's connections.
+/// The same of a transaction that is opened by the transaction manager, as the method of a pooled
+/// connection does, and by code which is generic over diesel-async's connections.
 async fn a02_what_comes_behind_a_foreign_transaction_around_a_dropped_one<C: Session>(db: &Scratch<C::Blocking>) {
     for (by_manager, fails) in [(false, false), (false, true), (true, false), (true, true)] {
         let conn = &mut db.connect_async::<C>().await;
@@ -236,7 +240,8 @@ async fn a02_what_comes_behind_a_foreign_transaction_around_a_dropped_one<C: Ses
     }
 }
 
-/// A2: code that is generic over diesel-async's connections calls the trait's `transaction`. Cancelled, it is noticed as `atomic!` is.
+/// A2: code that is generic over diesel-async's connections calls the trait's `transaction`.
+/// Cancelled, it is noticed as `atomic!` is.
 async fn a02_a_transaction_of_generic_code<C: Session>(db: &Scratch<C::Blocking>) {
     async fn library<A: AsyncConnection + AfterCommit>(conn: &mut A, log: &Log, there: &Notify) -> QueryResult<()> {
         let transaction = conn.transaction(async |conn| {

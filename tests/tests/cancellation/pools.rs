@@ -38,8 +38,8 @@ fn manager<C: AsyncConnection + 'static>(url: &str, recycling: Recycling) -> Asy
     AsyncDieselConnectionManager::new_with_config(url, config)
 }
 
-/// A2: with `AsyncConnection` in scope a pooled connection has a `transaction` of its own, which is diesel-async's. Its future is
-/// dropped while a statement is under way, or between two.
+/// A2: with `AsyncConnection` in scope a pooled connection has a `transaction` of its own, which is
+/// diesel-async's. Its future is dropped while a statement is under way, or between two.
 async fn drop_own_transaction<C, G>(pooled: &mut G, log: &Log, statement_is_dropped: bool)
 where
     C: AsyncDatabase,
@@ -62,13 +62,15 @@ where
     cut_at(own, &there).await;
 }
 
-/// What each pool has to do: `$pool` makes one of one connection, `$keeps` says whether it keeps good ones.
+/// What each pool has to do: `$pool` makes one of one connection, `$keeps` says whether it keeps
+/// good ones.
 macro_rules! pool_tests {
     ($($name:ident: $conn:ty, $manager:ident => $pool:expr, keeps = $keeps:expr;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
             let db = Scratch::<<$conn as AsyncDatabase>::Blocking>::new();
-            // SQLite locks the database while its last connection closes, and mobc closes one after the other.
+            // SQLite locks the database while its last connection closes, and mobc closes one after
+            // the other.
             let mut open = db.observer();
             <$conn as AsyncDatabase>::Blocking::witnesses(&mut open);
             for recycling in RECYCLING {
@@ -152,8 +154,8 @@ macro_rules! pool_tests {
 
 type Wrapped<C> = AsyncDeferredConnection<C>;
 
-// diesel-async's manager for mobc has it the wrong way round: it gives good connections up when they come back. A bad one it keeps,
-// and finds out when it is to be handed out.
+// diesel-async's manager for mobc has it the wrong way round: it gives good connections up when
+// they come back. A bad one it keeps, and finds out when it is to be handed out.
 macro_rules! pools {
     ($($database:ident, $conn:ty;)*) => {$(
         mod $database {
@@ -174,7 +176,8 @@ pools!(postgres, diesel_async::AsyncPgConnection;);
 #[cfg(feature = "mysql")]
 pools!(mysql, diesel_async::AsyncMysqlConnection;);
 
-/// The other way round, a deferring connection around a pooled one: what is given back is idle, or thrown away, wherever it was cut.
+/// The other way round, a deferring connection around a pooled one: what is given back is idle, or
+/// thrown away, wherever it was cut.
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a02_around_a_pooled_connection() {

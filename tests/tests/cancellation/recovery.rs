@@ -100,7 +100,8 @@ async fn a02_rows_are_refused() {
     assert_eq!(refusal(&ids.load_stream::<i32>(conn).await.map(drop)), "Cancelled");
 }
 
-/// A COMMIT that was dropped may have committed: nothing runs, all is reported, and the connection is not used again.
+/// A COMMIT that was dropped may have committed: nothing runs, all is reported, and the connection
+/// is not used again.
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a02_dropped_in_a_commit_that_commits() {

@@ -1,5 +1,5 @@
-//! A2, A5: on a runtime of one thread diesel-async cannot wait for a statement on SQLite that is dropped, and panics. That must not
-//! become worse.
+//! A2, A5: on a runtime of one thread diesel-async cannot wait for a statement on SQLite that is
+//! dropped, and panics. That must not become worse.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 
 type Conn = AsyncDeferredConnection<AsyncSqliteConnection>;
 
-/// The panic is diesel-async's, and the only one: the connection refuses use, and the next block cleans up.
+/// The panic is diesel-async's, and the only one: the connection refuses use, and the next block
+/// cleans up.
 #[tokio::test(flavor = "current_thread")]
 async fn a02_sqlite_on_a_runtime_of_one_thread() {
     let db = Scratch::<SqliteConnection>::new();

@@ -1,5 +1,5 @@
-//! A statement whose own future is dropped, on a connection that goes on: where the answer to it would pass for the answer to the next
-//! one, there is no next one.
+//! A statement whose own future is dropped, on a connection that goes on: where the answer to it
+//! would pass for the answer to the next one, there is no next one.
 
 use std::future::Future;
 use std::pin::pin;

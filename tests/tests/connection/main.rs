@@ -1,4 +1,5 @@
-//! The wrapper is a connection like the one below it: what DIESEL.md 1.3 and 1.4 list as working through it.
+//! The wrapper is a connection like the one below it: what DIESEL.md 1.3 and 1.4 list as working
+//! through it.
 
 mod multi;
 mod pools;
@@ -15,8 +16,9 @@ diesel::table! {
     }
 }
 
-/// Makes tests of each body, once for each database, where `Inner` is its connection and `$db` a scratch database. For
-/// what Diesel implements for concrete connections only, so that a generic function would need a page of bounds.
+/// Makes tests of each body, once for each database, where `Inner` is its connection and `$db` a
+/// scratch database. For what Diesel implements for concrete connections only, so that a generic
+/// function would need a page of bounds.
 #[macro_export]
 macro_rules! on_each_connection {
     ($($(#[$attribute:meta])* fn $name:ident($db:ident) $body:block)*) => {

@@ -68,7 +68,8 @@ fn insert(conn: &mut DeferredConnection<Any>, id: i32) -> QueryResult<()> {
     diesel::insert_into(witness::table).values(witness::id.eq(id)).execute(conn).map(drop)
 }
 
-/// Commit, rollback, nesting, raw COMMIT, and an error that is swallowed: the default proof works on every database.
+/// Commit, rollback, nesting, raw COMMIT, and an error that is swallowed: the default proof works
+/// on every database.
 fn around<C: Database>(db: &Scratch<C>, open: impl Fn(C) -> Any) {
     let conn = &mut DeferredConnection::new(open(db.observer()));
     let log = Log::new();

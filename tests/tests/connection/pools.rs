@@ -101,7 +101,8 @@ fn a_panic_in_a_pooled_block_leaves_the_connection_good<C: Database + R2D2Connec
     assert_eq!((log.ran(), db.committed()), (vec![2], vec![2]));
 }
 
-/// E12: by a panic in the pool's own `transaction`, which has no guard, or by hand: its hooks die with it.
+/// E12: by a panic in the pool's own `transaction`, which has no guard, or by hand: its hooks die
+/// with it.
 fn a_connection_with_an_open_transaction_is_thrown_away<C: Database + R2D2Connection>(db: &Scratch<C>) {
     let (pool, opened) = pool::<DeferredConnection<C>>(db.url());
     let log = Log::new();

@@ -39,7 +39,8 @@ fn copy_from_and_to() {
     assert_clean(db, conn, &log);
 }
 
-/// A7: COPY FROM on a connection around a pooled one, and on one from a pool; an error in it is found out.
+/// A7: COPY FROM on a connection around a pooled one, and on one from a pool; an error in it is
+/// found out.
 #[test]
 fn a07_copy_from_on_pooled_connections() {
     use diesel::r2d2::{ConnectionManager, Pool};
@@ -83,7 +84,8 @@ struct WitnessRow {
     id: i32,
 }
 
-/// `LISTEN` on the wrapper, `notifications_iter` by deref, `NOTIFY` from a block: delivered at its commit.
+/// `LISTEN` on the wrapper, `notifications_iter` by deref, `NOTIFY` from a block: delivered at its
+/// commit.
 #[test]
 fn listen_and_notify() {
     let db = &Scratch::<PgConnection>::new();
@@ -168,8 +170,8 @@ fn types_of_ones_own() {
     assert_clean(db, conn, &log);
 }
 
-/// A7: rows in PostgreSQL's default loading mode do not hold the connection: two results at once, a statement meanwhile,
-/// and how many rows there are.
+/// A7: rows in PostgreSQL's default loading mode do not hold the connection: two results at once, a
+/// statement meanwhile, and how many rows there are.
 #[test]
 fn a07_rows_do_not_hold_the_connection() {
     let db = &Scratch::<PgConnection>::new();

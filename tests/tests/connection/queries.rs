@@ -41,7 +41,8 @@ on_each_connection! {
         assert_clean(db, conn, &Log::new());
     }
 
-    /// Typed queries, derives, `load_iter`, batch inserts, `save_changes`; the hooks see the result.
+    /// Typed queries, derives, `load_iter`, batch inserts, `save_changes`; the hooks see the
+    /// result.
     fn queries_work_as_below(db) {
         let conn = &mut db.connect();
         conn.run_pending_migrations(MIGRATIONS).unwrap();

@@ -43,7 +43,8 @@ macro_rules! script {
 }
 
 on_each_connection! {
-    /// The same events with the same depths as on a bare connection. N14: the message that rolls a savepoint back releases it, too.
+    /// The same events with the same depths as on a bare connection. N14: the message that rolls a
+    /// savepoint back releases it, too.
     fn instrumentation_sees_the_same(db) {
         let bare = events(&mut db.observer(), script!());
         db.observer().batch_execute("DELETE FROM witness").unwrap();
@@ -72,7 +73,8 @@ on_each_connection! {
 mod on_sqlite {
     use super::*;
 
-    /// `immediate` and `exclusive`, by `atomic!`, by builder and by Diesel's names: hooks wait for their commit.
+    /// `immediate` and `exclusive`, by `atomic!`, by builder and by Diesel's names: hooks wait for
+    /// their commit.
     #[test]
     fn immediate_and_exclusive() {
         let db = &Scratch::<SqliteConnection>::new();
@@ -246,7 +248,8 @@ mod on_mysql {
             MysqlConnection::insert(conn, 1)
         });
         assert!(refused.unwrap_err().to_string().contains("READ ONLY"));
-        // A level below SERIALIZABLE sees what was committed meanwhile; the default of this server does not.
+        // A level below SERIALIZABLE sees what was committed meanwhile; the default of this server
+        // does not.
         atomic!(conn, isolation = ReadCommitted, -> QueryResult<()>, {
             note(&log, 2);
             assert_eq!(MysqlConnection::witnesses(conn), NOTHING);

@@ -71,7 +71,8 @@ fn note_all(log: &Log, ids: &[i32], text: &str, owned: Vec<i32>) {
     owned.into_iter().for_each(|id| log.push(id));
 }
 
-/// C11: changing the variable, or the container that it came from, does not change what the task receives.
+/// C11: changing the variable, or the container that it came from, does not change what the task
+/// receives.
 fn c11_later_changes_do_not_reach_the_task<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();

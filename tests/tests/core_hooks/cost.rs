@@ -36,7 +36,8 @@ fn c21_a_block_without_tasks_sends_begin_and_commit<C: Database>(db: &Scratch<C>
     }
 }
 
-/// C21: with tasks there are as many messages as without; the proof travels in the one that carries COMMIT.
+/// C21: with tasks there are as many messages as without; the proof travels in the one that carries
+/// COMMIT.
 fn c21_the_proof_is_no_message_of_its_own<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -51,7 +52,8 @@ fn c21_the_proof_is_no_message_of_its_own<C: Database>(db: &Scratch<C>) {
     assert_eq!(log.ran(), [1]);
 }
 
-/// C21, N14: savepoints are Diesel's own, with tasks in them or not, and a rolled-back one is released in its ROLLBACK's message.
+/// C21, N14: savepoints are Diesel's own, with tasks in them or not, and a rolled-back one is
+/// released in its ROLLBACK's message.
 fn c21_rollbacks_and_nesting_send_what_diesel_sends<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();

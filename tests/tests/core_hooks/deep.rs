@@ -32,8 +32,8 @@ fn with_small_stack(test: impl FnOnce() + Send) {
     });
 }
 
-/// E18, C8: those that fit run, each before its block returns; the block of the next one is rolled back,
-/// with an error that names the hook.
+/// E18, C8: those that fit run, each before its block returns; the block of the next one is rolled
+/// back, with an error that names the hook.
 fn e18_a_chain_of_hooks_is_refused_before_the_stack_ends<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -64,7 +64,8 @@ fn rolled_back_chain<C: Database>(conn: &mut DeferredConnection<C>, log: &Log, i
     assert!(result.is_err());
 }
 
-/// E18: after a rollback there is nothing left to refuse, so that the hook that does not fit is reported.
+/// E18: after a rollback there is nothing left to refuse, so that the hook that does not fit is
+/// reported.
 fn e18_rollback_hooks_in_rollback_hooks_are_reported_before_the_stack_ends<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();

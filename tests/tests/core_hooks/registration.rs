@@ -135,7 +135,8 @@ fn c20_a_finished_transaction_takes_no_hooks<C: Database>(db: &Scratch<C>) {
     assert_clean(db, conn, &log);
 }
 
-/// C20: a statement cannot fail, so the block does; the task is reported and waits for no other transaction.
+/// C20: a statement cannot fail, so the block does; the task is reported and waits for no other
+/// transaction.
 fn c20_a_task_called_after_the_end_is_reported<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();

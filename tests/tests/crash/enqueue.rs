@@ -1,7 +1,8 @@
-//! Blocks at random: nested, with durable calls of every kind, and witnesses beside them; some are rolled back by an error, a panic, or by
-//! being dropped.
+//! Blocks at random: nested, with durable calls of every kind, and witnesses beside them; some are
+//! rolled back by an error, a panic, or by being dropped.
 //!
-//! A call and its witness are made at the same depth, under one number: the call is committed if and only if the witness is.
+//! A call and its witness are made at the same depth, under one number: the call is committed if
+//! and only if the witness is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -204,7 +205,8 @@ impl Enqueuer {
     }
 }
 
-/// An inner block that we rolled back does not concern the outer one; a failure of the database does.
+/// An inner block that we rolled back does not concern the outer one; a failure of the database
+/// does.
 fn is_ours(nested: QueryResult<()>) -> QueryResult<()> {
     match nested {
         Err(diesel::result::Error::RollbackTransaction) => Ok(()),

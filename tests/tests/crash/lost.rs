@@ -1,4 +1,5 @@
-//! Connections that are ended from outside, or hang: of the worker while it takes tasks, and of those who enqueue while they commit.
+//! Connections that are ended from outside, or hang: of the worker while it takes tasks, and of
+//! those who enqueue while they commit.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,8 @@ pub trait Server: AsyncDatabase {
     const LOCK: &'static str;
     /// The number of a connection that waits for that lock, or 0.
     const WAITING: &'static str;
-    /// The number of a connection to this database that is not this one and has not seen the name `spared`, or 0.
+    /// The number of a connection to this database that is not this one and has not seen the name
+    /// `spared`, or 0.
     const ANY: &'static str;
 
     fn end(conn: &mut Self::Blocking, number: i64);
@@ -130,7 +132,8 @@ async fn d04_ended_while_it_claims<A: Server>(db: &Scratch<A::Blocking>) {
     assert_eq!(worker.stop().await.ran, 1);
 }
 
-/// D4: the worker's connection is ended again and again while it works: each task runs, and the worker goes on.
+/// D4: the worker's connection is ended again and again while it works: each task runs, and the
+/// worker goes on.
 async fn d04_ended_again_and_again<A: Server>(db: &Scratch<A::Blocking>) {
     let notes = Notes::default();
     enqueue(&mut db.patient(), 0..200, 20).expect("committed");
@@ -145,7 +148,8 @@ async fn d04_ended_again_and_again<A: Server>(db: &Scratch<A::Blocking>) {
         // At any moment of its work.
         tokio::time::sleep(Duration::from_micros(fastrand::u64(0..30_000))).await;
         let number = A::Blocking::number(observer, A::ANY);
-        // On a busy machine it would get nowhere if that went on for ever: it waits longer each time.
+        // On a busy machine it would get nowhere if that went on for ever: it waits longer each
+        // time.
         if number != 0 && ended < 20 {
             A::end(observer, number);
             ended += 1;
@@ -160,7 +164,8 @@ async fn d04_ended_again_and_again<A: Server>(db: &Scratch<A::Blocking>) {
     worker.stop().await;
 }
 
-/// D1, E11: whoever enqueues is told that the outcome is unknown, and the rows decide: a task runs if and only if the witness is there.
+/// D1, E11: whoever enqueues is told that the outcome is unknown, and the rows decide: a task runs
+/// if and only if the witness is there.
 async fn d01_ended_before_and_behind_commit<A: Server>(db: &Scratch<A::Blocking>) {
     let notes = Notes::default();
     let worker = at_work!(db.worker::<A>().queue("lost", 2).state(notes.clone()));
@@ -186,7 +191,8 @@ async fn d01_ended_before_and_behind_commit<A: Server>(db: &Scratch<A::Blocking>
     assert_eq!(notes.all().len(), 4, "{:?}", notes.all());
 }
 
-/// D4: a connection that carries nothing any more, although nobody has closed it: the worker gives it up, before its leases end.
+/// D4: a connection that carries nothing any more, although nobody has closed it: the worker gives
+/// it up, before its leases end.
 async fn d04_a_connection_that_hangs<A: Server>(db: &Scratch<A::Blocking>) {
     let lease = Duration::from_secs(15);
     let notes = Notes::default();
@@ -211,7 +217,8 @@ async fn d04_a_connection_that_hangs<A: Server>(db: &Scratch<A::Blocking>) {
     assert_eq!((report.ran, report.abandoned, db.tasks()), (3, vec![], vec![]));
 }
 
-/// D1, D4: whoever enqueues is ended while its COMMIT waits: the witness and the task share one fate.
+/// D1, D4: whoever enqueues is ended while its COMMIT waits: the witness and the task share one
+/// fate.
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d01_ended_within_commit() {

@@ -1,7 +1,8 @@
-//! Processes that die at any moment, connections that are lost, servers that restart, and clocks that are wrong: no committed task is lost,
-//! and none of a block that was rolled back runs.
+//! Processes that die at any moment, connections that are lost, servers that restart, and clocks
+//! that are wrong: no committed task is lost, and none of a block that was rolled back runs.
 //!
-//! `CRASH_ROUNDS` is how often a process is killed on each database (70 otherwise), `CRASH_SEED` repeats the kills of a run that printed it.
+//! `CRASH_ROUNDS` is how often a process is killed on each database (70 otherwise), `CRASH_SEED`
+//! repeats the kills of a run that printed it.
 
 /// Prints something, also where the test does well and what it prints is captured.
 macro_rules! say {

@@ -23,7 +23,8 @@ async fn harmless(#[state] journal: &Journal) {
     journal.line("harmless");
 }
 
-/// D10: attempts count from their start. The one that has none left is a dead letter that says why, and does not stop those behind it.
+/// D10: attempts count from their start. The one that has none left is a dead letter that says why,
+/// and does not stop those behind it.
 async fn d10_a_task_that_kills_its_worker<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let directory = tempfile::tempdir().expect("a directory");

@@ -28,8 +28,9 @@ async fn d04_mysql_is_restarted() {
     restarts::<diesel_async::AsyncMysqlConnection>(Server::mysql()).await;
 }
 
-/// D1, E11: the connection that enqueues is ended while its COMMIT waits: the witness and the task share one fate. In a server of the test's
-/// own, because the lock is on all that it has; and not on MySQL, which has no lock that keeps only COMMIT waiting.
+/// D1, E11: the connection that enqueues is ended while its COMMIT waits: the witness and the task
+/// share one fate. In a server of the test's own, because the lock is on all that it has; and not
+/// on MySQL, which has no lock that keeps only COMMIT waiting.
 #[cfg(feature = "mysql")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d01_mariadb_ends_a_commit() {

@@ -1,4 +1,5 @@
-//! A process that enqueues and works is killed with SIGKILL at any moment, and started anew, again and again.
+//! A process that enqueues and works is killed with SIGKILL at any moment, and started anew, again
+//! and again.
 
 use std::ops::Range;
 use std::path::Path;

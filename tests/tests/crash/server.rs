@@ -1,4 +1,5 @@
-//! Servers of a test's own, to be stopped, killed and started at will. `./test` sees to it that their programs are there.
+//! Servers of a test's own, to be stopped, killed and started at will. `./test` sees to it that
+//! their programs are there.
 
 use std::fs::{File, Permissions};
 use std::net::TcpListener;
@@ -40,7 +41,8 @@ impl Server {
         let initdb = server.program.with_file_name("initdb");
         server.prepare(&initdb, &words(&format!("-D {data} -U postgres -A trust -E UTF8 --no-locale --no-sync")));
         server.url = format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=disable");
-        // Not `synchronous_commit=off`: what is committed must be there when the server has crashed.
+        // Not `synchronous_commit=off`: what is committed must be there when the server has
+        // crashed.
         server.arguments = words(&format!(
             "-D {data} -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c full_page_writes=off"
         ));
@@ -78,7 +80,8 @@ impl Server {
     }
 
     fn made(programs: &str, user: &'static str) -> (Self, u16) {
-        // Not the system's directory for temporary files: it can be closed to the server's user, or too long for a socket's path.
+        // Not the system's directory for temporary files: it can be closed to the server's user, or
+        // too long for a socket's path.
         let directory = tempfile::Builder::new().prefix("deferred-").tempdir_in("/tmp").expect("a directory");
         std::fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("for its user too");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port").port();
@@ -168,7 +171,8 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// One of these programs: in PATH, or where only root's PATH has them, or where Debian keeps PostgreSQL's.
+/// One of these programs: in PATH, or where only root's PATH has them, or where Debian keeps
+/// PostgreSQL's.
 fn find(programs: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<_> =

@@ -1,4 +1,5 @@
-//! The clocks of the processes are an hour off, before and behind the server's: all times are the server's, so that nothing changes.
+//! The clocks of the processes are an hour off, before and behind the server's: all times are the
+//! server's, so that nothing changes.
 //!
 //! Not on SQLite: there the clock of the database is that of the process.
 
@@ -92,7 +93,8 @@ async fn another_time<A: AsyncDatabase>() {
     }
 }
 
-/// A worker is killed while it runs a task: another one takes it, when the lease has ended by the server's clock.
+/// A worker is killed while it runs a task: another one takes it, when the lease has ended by the
+/// server's clock.
 async fn is_taken_over<C: Database>(
     db: &Scratch<C>,
     spans: &Spans,

@@ -1,4 +1,5 @@
-//! What must hold when all is over: the witnesses, the ids of the calls beside them, and what ran, are compared from outside.
+//! What must hold when all is over: the witnesses, the ids of the calls beside them, and what ran,
+//! are compared from outside.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -135,7 +136,8 @@ impl Story {
         self.calls.get(&number).is_some_and(|call| self.just_ended.contains(&call.id))
     }
 
-    /// Whether a call can be what the other one was dropped for: it waited when that one was stored, or has taken its place since.
+    /// Whether a call can be what the other one was dropped for: it waited when that one was
+    /// stored, or has taken its place since.
     fn may_stand_for(&self, ran: &Call, dropped: &Call) -> bool {
         dropped.called.starts_with("latest-") || self.ended.get(&dropped.block).is_some_and(|ended| ran.line < *ended)
     }
@@ -158,7 +160,8 @@ impl Story {
             let closing = self.closing.get(block);
             let closing = *closing.unwrap_or_else(|| panic!("{number} is committed, its block {block} did not end"));
             if called.starts_with("once-") || called.starts_with("latest-") {
-                // Q5: another one of its key that waited may have run in its place, but then it began after this call.
+                // Q5: another one of its key that waited may have run in its place, but then it
+                // began after this call.
                 let ran = self.starts.iter().any(|(line, _, ran, other)| {
                     other == called && *line > closing && self.may_stand_for(&self.calls[ran], call)
                 });

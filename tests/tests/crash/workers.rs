@@ -26,7 +26,8 @@ fn numbers(spans: &[Span]) -> HashSet<u32> {
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// D11, Q10: whoever lives keeps what it has, for longer than a lease too. Q12, D9: those of a key run one after the other, in their order.
+/// D11, Q10: whoever lives keeps what it has, for longer than a lease too. Q12, D9: those of a key
+/// run one after the other, in their order.
 async fn d11_q12_two_processes<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let spans = Spans::new();
@@ -59,7 +60,8 @@ async fn d11_q12_two_processes<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     assert_eq!(by_worker.len(), 2, "one of the two did nothing");
 }
 
-/// D11: a worker that stood still for longer than its lease, in a debugger or on a machine that slept, does not start what it has taken.
+/// D11: a worker that stood still for longer than its lease, in a debugger or on a machine that
+/// slept, does not start what it has taken.
 async fn d11_what_waits_is_not_started_when_its_lease_has_ended<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let spans = Spans::new();

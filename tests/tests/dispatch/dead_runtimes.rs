@@ -1,4 +1,5 @@
-//! No runtime, or one that is gone or goes: a transaction that comes too late fails, and what was committed is told.
+//! No runtime, or one that is gone or goes: a transaction that comes too late fails, and what was
+//! committed is told.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -39,7 +40,8 @@ fn without_a_runtime_nothing_is_committed() {
     refused_by!(&dispatcher, blocks);
 }
 
-/// The runtime that the dispatcher was built in was shut down; or the one that the thread has entered, or is a blocking thread of.
+/// The runtime that the dispatcher was built in was shut down; or the one that the thread has
+/// entered, or is a blocking thread of.
 #[test]
 fn on_a_runtime_that_was_shut_down_nothing_is_committed() {
     let gone = runtime();
@@ -74,7 +76,8 @@ fn on_a_runtime_that_was_shut_down_nothing_is_committed() {
     eventually("it is refused", || result.lines().len() == 1);
 }
 
-/// 100,000 tasks wait when their runtime is dropped: each is told as cancelled, and dropped, once. None runs, nothing hangs.
+/// 100,000 tasks wait when their runtime is dropped: each is told as cancelled, and dropped, once.
+/// None runs, nothing hangs.
 #[test]
 fn a_runtime_that_is_dropped_cancels_what_runs_and_waits() {
     for blocking in [false, true] {
@@ -123,8 +126,8 @@ fn a_runtime_that_is_dropped_cancels_what_runs_and_waits() {
     }
 }
 
-/// Two runtimes behind one slot, both gone, their tasks one behind the other: no task of the one finds the other in its way, and the
-/// stack does not grow with them.
+/// Two runtimes behind one slot, both gone, their tasks one behind the other: no task of the one
+/// finds the other in its way, and the stack does not grow with them.
 #[test]
 fn two_runtimes_that_are_gone_are_no_recursion() {
     let (one, two, told) = (runtime(), runtime(), Count::default());
@@ -183,7 +186,8 @@ fn the_slots_of_a_runtime_that_is_gone_go_to_others() {
     assert_eq!((ran.lines().join(" "), told.get()), ("1 3".to_owned(), 2));
 }
 
-/// A value of a user's that a runtime holds, and that asks the dispatcher something when it is dropped.
+/// A value of a user's that a runtime holds, and that asks the dispatcher something when it is
+/// dropped.
 struct Asks(Dispatcher);
 
 impl Drop for Asks {
@@ -241,7 +245,8 @@ fn take_a_moment() {
     while begin.elapsed() < Duration::from_micros(20) {}
 }
 
-/// While a runtime is dropped somebody commits tasks to it, one for each that is told: the stack does not grow with them.
+/// While a runtime is dropped somebody commits tasks to it, one for each that is told: the stack
+/// does not grow with them.
 #[test]
 fn a_runtime_that_goes_while_somebody_commits_is_no_recursion() {
     let runtime = Builder::new_current_thread().build().expect("a runtime");

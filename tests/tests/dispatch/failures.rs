@@ -1,4 +1,5 @@
-//! What is told of tasks and hooks that fail: the name, where it was called, and why, to the handler and to `tracing`.
+//! What is told of tasks and hooks that fail: the name, where it was called, and why, to the
+//! handler and to `tracing`.
 
 use diesel::prelude::*;
 use diesel_deferred::{Dispatcher, HookKind, atomic, deferred_task};
@@ -38,8 +39,8 @@ fn panics_plain() {
     panic!("plain panic");
 }
 
-/// E1, E4, E16: everything that fails is told once, by name, call site and cause, to the handler and to `tracing`; a handler that
-/// panics harms nothing.
+/// E1, E4, E16: everything that fails is told once, by name, call site and cause, to the handler
+/// and to `tracing`; a handler that panics harms nothing.
 #[test]
 fn e16_every_failure_is_told() {
     // Whose side effect it is to listen to events.
@@ -96,7 +97,8 @@ async fn undo(done: Count) -> Result<(), String> {
     Err("undone".to_owned())
 }
 
-/// N12: compensations may be async: they are spawned after the rollback, never after a commit, and told as what they are.
+/// N12: compensations may be async: they are spawned after the rollback, never after a commit, and
+/// told as what they are.
 #[test]
 fn n12_compensations_may_be_async() {
     let (runtime, told, done) = (runtime(), List::default(), Count::default());
@@ -126,7 +128,8 @@ fn n12_compensations_may_be_async() {
     assert_eq!(done.get(), 2);
 }
 
-/// A compensation that can't run is refused when it is registered; where its dispatcher is shut down after that, it fails, and is told.
+/// A compensation that can't run is refused when it is registered; where its dispatcher is shut
+/// down after that, it fails, and is told.
 #[test]
 fn a_compensation_whose_dispatcher_is_shut_down_is_told() {
     let (runtime, told, done) = (runtime(), List::default(), Count::default());
@@ -151,7 +154,8 @@ fn undo_plainly(#[state] done: &Count) {
     done.up();
 }
 
-/// A compensation that lacks something when its time has come fails alone: what the others take is there.
+/// A compensation that lacks something when its time has come fails alone: what the others take is
+/// there.
 #[test]
 fn e01_a_compensation_that_cannot_run_fails_alone() {
     let (runtime, told, done) = (runtime(), List::default(), Count::default());

@@ -1,7 +1,9 @@
-//! Tasks that do not run on the committing thread: where they run, how many at a time, what becomes of them when the dispatcher or
-//! its runtime shuts down, what they are given, and what is told of those that fail.
+//! Tasks that do not run on the committing thread: where they run, how many at a time, what becomes
+//! of them when the dispatcher or its runtime shuts down, what they are given, and what is told of
+//! those that fail.
 //!
-//! Connections have dispatchers of their own here: the process's one belongs to a single test (`process`).
+//! Connections have dispatchers of their own here: the process's one belongs to a single test
+//! (`process`).
 
 mod dead_runtimes;
 mod drops;

@@ -38,7 +38,8 @@ async fn c05_tasks_see_what_was_committed<C: AsyncDatabase>(db: &Scratch<C::Bloc
     assert_eq!(seen, [Ok((vec![1], "own".to_owned())), Ok((vec![1], String::new()))]);
 }
 
-/// Point 5 of what must work: a state that is missing, or a dispatcher that was shut down, commits nothing.
+/// Point 5 of what must work: a state that is missing, or a dispatcher that was shut down, commits
+/// nothing.
 async fn a_task_that_cannot_run_commits_nothing<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let (tell, _told) = channel();

@@ -1,4 +1,5 @@
-//! Which thread commits: `async` and `blocking` tasks run from all of them, after COMMIT, if it was one.
+//! Which thread commits: `async` and `blocking` tasks run from all of them, after COMMIT, if it was
+//! one.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -56,7 +57,8 @@ fn commit<C: Database>(url: &str, watch: &Look, dispatcher: &Dispatcher) -> Told
     (told, owned)
 }
 
-/// Both tasks found the row from a connection of their own; those of the block that was rolled back never came.
+/// Both tasks found the row from a connection of their own; those of the block that was rolled back
+/// never came.
 fn check<C>((told, _conn): Told<C>) {
     for _ in 0..2 {
         assert_eq!(told.recv_timeout(LONG).expect("a task runs"), [2]);
@@ -87,7 +89,8 @@ fn from_a_plain_thread<C: Database>(db: &Scratch<C>) {
     check(commit::<C>(db.url(), &watcher(db), &dispatcher));
 }
 
-/// C2, C5, A5: a runtime of one thread, which is the one that commits: the tasks run when it has time for them.
+/// C2, C5, A5: a runtime of one thread, which is the one that commits: the tasks run when it has
+/// time for them.
 fn from_a_current_thread_runtime<C: Database>(db: &Scratch<C>) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let dispatcher = Dispatcher::builder().build();

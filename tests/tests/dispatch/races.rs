@@ -16,8 +16,8 @@ use crate::support::{
 
 const THREADS: i32 = 4;
 
-/// What the threads did until their transactions were refused: how many tasks they committed. Each transaction that was refused left
-/// no row.
+/// What the threads did until their transactions were refused: how many tasks they committed. Each
+/// transaction that was refused left no row.
 fn commit_until_refused(dispatcher: &Dispatcher, gate: &Gate, ran: &List, dropped: &Count, start: &Barrier) -> usize {
     let conn = &mut memory(dispatcher);
     start.wait();
@@ -64,7 +64,8 @@ fn telling(runtime: &Runtime, told: &Count, slots: usize) -> Dispatcher {
         .build()
 }
 
-/// A deadline that is long enough: what was committed ran, all of it, and what did not run was not committed.
+/// A deadline that is long enough: what was committed ran, all of it, and what did not run was not
+/// committed.
 #[test]
 fn with_time_enough_everything_that_was_committed_ran() {
     for slots in [1, 4, 1000] {
@@ -82,7 +83,8 @@ fn with_time_enough_everything_that_was_committed_ran() {
     }
 }
 
-/// No time at all, and a slot that is never free: everything is in the report, or was told to the handler.
+/// No time at all, and a slot that is never free: everything is in the report, or was told to the
+/// handler.
 #[test]
 fn without_time_everything_that_was_committed_is_reported() {
     for deadline in [Duration::ZERO, Duration::from_millis(3)] {

@@ -87,8 +87,8 @@ fn c12_it_refuses_what_comes_later() {
     assert_eq!(lines(&dispatcher, NOW), [""; 0], "again");
 }
 
-/// At the deadline everything is reported in order: async tasks that run are dropped, blocking ones run on, nothing that waits
-/// starts any more. A second shutdown waits for the blocking one.
+/// At the deadline everything is reported in order: async tasks that run are dropped, blocking ones
+/// run on, nothing that waits starts any more. A second shutdown waits for the blocking one.
 #[test]
 fn at_the_deadline_it_reports_and_abandons() {
     for deadline in [NOW, Duration::from_millis(20)] {
@@ -150,7 +150,8 @@ fn at_the_deadline_it_abandons_what_follows_a_task_that_never_waited() {
     assert_eq!((list.lines().len(), dropped.get(), dispatcher.in_flight()), (1, 1, 0));
 }
 
-/// A connection that stops between the check of its tasks and its COMMIT, until it is told to go on.
+/// A connection that stops between the check of its tasks and its COMMIT, until it is told to go
+/// on.
 fn stopping(dispatcher: &Dispatcher) -> (DeferredConnection<SqliteConnection>, impl FnOnce(), impl FnOnce()) {
     let mut conn = memory(dispatcher);
     let ((arrive, arrived), (go_on, told)) = (channel(), channel());
@@ -191,7 +192,8 @@ fn a_transaction_that_is_about_to_commit_holds_it_up() {
     assert_eq!(list.lines(), ["1"]);
 }
 
-/// Where that takes longer than the deadline the report says so; the task is not run, and told to the failure handler.
+/// Where that takes longer than the deadline the report says so; the task is not run, and told to
+/// the failure handler.
 #[test]
 fn a_transaction_that_commits_behind_the_deadline_is_reported() {
     let (runtime, told) = (runtime(), List::default());

@@ -1,4 +1,5 @@
-//! How many tasks run at a time, in which order they start, and that a slot is handed on whatever becomes of its task.
+//! How many tasks run at a time, in which order they start, and that a slot is handed on whatever
+//! becomes of its task.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -78,8 +79,9 @@ fn commit(conn: &mut DeferredConnection<SqliteConnection>, gate: &Gate, list: &L
     .expect("commits");
 }
 
-/// C3 for tasks that wait for a slot: over several transactions and connections they start in the order of registration. And the
-/// committing thread does not wait for one: nobody else opens the gate.
+/// C3 for tasks that wait for a slot: over several transactions and connections they start in the
+/// order of registration. And the committing thread does not wait for one: nobody else opens the
+/// gate.
 #[test]
 fn c03_what_waits_starts_in_order_and_blocks_nobody() {
     let runtime = runtime();
@@ -222,7 +224,8 @@ endings! {
     blocking #[deferred_task(blocking)] [];
 }
 
-/// E1, E4, E16 for tasks of a dispatcher: one slot sees every way in which a task can end, and each is told, with its name.
+/// E1, E4, E16 for tasks of a dispatcher: one slot sees every way in which a task can end, and each
+/// is told, with its name.
 #[test]
 fn e04_a_slot_is_handed_on_whatever_becomes_of_its_task() {
     let (runtime, told, ran) = (runtime(), List::default(), Count::default());

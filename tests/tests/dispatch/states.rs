@@ -31,8 +31,8 @@ fn plain(#[state] config: &Config, #[state] mailer: Mailer, tell: Tell, id: i32)
     let _ = tell.send(format!("{} {id} {}", mailer.0, config.0));
 }
 
-/// Every kind of task is given several states, by value and by reference, of the connection's own dispatcher; of several of one
-/// type the last.
+/// Every kind of task is given several states, by value and by reference, of the connection's own
+/// dispatcher; of several of one type the last.
 #[test]
 fn tasks_of_every_kind_are_given_their_states() {
     let runtime = runtime();
@@ -50,7 +50,8 @@ fn tasks_of_every_kind_are_given_their_states() {
     assert_eq!(lines, ["new 1 7", "new 2 7", "new 3 7"]);
 }
 
-/// A task whose state is not there is an error of the transaction, which names both and says what to write.
+/// A task whose state is not there is an error of the transaction, which names both and says what
+/// to write.
 #[test]
 fn a_missing_state_commits_nothing() {
     let runtime = runtime();

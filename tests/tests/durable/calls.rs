@@ -1,4 +1,5 @@
-//! The call itself: when its arguments are taken, what it is given, how it can be written, and how it is shown while it waits.
+//! The call itself: when its arguments are taken, what it is given, how it can be written, and how
+//! it is shown while it waits.
 
 use std::time::{Duration, SystemTime};
 
@@ -226,7 +227,8 @@ fn c18_every_option_is_stored<C: Database>(db: &Scratch<C>) {
     assert!(due(6) > now * 100);
 }
 
-/// C7, C8, C18: a real transaction, whose calls are stored at its own COMMIT; in the hook itself there is none.
+/// C7, C8, C18: a real transaction, whose calls are stored at its own COMMIT; in the hook itself
+/// there is none.
 fn c18_a_hook_calls_in_a_block_of_its_own<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
     let log = Log::new();

@@ -1,4 +1,5 @@
-//! A2, D1: blocks with durable calls, dropped at every poll. Rows are there if and only if the witness is.
+//! A2, D1: blocks with durable calls, dropped at every poll. Rows are there if and only if the
+//! witness is.
 
 use std::pin::Pin;
 

@@ -1,4 +1,5 @@
-//! COMMITs that fail and say so, and blocks that run again: the rows go with the attempt that they were written in.
+//! COMMITs that fail and say so, and blocks that run again: the rows go with the attempt that they
+//! were written in.
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;

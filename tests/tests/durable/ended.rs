@@ -1,4 +1,5 @@
-//! Commits that do not commit, with durable calls waiting: no row is stored that its transaction did not take along.
+//! Commits that do not commit, with durable calls waiting: no row is stored that its transaction
+//! did not take along.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -135,7 +136,8 @@ fn e09_in_a_nested_block<C: Database>(db: &Scratch<C>) {
                 Ok(())
             });
             assert_eq!(refusal(&result), "EndedEarly");
-            // Diesel's PostgreSQL connection knows of the COMMIT, so that the nested block is one of its own.
+            // Diesel's PostgreSQL connection knows of the COMMIT, so that the nested block is one
+            // of its own.
             let own = C::NAME == "PostgreSQL" && before && end.is_ok();
             assert_eq!(stored(db), if own { firsts([2, 3]) } else { vec![] });
             db.run_sql("DELETE FROM deferred_tasks");
@@ -168,7 +170,8 @@ fn e09_and_the_block_fails_or_panics<C: Database>(db: &Scratch<C>) {
     }
 }
 
-/// C20, E9: it belongs to nothing that could be committed, and must not wait for the next transaction.
+/// C20, E9: it belongs to nothing that could be committed, and must not wait for the next
+/// transaction.
 fn e09_a_call_behind_the_end_is_reported<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
     let result = atomic!(conn, -> QueryResult<()>, {
@@ -333,7 +336,8 @@ mod on_mysql {
         }
     }
 
-    /// E10: DDL has committed what ran before it. What is called behind it would be a row without its transaction.
+    /// E10: DDL has committed what ran before it. What is called behind it would be a row without
+    /// its transaction.
     #[test]
     fn e10_an_implicit_commit_stores_nothing() {
         let db = &Scratch::<MysqlConnection>::new();

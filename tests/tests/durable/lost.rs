@@ -49,7 +49,8 @@ fn e11_lost_before_the_rows_were_written<C: Database>(db: &Scratch<C>) {
     assert_usable(db, conn);
 }
 
-/// E11: the rows decide for themselves: here they are committed, although nobody can know; and nothing is reported as lost.
+/// E11: the rows decide for themselves: here they are committed, although nobody can know; and
+/// nothing is reported as lost.
 fn e11_lost_when_commit_was_executed<C: Database>(db: &Scratch<C>) {
     C::migrate(&mut db.observer());
     let (scheme, rest) = db.url().split_once("://").unwrap();

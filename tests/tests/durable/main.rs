@@ -1,4 +1,5 @@
-//! Durable tasks on their way into the table: calls become rows in the transaction that they are made in, and in no other.
+//! Durable tasks on their way into the table: calls become rows in the transaction that they are
+//! made in, and in no other.
 
 mod calls;
 mod cancelled;

@@ -72,7 +72,8 @@ macro_rules! on {
                 }
             }
 
-            /// In one bookkeeping with the application's, in either order; reverting the last one is about the application's.
+            /// In one bookkeeping with the application's, in either order; reverting the last one
+            /// is about the application's.
             #[test]
             fn beside_an_applications_own() {
                 let directory = tempfile::tempdir().unwrap();

@@ -246,7 +246,8 @@ fn three() -> u8 {
     3
 }
 
-/// D15: an argument may be added as an `Option` or with a default, renamed with an alias, widened, and left out.
+/// D15: an argument may be added as an `Option` or with a default, renamed with an alias, widened,
+/// and left out.
 fn d15_a_row_of_an_older_version_is_read<C: Database>(db: &Scratch<C>) {
     mod v1 {
         #[diesel_deferred::deferred_task(durable, name = "report of the first version")]

@@ -74,7 +74,8 @@ fn a_deferring_connection_around_a_pooled_one<C: Database + R2D2Connection>(db: 
     assert_eq!(stored(db), firsts([1, 3, 11, 13]));
 }
 
-/// The pools of diesel-async, of deferring connections and around them, of each kind: what they are generic over is long.
+/// The pools of diesel-async, of deferring connections and around them, of each kind: what they are
+/// generic over is long.
 macro_rules! async_pools {
     ($($pool:ident: $get:expr;)*) => {$(
         mod $pool {

@@ -1,4 +1,5 @@
-//! D14: what is beyond ten thousand calls is stored before the COMMIT, in the savepoint that it belongs to.
+//! D14: what is beyond ten thousand calls is stored before the COMMIT, in the savepoint that it
+//! belongs to.
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -148,7 +149,8 @@ fn d14_memory_is_bounded<C: Database>(db: &Scratch<C>) {
     assert_eq!(count(db), 32_000);
 }
 
-/// D14: as without a spill: the same rows, in the order of the calls; with the same identities as the calls returned.
+/// D14: as without a spill: the same rows, in the order of the calls; with the same identities as
+/// the calls returned.
 fn d14_the_result_is_the_same<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
     let (mut ids, mut expected) = (Vec::new(), Vec::new());
@@ -175,8 +177,8 @@ fn d14_the_result_is_the_same<C: Database>(db: &Scratch<C>) {
     assert_eq!(payloads, expected);
 }
 
-/// D14, D5: a spill that fails is an error of the statement or block that caused it. Whoever goes on in spite of that must not get to
-/// commit without those calls.
+/// D14, D5: a spill that fails is an error of the statement or block that caused it. Whoever goes
+/// on in spite of that must not get to commit without those calls.
 fn d14_a_failed_spill_fails_the_transaction<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     for way in ["statement", "begin", "release"] {
@@ -206,7 +208,8 @@ fn d14_a_failed_spill_fails_the_transaction<C: Database>(db: &Scratch<C>) {
             Ok(())
         });
         match (way, C::NAME) {
-            // The nested block failed, with all its calls. What the block around it does about that is up to it.
+            // The nested block failed, with all its calls. What the block around it does about that
+            // is up to it.
             ("release", _) => assert_eq!(result, Ok(())),
             (_, "PostgreSQL") => assert_eq!(refusal(&result), "RolledBack", "{way}"),
             _ => {
@@ -308,8 +311,8 @@ fn t01_in_a_test_transaction<C: Database>(db: &Scratch<C>) {
     assert_eq!((inside(conn), count(db)), (10_001, 0));
 }
 
-/// E10, D14: a plain transaction is believed as Diesel does, but not about durable calls: DDL has committed those that were
-/// stored by then.
+/// E10, D14: a plain transaction is believed as Diesel does, but not about durable calls: DDL has
+/// committed those that were stored by then.
 #[cfg(feature = "mysql")]
 #[test]
 fn e10_ddl_behind_a_spill_is_told_in_a_plain_transaction_too() {

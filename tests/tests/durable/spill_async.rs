@@ -1,5 +1,5 @@
-//! D14 on asynchronous connections: there a statement cannot wait for anything, so that room is made where a nested block begins or ends, and
-//! at COMMIT.
+//! D14 on asynchronous connections: there a statement cannot wait for anything, so that room is
+//! made where a nested block begins or ends, and at COMMIT.
 
 use diesel::result::QueryResult;
 use diesel_async::SimpleAsyncConnection;
@@ -134,7 +134,8 @@ async fn d14_raw_sql_is_found_out_before_a_spill<A: AsyncDatabase>(db: &Scratch<
     assert_usable_async(db, conn).await;
 }
 
-/// A2, D1: the block around it goes on, and must not get to commit without the calls that were being stored.
+/// A2, D1: the block around it goes on, and must not get to commit without the calls that were
+/// being stored.
 async fn a02_a_nested_block_that_is_dropped_in_a_spill<A: AsyncDatabase>(db: &Scratch<A::Blocking>) {
     A::Blocking::migrate(&mut db.observer());
     let (mut refused, mut committed) = (0, 0);

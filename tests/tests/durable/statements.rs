@@ -133,7 +133,8 @@ fn d03_a_rolled_back_savepoint_writes_nothing<C: Database>(db: &Scratch<C>) {
     assert_eq!(count(db), 0);
 }
 
-/// C21: nothing, also in front of and behind a block with durable calls; and where there is no table.
+/// C21: nothing, also in front of and behind a block with durable calls; and where there is no
+/// table.
 fn c21_without_durable_calls_nothing_else_is_sent<C: Database>(db: &Scratch<C>) {
     let empty = |conn: &mut DeferredConnection<C>| atomic!(conn, -> QueryResult<()>, { Ok(()) }).unwrap();
     let conn = &mut db.connect();
@@ -196,13 +197,15 @@ mod on_postgres {
 
     use super::*;
 
-    /// D7: one for a transaction that has stored what is due, however many statements that took; none for another.
+    /// D7: one for a transaction that has stored what is due, however many statements that took;
+    /// none for another.
     #[test]
     fn d07_at_most_one_notification_for_a_transaction() {
         let db = &Scratch::<PgConnection>::new();
         let conn = &mut ready(db);
         let mut listener = db.observer();
-        // Notifications are the database's, not the schema's, so that those of other tests are heard too.
+        // Notifications are the database's, not the schema's, so that those of other tests are
+        // heard too.
         listener.batch_execute("LISTEN deferred_tasks").unwrap();
         let pid: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("pg_backend_pid()"))
             .get_result(conn)

@@ -1,4 +1,5 @@
-//! D6: calls of one key. The one that waits stays, or the new one takes its place; nobody's transaction fails for that.
+//! D6: calls of one key. The one that waits stays, or the new one takes its place; nobody's
+//! transaction fails for that.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -123,7 +124,8 @@ fn about(what: i32) {
     let _ = what;
 }
 
-/// D6: nothing is folded: no case, no accents, and no blanks at the end, which MySQL does not compare.
+/// D6: nothing is folded: no case, no accents, and no blanks at the end, which MySQL does not
+/// compare.
 fn d06_keys_are_compared_as_they_are<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
     let keys = ["a", "A", "ä", "a ", "a  ", " a", "a\t", "a\u{a0}", "ａ", "ß", "ss", "'", "\\", "%", "é", "e\u{301}"];
@@ -175,7 +177,8 @@ fn d06_one_that_was_started_is_in_nobodys_way<C: Database>(db: &Scratch<C>) {
 /// E15: and only its own.
 fn e15_a_rollback_gives_the_place_back<C: Database>(db: &Scratch<C>) {
     let conn = &mut ready(db);
-    // Written, and rolled back by a COMMIT that fails: one that waits behind it would have been in its way.
+    // Written, and rolled back by a COMMIT that fails: one that waits behind it would have been in
+    // its way.
     let other = &mut db.connect();
     call_keep(other, 7, "other's");
     let failed = atomic!(conn, -> QueryResult<()>, {
@@ -190,7 +193,8 @@ fn e15_a_rollback_gives_the_place_back<C: Database>(db: &Scratch<C>) {
     assert_eq!(count(db), 2);
 }
 
-/// D6: two that store the same keys in opposite orders, at the same moment, again and again. Neither fails, neither is retried.
+/// D6: two that store the same keys in opposite orders, at the same moment, again and again.
+/// Neither fails, neither is retried.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn d06_opposite_orders_do_not_deadlock<C: Database>(db: &Scratch<C>) {
     const ROUNDS: usize = 60;
@@ -240,7 +244,8 @@ mod on_postgres {
         super::d06_opposite_orders_do_not_deadlock(&Scratch::<PgConnection>::new());
     }
 
-    /// D6: another transaction's row that is not committed yet is waited for; then it is a conflict, or it is none.
+    /// D6: another transaction's row that is not committed yet is waited for; then it is a
+    /// conflict, or it is none.
     #[test]
     fn d06_a_concurrent_transaction_is_waited_for() {
         let db = &Scratch::<PgConnection>::new();
@@ -272,8 +277,9 @@ mod on_postgres {
         }
     }
 
-    /// D6: a snapshot that cannot see the row in its way is what `REPEATABLE READ` and `SERIALIZABLE` are: a serialisation
-    /// failure, after which `retries` run the block again. It is the only case in which a conflict fails a block.
+    /// D6: a snapshot that cannot see the row in its way is what `REPEATABLE READ` and
+    /// `SERIALIZABLE` are: a serialisation failure, after which `retries` run the block again. It
+    /// is the only case in which a conflict fails a block.
     #[test]
     fn d06_an_older_snapshot_is_a_serialization_failure() {
         let db = &Scratch::<PgConnection>::new();

@@ -80,7 +80,8 @@ fn e09_a_later_nested_block_does_not_wipe_the_report<C: Database>(db: &Scratch<C
     assert_clean(db, conn, &log);
 }
 
-/// E9: SQLite's savepoints begin a transaction where there is none, which must not pass for the one that ended.
+/// E9: SQLite's savepoints begin a transaction where there is none, which must not pass for the one
+/// that ended.
 fn e09_a_nested_block_does_not_stand_in_for_the_one_that_ended<C: Database>(db: &Scratch<C>) {
     let log = Log::new();
     for nested_commits in [true, false] {
@@ -320,7 +321,8 @@ mod on_mysql {
         assert_eq!(conn.last_report().not_run().len(), 1, "{}", conn.last_report());
     }
 
-    /// E10: DDL commits what ran before it; the block's atomicity is gone, and nothing claims otherwise.
+    /// E10: DDL commits what ran before it; the block's atomicity is gone, and nothing claims
+    /// otherwise.
     #[test]
     fn e10_ddl_in_the_block() {
         let db = &Scratch::<MysqlConnection>::new();
@@ -352,7 +354,8 @@ mod on_mysql {
         }
     }
 
-    /// E10: Diesel's own `transaction` promises nothing about DDL, and migrations need it; with a hook it is refused.
+    /// E10: Diesel's own `transaction` promises nothing about DDL, and migrations need it; with a
+    /// hook it is refused.
     #[test]
     fn e10_ddl_in_a_plain_transaction() {
         let db = &Scratch::<MysqlConnection>::new();
@@ -374,7 +377,8 @@ mod on_mysql {
         }
     }
 
-    /// E10: a block that fails behind the DDL returns its own error, and runs no rollback hooks for committed rows.
+    /// E10: a block that fails behind the DDL returns its own error, and runs no rollback hooks for
+    /// committed rows.
     #[test]
     fn e10_ddl_in_a_block_that_fails() {
         let db = &Scratch::<MysqlConnection>::new();

@@ -122,7 +122,8 @@ fn e04_a_panicking_hook_is_contained<C: Database>(db: &Scratch<C>) {
     assert_clean(db, conn, &log);
 }
 
-/// E4, C6: the next hook is outside of a transaction again, and what the guilty one wrote there is rolled back.
+/// E4, C6: the next hook is outside of a transaction again, and what the guilty one wrote there is
+/// rolled back.
 fn e04_a_hook_that_leaves_a_transaction_open_is_a_failure<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -147,7 +148,8 @@ fn e04_a_hook_that_leaves_a_transaction_open_is_a_failure<C: Database>(db: &Scra
     assert_clean(db, conn, &log);
 }
 
-/// E16: file and line of the *call*, for tasks and closures, in the report and in a `tracing` event.
+/// E16: file and line of the *call*, for tasks and closures, in the report and in a `tracing`
+/// event.
 fn e16_failures_carry_the_call_site_and_are_traced<C: Database>(db: &Scratch<C>) {
     fn failing_block<C: Database>(conn: &mut DeferredConnection<C>, log: &Log) -> u32 {
         let line = line!();

@@ -52,7 +52,8 @@ fn lost_hooks<C>(conn: &DeferredConnection<C>) -> Vec<HookKind> {
     conn.last_report().not_run().iter().map(|hook| hook.kind).collect()
 }
 
-/// E11: COMMIT finds the connection gone: whether it committed is unknown, and no kind of hook runs.
+/// E11: COMMIT finds the connection gone: whether it committed is unknown, and no kind of hook
+/// runs.
 fn e11_lost_before_commit<C: Database>(db: &Scratch<C>) {
     for hooks in [true, false] {
         let conn = &mut db.connect();
@@ -79,7 +80,8 @@ fn e11_lost_before_commit<C: Database>(db: &Scratch<C>) {
     }
 }
 
-/// E11: the row is there, the client can't know: the same error, and not one that invites to try again.
+/// E11: the row is there, the client can't know: the same error, and not one that invites to try
+/// again.
 fn e11_lost_when_commit_was_executed<C: Database>(db: &Scratch<C>) {
     let (scheme, rest) = db.url().split_once("://").unwrap();
     let (user, rest) = rest.split_once('@').map_or(("", rest), |(user, rest)| (user, rest));
@@ -130,8 +132,8 @@ fn e11_lost_in_the_block<C: Database>(db: &Scratch<C>) {
     assert_broken(db, conn, &log);
 }
 
-/// E17: the block's own error is why it is rolled back, and is what the caller gets, also where the ROLLBACK
-/// behind it finds the connection gone.
+/// E17: the block's own error is why it is rolled back, and is what the caller gets, also where the
+/// ROLLBACK behind it finds the connection gone.
 fn e17_the_blocks_own_error_wins<C: Database>(db: &Scratch<C>) {
     #[derive(Debug, PartialEq)]
     enum SaleError {
@@ -190,7 +192,8 @@ fn e11_lost_in_the_block_and_swallowed<C: Database>(db: &Scratch<C>) {
     }
 }
 
-/// E11: an inner block's RELEASE finds the connection gone, and the outer block goes on all the same.
+/// E11: an inner block's RELEASE finds the connection gone, and the outer block goes on all the
+/// same.
 fn e11_lost_in_an_inner_block<C: Database>(db: &Scratch<C>) {
     for panic in [true, false] {
         let conn = &mut db.connect();
@@ -215,8 +218,8 @@ fn e11_lost_in_an_inner_block<C: Database>(db: &Scratch<C>) {
     }
 }
 
-/// E11, E2: raw SQL may have committed before the connection was lost, and has here: the error does not say that nothing was
-/// committed.
+/// E11, E2: raw SQL may have committed before the connection was lost, and has here: the error does
+/// not say that nothing was committed.
 #[cfg(feature = "mysql")]
 #[test]
 fn e11_lost_behind_a_raw_commit() {

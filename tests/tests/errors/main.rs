@@ -1,4 +1,5 @@
-//! RULES, chapter "Errors, panics, lost connections", and what DIESEL.md 3.2 says about commits that did not commit.
+//! RULES, chapter "Errors, panics, lost connections", and what DIESEL.md 3.2 says about commits
+//! that did not commit.
 
 mod commit_failures;
 mod ended_early;

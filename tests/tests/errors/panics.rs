@@ -213,7 +213,8 @@ impl std::fmt::Display for Unspeakable {
 
 impl std::error::Error for Unspeakable {}
 
-/// E1, E4: the event that reports it is no reason to lose the hooks behind it, nor to fail what has committed.
+/// E1, E4: the event that reports it is no reason to lose the hooks behind it, nor to fail what has
+/// committed.
 fn e01_an_error_that_panics_when_it_is_shown<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();

@@ -12,7 +12,8 @@ on_every_database! {
     e13_other_errors_are_not_retried,
 }
 
-/// E13: an error of the block that is no conflict comes out at once; so does one that only looks like it.
+/// E13: an error of the block that is no conflict comes out at once; so does one that only looks
+/// like it.
 fn e13_other_errors_are_not_retried<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -35,7 +36,8 @@ fn e13_other_errors_are_not_retried<C: Database>(db: &Scratch<C>) {
     assert_clean(db, conn, &log);
 }
 
-/// What an attempt registers: a commit hook with its number, and a rollback hook that opens a transaction of its own.
+/// What an attempt registers: a commit hook with its number, and a rollback hook that opens a
+/// transaction of its own.
 fn register<C: Database>(conn: &mut DeferredConnection<C>, log: &Log, attempt: i32) -> QueryResult<()> {
     note(log, attempt).after_commit(conn)?;
     let log = log.clone();
@@ -180,7 +182,8 @@ mod on_sqlite {
         assert_clean(db, conn, &log);
     }
 
-    /// E13, E9: a conflict was met and survived, and then the block committed by hand: running it again would do it twice.
+    /// E13, E9: a conflict was met and survived, and then the block committed by hand: running it
+    /// again would do it twice.
     #[test]
     fn e13_what_may_be_committed_is_not_run_again() {
         let db = &Scratch::<SqliteConnection>::new();
@@ -246,7 +249,8 @@ mod on_postgres {
         }
     }
 
-    /// E13: a deadlock, which Diesel has no kind for. The one who waits longer than `deadlock_timeout` gives up.
+    /// E13: a deadlock, which Diesel has no kind for. The one who waits longer than
+    /// `deadlock_timeout` gives up.
     #[test]
     fn e13_deadlock() {
         let db = &Scratch::<PgConnection>::new();

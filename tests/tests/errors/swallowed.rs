@@ -1,4 +1,5 @@
-//! Statement errors that the block swallows. What follows is committed, or refused: never lost and believed.
+//! Statement errors that the block swallows. What follows is committed, or refused: never lost and
+//! believed.
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -29,7 +30,8 @@ fn e07_a_swallowed_error_never_runs_hooks_for_lost_rows<C: Database>(db: &Scratc
     assert_clean(db, conn, &log);
 }
 
-/// E8: the block around it commits, whether the inner one handed the error on or swallowed it itself.
+/// E8: the block around it commits, whether the inner one handed the error on or swallowed it
+/// itself.
 fn e08_an_error_in_a_rolled_back_savepoint_is_over<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -77,7 +79,8 @@ mod on_postgres {
 
     type Conn = DeferredConnection<PgConnection>;
 
-    /// Runs a block that swallows what `fail` does, with hooks and without, outermost and nested, and under test.
+    /// Runs a block that swallows what `fail` does, with hooks and without, outermost and nested,
+    /// and under test.
     fn refused(what: &str, fail: impl Fn(&mut Conn)) {
         let db = &Scratch::<PgConnection>::new();
         let log = Log::new();
@@ -167,7 +170,8 @@ mod on_postgres {
         });
     }
 
-    /// E7: rows that arrive one by one, the third of which is an error; read up to it, and dropped before it.
+    /// E7: rows that arrive one by one, the third of which is an error; read up to it, and dropped
+    /// before it.
     #[test]
     fn e07_swallowed_by_rows_one_by_one() {
         for take in [1, 2, 3] {
@@ -234,7 +238,8 @@ mod on_mysql {
         conn.inner_mut().batch_execute(sql)
     }
 
-    /// The server has rolled back all of it. `autocommit = 0` makes the statement behind the deadlock begin a transaction.
+    /// The server has rolled back all of it. `autocommit = 0` makes the statement behind the
+    /// deadlock begin a transaction.
     fn refused(nested: bool, autocommit: bool, statement: fn(&mut Conn, &str) -> QueryResult<()>) {
         let db = &Scratch::<MysqlConnection>::new();
         let conn = &mut db.connect();
@@ -292,7 +297,8 @@ mod on_mysql {
         refused(true, false, batch);
     }
 
-    /// E7: on the connection below nobody saw the error; the proof finds no transaction, and not why.
+    /// E7: on the connection below nobody saw the error; the proof finds no transaction, and not
+    /// why.
     #[test]
     fn e07_a_deadlock_swallowed_below_the_wrapper() {
         let db = &Scratch::<MysqlConnection>::new();

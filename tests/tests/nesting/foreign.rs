@@ -21,8 +21,8 @@ on_every_database! {
 
 type Inner<C> = <C as Connection>::TransactionManager;
 
-/// N7: a savepoint that raw SQL released makes RELEASE fail: nothing of that level runs, and nothing is committed as if
-/// it had worked.
+/// N7: a savepoint that raw SQL released makes RELEASE fail: nothing of that level runs, and
+/// nothing is committed as if it had worked.
 fn n07_a_failed_release_drops_that_level<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -128,7 +128,8 @@ fn n09_transactions_of_the_connection_below_nest<C: Database>(db: &Scratch<C>) {
     assert_clean(db, conn, &log);
 }
 
-/// N9: a connection that was wrapped in a transaction is in one; a commit through the wrapper runs its hooks.
+/// N9: a connection that was wrapped in a transaction is in one; a commit through the wrapper runs
+/// its hooks.
 fn n09_a_wrapped_open_transaction_counts<C: Database>(db: &Scratch<C>) {
     for (id, commit) in [(1, true), (2, false)] {
         let mut inner = db.observer();

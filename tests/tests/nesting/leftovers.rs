@@ -15,8 +15,8 @@ on_every_database! {
 /// More than PostgreSQL's lock table has room for in its default settings, one of each savepoint.
 const REFUSED: i32 = 20_000;
 
-/// N14: each refused block is counted, those that succeed are committed, and while the transaction is
-/// open another client can connect.
+/// N14: each refused block is counted, those that succeed are committed, and while the transaction
+/// is open another client can connect.
 fn n14_refused_blocks_leave_nothing_behind<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();
@@ -41,8 +41,9 @@ fn n14_refused_blocks_leave_nothing_behind<C: Database>(db: &Scratch<C>) {
     assert_clean(db, conn, &log);
 }
 
-/// N14, E9: a raw `ROLLBACK TO` to before a block's savepoint ends that savepoint, which its RELEASE finds
-/// out. The savepoint of a block that was refused before, of the same name, must not be taken for it.
+/// N14, E9: a raw `ROLLBACK TO` to before a block's savepoint ends that savepoint, which its
+/// RELEASE finds out. The savepoint of a block that was refused before, of the same name, must not
+/// be taken for it.
 fn n14_a_refused_block_hides_no_raw_rollback_behind_the_next<C: Database>(db: &Scratch<C>) {
     for refused in [0, 1, 2] {
         let conn = &mut db.connect();

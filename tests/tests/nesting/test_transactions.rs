@@ -1,4 +1,5 @@
-//! T1: in a test transaction everything happens at the same point and in the same order as in production.
+//! T1: in a test transaction everything happens at the same point and in the same order as in
+//! production.
 
 use diesel::prelude::*;
 use diesel_deferred::{CommitError, FailureCause, HookKind, atomic};
@@ -124,7 +125,8 @@ fn t01_the_test_transaction_itself_takes_no_hooks<C: Database>(db: &Scratch<C>) 
     assert_eq!(conn.pending(), []);
 }
 
-/// T1: Diesel's `test_transaction` is a test transaction too; nested it is a savepoint like any other.
+/// T1: Diesel's `test_transaction` is a test transaction too; nested it is a savepoint like any
+/// other.
 fn t01_test_transaction_is_one<C: Database>(db: &Scratch<C>) {
     let conn = &mut db.connect();
     let log = Log::new();

@@ -57,7 +57,8 @@ async fn c21_a_block_without_tasks_sends_begin_and_commit<C: AsyncDatabase>(db: 
     }
 }
 
-/// C21: with tasks there are as many messages as without; the proof travels in the one that carries COMMIT.
+/// C21: with tasks there are as many messages as without; the proof travels in the one that carries
+/// COMMIT.
 async fn c21_the_proof_is_no_message_of_its_own<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let dispatcher = one_at_a_time(conn);
@@ -76,7 +77,8 @@ async fn c21_the_proof_is_no_message_of_its_own<C: AsyncDatabase>(db: &Scratch<C
     assert_eq!(log.ran(), [1, 2]);
 }
 
-/// C21, N14: savepoints are Diesel's own, with tasks in them or not, and a rolled-back one is released in its ROLLBACK's message.
+/// C21, N14: savepoints are Diesel's own, with tasks in them or not, and a rolled-back one is
+/// released in its ROLLBACK's message.
 async fn c21_rollbacks_and_nesting_send_what_diesel_sends<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let log = Log::new();

@@ -30,8 +30,8 @@ fn chain<C: AsyncDatabase>(conn: &mut AsyncDeferredConnection<C>, log: Log, id: 
     })
 }
 
-/// E18, C8: those that fit in the 2 MB of a thread run, each before its block returns; the block of the next
-/// one is rolled back, with an error that names the hook.
+/// E18, C8: those that fit in the 2 MB of a thread run, each before its block returns; the block of
+/// the next one is rolled back, with an error that names the hook.
 async fn e18_a_chain_of_hooks_is_refused_before_the_stack_ends<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let mut conn = db.connect_async::<C>().await;
     let log = Log::new();

@@ -13,7 +13,8 @@ use futures_util::FutureExt;
 /// For what must happen soon, on however busy a machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// No transaction is open and nothing waits; the next block commits, for itself alone, and runs nothing that is old.
+/// No transaction is open and nothing waits; the next block commits, for itself alone, and runs
+/// nothing that is old.
 pub async fn assert_clean<C: AsyncDatabase>(
     db: &Scratch<C::Blocking>,
     conn: &mut AsyncDeferredConnection<C>,
@@ -50,7 +51,8 @@ pub fn noting_rollback<C: AsyncDatabase>(conn: &mut AsyncDeferredConnection<C>, 
     conn.after_rollback(async move |_| log.push(id))
 }
 
-/// Gives `conn` a dispatcher of its own that runs one task at a time, so that their order can be seen.
+/// Gives `conn` a dispatcher of its own that runs one task at a time, so that their order can be
+/// seen.
 pub fn one_at_a_time<C>(conn: &mut AsyncDeferredConnection<C>) -> Dispatcher {
     let dispatcher = Dispatcher::builder().max_in_flight(1).build();
     conn.set_dispatcher(dispatcher.clone());

@@ -65,7 +65,8 @@ async fn around_a_borrowed_connection<C: AsyncDatabase>(db: &Scratch<C::Blocking
     assert_eq!(db.committed(), [1, 2, 9], "no transaction was left open");
 }
 
-/// Raw SQL, several statements at once; what it makes of the transaction is looked at before COMMIT is believed.
+/// Raw SQL, several statements at once; what it makes of the transaction is looked at before COMMIT
+/// is believed.
 async fn batches<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let log = Log::new();
@@ -85,7 +86,8 @@ async fn batches<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     assert_clean(db, conn, &log).await;
 }
 
-/// The same messages as on a bare connection. N14: the one that rolls a savepoint back releases it, too.
+/// The same messages as on a bare connection. N14: the one that rolls a savepoint back releases it,
+/// too.
 async fn instrumentation_is_that_of_the_connection_below<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     async fn script<C: AsyncConnection>(conn: &mut C) -> Vec<String> {
         let statements = record_async(conn);
@@ -119,7 +121,8 @@ macro_rules! of_each_backend {
                 RunQueryDsl::get_result(witness::table.count(), conn).await
             }
 
-            /// Rows one after the other, in a block and outside of one; also where the stream is left early.
+            /// Rows one after the other, in a block and outside of one; also where the stream is
+            /// left early.
             #[tokio::test]
             async fn load_stream() {
                 let db = &Scratch::new();
@@ -210,7 +213,8 @@ macro_rules! of_each_backend {
                 assert_eq!((log.ran(), db.committed()), (vec![1], vec![1, 3]));
             }
 
-            /// N9: `AsyncMigrationHarness`: each migration in a transaction, which the connection believes as Diesel's own would.
+            /// N9: `AsyncMigrationHarness`: each migration in a transaction, which the connection
+            /// believes as Diesel's own would.
             #[tokio::test(flavor = "multi_thread")]
             async fn migrations() {
                 let db = Scratch::new();

@@ -1,4 +1,5 @@
-//! Asynchronous connections: registration, nesting, what a commit is worth, and what diesel-async offers besides.
+//! Asynchronous connections: registration, nesting, what a commit is worth, and what diesel-async
+//! offers besides.
 
 mod arguments;
 mod cost;

@@ -1,4 +1,5 @@
-//! What a block can be begun with: the server agrees, hooks wait for its commit, and nesting is refused.
+//! What a block can be begun with: the server agrees, hooks wait for its commit, and nesting is
+//! refused.
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -37,7 +38,8 @@ async fn immediate_and_exclusive_on_sqlite() {
     assert_clean(db, conn, &log).await;
 }
 
-/// A7: diesel-async's two methods for SQLite. A cancelled one is noticed, which diesel-async's is not.
+/// A7: diesel-async's two methods for SQLite. A cancelled one is noticed, which diesel-async's is
+/// not.
 #[tokio::test]
 async fn a07_immediate_and_exclusive_transaction_on_sqlite() {
     let db = &Scratch::<SqliteConnection>::new();
@@ -201,7 +203,8 @@ mod on_mysql {
         })
         .await;
         assert!(refused.unwrap_err().to_string().contains("READ ONLY"));
-        // A level below SERIALIZABLE sees what was committed meanwhile; the default of this server does not.
+        // A level below SERIALIZABLE sees what was committed meanwhile; the default of this server
+        // does not.
         atomic!(conn, isolation = ReadCommitted, -> QueryResult<()>, async {
             note(&log, 2);
             assert_eq!(seen(conn).await?, NOTHING);

@@ -9,8 +9,8 @@ use futures_util::{StreamExt, TryStreamExt};
 
 use crate::fixture::{SOON, assert_clean};
 
-/// Pipelining by `&mut &**conn`, in a block and in a spawned one; a failure of one of them fails the block, an error that is
-/// swallowed its COMMIT (A6).
+/// Pipelining by `&mut &**conn`, in a block and in a spawned one; a failure of one of them fails
+/// the block, an error that is swallowed its COMMIT (A6).
 #[tokio::test]
 async fn pipelining() {
     let db = Scratch::<PgConnection>::new();
@@ -101,8 +101,8 @@ async fn a07_streams_do_not_hold_the_connection() {
     assert_clean(&db, &mut conn, &log).await;
 }
 
-/// A6: an error among rows that nobody has read yet at the COMMIT, of a block without tasks and with typed queries only. The stream
-/// lives on.
+/// A6: an error among rows that nobody has read yet at the COMMIT, of a block without tasks and
+/// with typed queries only. The stream lives on.
 #[tokio::test]
 async fn a06_an_error_in_a_stream_that_outlives_its_block() {
     let db = Scratch::<PgConnection>::new();

@@ -174,7 +174,8 @@ async fn c20_a_finished_transaction_takes_no_hooks<C: AsyncDatabase>(db: &Scratc
     assert_clean(db, conn, &log).await;
 }
 
-/// C20: a statement cannot fail, so the block does; the task is reported and waits for no other transaction.
+/// C20: a statement cannot fail, so the block does; the task is reported and waits for no other
+/// transaction.
 async fn c20_a_task_called_after_the_end_is_reported<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let log = Log::new();

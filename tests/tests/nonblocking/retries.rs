@@ -19,7 +19,8 @@ async fn spawned(log: Log, id: i32) {
     log.push(id);
 }
 
-/// E13: an error of the block that is no conflict comes out at once; so does one that only looks like it.
+/// E13: an error of the block that is no conflict comes out at once; so does one that only looks
+/// like it.
 async fn e13_other_errors_are_not_retried<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let log = Log::new();
@@ -44,7 +45,8 @@ async fn e13_other_errors_are_not_retried<C: AsyncDatabase>(db: &Scratch<C::Bloc
     assert_clean(db, conn, &log).await;
 }
 
-/// What an attempt registers: hooks of each kind with its number, and a rollback hook that opens a transaction of its own.
+/// What an attempt registers: hooks of each kind with its number, and a rollback hook that opens a
+/// transaction of its own.
 fn register<C: AsyncDatabase>(conn: &mut AsyncDeferredConnection<C>, log: &Log, attempt: i32) -> QueryResult<()> {
     note(log, attempt).after_commit(conn)?;
     let log = log.clone();
@@ -122,7 +124,8 @@ async fn e13_busy_at_a_statement() {
     assert_eq!(elsewhere.ran(), [3]);
 }
 
-/// E13: the last attempt's error comes out, and no hook of any attempt runs; nested, only the outermost runs again.
+/// E13: the last attempt's error comes out, and no hook of any attempt runs; nested, only the
+/// outermost runs again.
 #[tokio::test]
 async fn e13_retries_are_counted() {
     let db = &Scratch::<SqliteConnection>::new();
@@ -160,7 +163,8 @@ mod on_postgres {
         RunQueryDsl::get_result(witness::table.count(), conn).await
     }
 
-    /// E13: 40001 at a statement, and at COMMIT: two serializable transactions that each read what the other one writes.
+    /// E13: 40001 at a statement, and at COMMIT: two serializable transactions that each read what
+    /// the other one writes.
     #[tokio::test]
     async fn e13_serialisation_failures() {
         let db = &Scratch::<PgConnection>::new();

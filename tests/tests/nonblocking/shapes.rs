@@ -1,5 +1,6 @@
-//! Where `atomic!(conn, async { … })` can stand: in spawned tasks, generic functions, recursion, traits, beside others; and what
-//! the connection may be. Much of it is here to compile, most of all because the future has to be `Send`.
+//! Where `atomic!(conn, async { … })` can stand: in spawned tasks, generic functions, recursion,
+//! traits, beside others; and what the connection may be. Much of it is here to compile, most of
+//! all because the future has to be `Send`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -52,7 +53,8 @@ async fn service<C: AsyncDatabase>(conn: &mut AsyncDeferredConnection<C>, log: &
     .await
 }
 
-/// A5: blocks in a task that may move from thread to thread: with and without a use of the connection, which they may share only.
+/// A5: blocks in a task that may move from thread to thread: with and without a use of the
+/// connection, which they may share only.
 async fn in_a_spawned_task<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let mut conn = db.connect_async::<C>().await;
     let log = Log::new();
@@ -90,7 +92,8 @@ async fn in_a_spawned_task<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     assert_clean(db, &mut conn.unwrap(), &log).await;
 }
 
-/// A4: two connections, one task; each block waits for the other in its middle, so that they really overlap.
+/// A4: two connections, one task; each block waits for the other in its middle, so that they really
+/// overlap.
 async fn a04_blocks_that_are_joined_do_not_see_each_other<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let (a, b) = (&mut db.connect_async::<C>().await, &mut db.connect_async::<C>().await);
     let (of_a, of_b) = (Log::new(), Log::new());
@@ -123,7 +126,8 @@ async fn a04_blocks_that_are_joined_do_not_see_each_other<C: AsyncDatabase>(db: 
     assert_clean(db, b, &of_b).await;
 }
 
-/// A5: with hooks that wait: begun on one runtime's thread, gone on with and committed on another one's.
+/// A5: with hooks that wait: begun on one runtime's thread, gone on with and committed on another
+/// one's.
 async fn a05_a_connection_moves_between_threads<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     use diesel_async::TransactionManager;
     use diesel_deferred::AsyncDeferredTransactionManager as Manager;
@@ -230,7 +234,8 @@ impl<C> AsMut<AsyncDeferredConnection<C>> for Service<C> {
     }
 }
 
-/// An owned one, `&mut`, a boxed one, a field, an expression with `.await` and `?`, a pooled one by name.
+/// An owned one, `&mut`, a boxed one, a field, an expression with `.await` and `?`, a pooled one by
+/// name.
 async fn what_the_connection_may_be<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let log = Log::new();
     let mut conn = db.connect_async::<C>().await;

@@ -1,4 +1,5 @@
-//! A7: a deferring connection can be shared, and held across an await, wherever the connection below can.
+//! A7: a deferring connection can be shared, and held across an await, wherever the connection
+//! below can.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,7 +44,8 @@ async fn a07_a_future_that_holds_a_shared_connection_is_send() {
     assert_eq!(tokio::spawn(handler).await.unwrap(), 0);
 }
 
-/// A7, A6: `spawn_blocking` as diesel-async's. What ran there was not seen: a raw ROLLBACK is found out all the same.
+/// A7, A6: `spawn_blocking` as diesel-async's. What ran there was not seen: a raw ROLLBACK is found
+/// out all the same.
 #[tokio::test]
 async fn a07_spawn_blocking() {
     use diesel::connection::SimpleConnection;
@@ -64,7 +66,8 @@ async fn a07_spawn_blocking() {
     assert_clean(db, conn, &log).await;
 }
 
-/// A7: rows do not hold the connection on SQLite either: two streams at once, and a statement meanwhile.
+/// A7: rows do not hold the connection on SQLite either: two streams at once, and a statement
+/// meanwhile.
 #[tokio::test]
 async fn a07_streams_do_not_hold_the_connection_on_sqlite() {
     use diesel_async::RunQueryDsl;
@@ -175,7 +178,8 @@ mod on_postgres {
         futures_util::try_join!(first, second)
     }
 
-    /// A7, C21: it is seen, so that a block without tasks sends nothing besides; and the future of the block is `Send`.
+    /// A7, C21: it is seen, so that a block without tasks sends nothing besides; and the future of
+    /// the block is `Send`.
     #[tokio::test]
     async fn a07_pipelining_by_shared_reference() {
         let db = Scratch::<PgConnection>::new();
@@ -200,7 +204,8 @@ mod on_postgres {
         assert_eq!(rows.try_collect::<Vec<i32>>().await, Ok(vec![2, 3, 4]));
     }
 
-    /// A6: an error that is swallowed there, in a block without tasks, by a typed query and by raw SQL.
+    /// A6: an error that is swallowed there, in a block without tasks, by a typed query and by raw
+    /// SQL.
     #[tokio::test]
     async fn a06_a_swallowed_error_by_shared_reference() {
         let db = Scratch::<PgConnection>::new();
@@ -247,7 +252,8 @@ mod on_postgres {
         assert_clean(&db, conn, &log).await;
     }
 
-    /// A7: one handler at a time: a pooled connection, wrapped, in a program whose helpers take a `&conn`.
+    /// A7: one handler at a time: a pooled connection, wrapped, in a program whose helpers take a
+    /// `&conn`.
     #[tokio::test]
     async fn a07_a_pooled_connection_by_shared_reference() {
         let db = Scratch::<PgConnection>::new();

@@ -1,5 +1,5 @@
-//! A6, E6, E7, E9, E10: commits that do not commit, on asynchronous connections. Refused, and not by asking the server: each test that
-//! can counts what was sent.
+//! A6, E6, E7, E9, E10: commits that do not commit, on asynchronous connections. Refused, and not
+//! by asking the server: each test that can counts what was sent.
 
 use diesel::prelude::*;
 use diesel_async::SimpleAsyncConnection;
@@ -154,7 +154,8 @@ mod on_postgres {
     /// Fails at its second row.
     const LATE: &str = "SELECT 1 / (2 - n) FROM generate_series(1, 5) n";
 
-    /// Runs blocks that swallow what `fail` does: with hooks and without, nested, and by Diesel's own method.
+    /// Runs blocks that swallow what `fail` does: with hooks and without, nested, and by Diesel's
+    /// own method.
     async fn refused(what: &str, messages: usize, fail: impl AsyncFn(&mut Pg)) {
         let db = &Scratch::<PgConnection>::new();
         let conn = &mut db.connect_async::<AsyncPgConnection>().await;
@@ -371,7 +372,8 @@ mod on_postgres {
         e06_a_deferred_constraint::<AsyncPgConnection>(&Scratch::new(), "SELECT 1").await;
     }
 
-    /// E6: a COMMIT that the server refuses has ended the transaction: no ROLLBACK is sent behind it.
+    /// E6: a COMMIT that the server refuses has ended the transaction: no ROLLBACK is sent behind
+    /// it.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn e06_a_refused_commit_is_the_last_message() {
         let db = &Scratch::<PgConnection>::new();
@@ -399,7 +401,8 @@ mod on_postgres {
         }
     }
 
-    /// E6, E13: two transactions read what the other writes; the second COMMIT is refused, and the block runs again.
+    /// E6, E13: two transactions read what the other writes; the second COMMIT is refused, and the
+    /// block runs again.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn e13_serialization_failure_at_commit() {
         let db = Scratch::<PgConnection>::new();

@@ -1,4 +1,5 @@
-//! T1: in a test transaction everything happens at the same point and in the same order as in production.
+//! T1: in a test transaction everything happens at the same point and in the same order as in
+//! production.
 
 use diesel::result::{Error, QueryResult};
 use diesel_async::AsyncConnection;

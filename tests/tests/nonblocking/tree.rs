@@ -170,7 +170,8 @@ async fn n06_an_empty_first_sibling_changes_nothing<C: AsyncDatabase>(db: &Scrat
     assert_eq!(log.ran(), [1, 2]);
 }
 
-/// A library's function that knows diesel-async's connections only, so that it calls the trait's `transaction`.
+/// A library's function that knows diesel-async's connections only, so that it calls the trait's
+/// `transaction`.
 async fn library<C: AsyncConnection + AfterCommit>(conn: &mut C, log: &Log, id: i32, commit: bool) -> QueryResult<()> {
     conn.transaction(async |conn| {
         note(log, id).after_commit(conn)?;

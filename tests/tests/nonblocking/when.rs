@@ -42,7 +42,8 @@ async fn spawned_behind(gate: Arc<Notify>, log: Log, id: i32) {
     log.push(id);
 }
 
-/// C1: a task has not run at the last statement of the block; a plain one has when `atomic!` returns.
+/// C1: a task has not run at the last statement of the block; a plain one has when `atomic!`
+/// returns.
 async fn c01_a_plain_task_runs_before_the_block_returns<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let log = Log::new();
@@ -59,7 +60,8 @@ async fn c01_a_plain_task_runs_before_the_block_returns<C: AsyncDatabase>(db: &S
     assert_clean(db, conn, &log).await;
 }
 
-/// C1: it has been started or waits for its turn when `atomic!` returns, and is not awaited: this one ends later.
+/// C1: it has been started or waits for its turn when `atomic!` returns, and is not awaited: this
+/// one ends later.
 async fn c01_a_spawned_task_is_not_waited_for<C: AsyncDatabase>(db: &Scratch<C::Blocking>) {
     let conn = &mut db.connect_async::<C>().await;
     let dispatcher = one_at_a_time(conn);
@@ -243,7 +245,8 @@ fn wait_for(heard: Arc<std::sync::Mutex<Receiver<i32>>>, log: &Log) -> Result<()
     Ok(())
 }
 
-/// A blocking task runs on another thread: it waits here for what the only thread of the runtime says afterwards.
+/// A blocking task runs on another thread: it waits here for what the only thread of the runtime
+/// says afterwards.
 #[tokio::test(flavor = "current_thread")]
 async fn a_blocking_task_blocks_no_thread_of_the_runtime() {
     let db = Scratch::<diesel::SqliteConnection>::new();

@@ -1,4 +1,5 @@
-//! Trees on asynchronous connections, one at a time and several at a time, and what is asked of each connection afterwards.
+//! Trees on asynchronous connections, one at a time and several at a time, and what is asked of
+//! each connection afterwards.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
@@ -52,7 +53,8 @@ fn check_all<C: AsyncDatabase>(db: &Scratch<C::Blocking>, default: u64, trees: &
 
 /// The numbers of a tree are below those of the next, and this many.
 const NUMBERS: i32 = 100_000;
-/// Where it does not refuse, a connection whose tree was cut is to commit this one by a statement alone.
+/// Where it does not refuse, a connection whose tree was cut is to commit this one by a statement
+/// alone.
 const ALONE: i32 = NUMBERS - 2;
 /// And this one in a block.
 const NEXT: i32 = NUMBERS - 1;
@@ -174,7 +176,8 @@ async fn connect<C: AsyncDatabase>(db: &Scratch<C::Blocking>) -> AsyncDeferredCo
     conn
 }
 
-/// The row to run into; and an observer that waits for connections that are being closed, but not for ever.
+/// The row to run into; and an observer that waits for connections that are being closed, but not
+/// for ever.
 fn prepare<C: Database>(observer: &mut C) {
     let patience = match C::NAME {
         "SQLite" => "PRAGMA busy_timeout = 20000",
@@ -186,8 +189,8 @@ fn prepare<C: Database>(observer: &mut C) {
     observer.batch_execute(&format!("INSERT INTO witness VALUES ({TAKEN})")).expect("the row to run into");
 }
 
-/// Waits until no transaction is open that has written a witness: a COMMIT that was cancelled may still be under way, and so may
-/// be the end of a connection.
+/// Waits until no transaction is open that has written a witness: a COMMIT that was cancelled may
+/// still be under way, and so may be the end of a connection.
 fn settle<C: Database>(observer: &mut C) {
     let alone = match C::NAME {
         "SQLite" => "BEGIN IMMEDIATE; COMMIT",

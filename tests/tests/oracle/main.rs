@@ -1,9 +1,11 @@
-//! N13, the oracle that binds the rules: over random trees of everything that can happen in a block, a hook ran if and only
-//! if its witness row is visible from a second connection; and the call of a durable task is a row if and only if that is so (D1).
+//! N13, the oracle that binds the rules: over random trees of everything that can happen in a
+//! block, a hook ran if and only if its witness row is visible from a second connection; and the
+//! call of a durable task is a row if and only if that is so (D1).
 //!
-//! The trees ([`tree`]), what their hooks write down and the verdict on that ([`verdict`]) are the same for synchronous
-//! ([`blocking`]) and asynchronous ([`nonblocking`], [`connections`]) ones; only who runs the trees differs. On asynchronous ones trees are
-//! also dropped in the middle, as a whole or a block of them (A2, A3), and several run at a time (A4).
+//! The trees ([`tree`]), what their hooks write down and the verdict on that ([`verdict`]) are the
+//! same for synchronous ([`blocking`]) and asynchronous ([`nonblocking`], [`connections`]) ones;
+//! only who runs the trees differs. On asynchronous ones trees are also dropped in the middle, as a
+//! whole or a block of them (A2, A3), and several run at a time (A4).
 //!
 //! `ORACLE_SEED=…` repeats a run, `ORACLE_TREES=…` sets the number of trees.
 

@@ -19,7 +19,8 @@ use crate::tree::{
 };
 use crate::verdict::Record;
 
-/// Polls a future so many times, and drops it where it has not ended by then. Notes that in `record`.
+/// Polls a future so many times, and drops it where it has not ended by then. Notes that in
+/// `record`.
 pub async fn up_to<F: Future>(at: Option<Cut>, record: &Record, future: F) -> Option<F::Output> {
     let Some(Cut { polls, late }) = at else { return Some(future.await) };
     let ended = cut(future, polls, if late { Moment::Woken } else { Moment::Waiting }).await;

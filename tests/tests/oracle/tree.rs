@@ -18,7 +18,8 @@ pub enum Node {
     Closure { pauses: u8, outcome: Outcome, own: Option<Own>, told: Told },
     /// A statement fails and its error is dropped.
     SwallowedError,
-    /// A statement whose effects nobody can foresee. Only on asynchronous connections its future is dropped.
+    /// A statement whose effects nobody can foresee. Only on asynchronous connections its future is
+    /// dropped.
     RawSql(Option<Cut>),
     /// The block ends here.
     Return,
@@ -78,7 +79,8 @@ pub enum End {
     Panic,
 }
 
-/// A future is dropped when it was polled so many times; `late`, when what it waits for may have come.
+/// A future is dropped when it was polled so many times; `late`, when what it waits for may have
+/// come.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
     pub polls: usize,

@@ -1,7 +1,8 @@
-//! What the hooks of a tree write down, and what that must have to do with the rows that a second connection sees.
+//! What the hooks of a tree write down, and what that must have to do with the rows that a second
+//! connection sees.
 //!
-//! Every hook has a witness of the same number, numbers go up in the order of registration, and a hook's own block comes
-//! directly behind the hook.
+//! Every hook has a witness of the same number, numbers go up in the order of registration, and a
+//! hook's own block comes directly behind the hook.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -29,7 +30,8 @@ pub struct Record {
     durable: Log,
     /// Whether a block of the tree was dropped before it ended.
     pub cut: Arc<AtomicBool>,
-    /// Whether a deadlock was swallowed: MySQL and MariaDB commit what follows one statement by statement.
+    /// Whether a deadlock was swallowed: MySQL and MariaDB commit what follows one statement by
+    /// statement.
     deadlock: Arc<AtomicBool>,
 }
 
@@ -69,7 +71,8 @@ impl Record {
     }
 }
 
-/// The hooks that a connection says did not run: tasks by their number, closures by how many there are.
+/// The hooks that a connection says did not run: tasks by their number, closures by how many there
+/// are.
 #[derive(Debug, Default)]
 pub struct Lost {
     commit: Vec<i32>,
@@ -127,8 +130,8 @@ pub fn stored(rows: &[TaskRow]) -> Vec<i32> {
     rows.iter().map(|row| number(&row.payload)).collect()
 }
 
-/// The verdict on a tree whose witnesses are all of `visible`, and whose durable calls are all of `stored`. `committed`: it
-/// returned `Ok`.
+/// The verdict on a tree whose witnesses are all of `visible`, and whose durable calls are all of
+/// `stored`. `committed`: it returned `Ok`.
 pub fn judge(
     record: &Record,
     visible: &[i32],
@@ -141,7 +144,8 @@ pub fn judge(
     let here = record.here.ran();
     let durable = record.durable.ran();
 
-    // D1, N13: a durable call is a row if its witness is visible, and only if, however the tree ended. In the order of the calls.
+    // D1, N13: a durable call is a row if its witness is visible, and only if, however the tree
+    // ended. In the order of the calls.
     let witnessed: Vec<_> = durable.iter().copied().filter(|id| visible.contains(id)).collect();
     if deadlock {
         prop_assert_eq!(less(stored, &witnessed), NONE, "rows without a visible witness; visible: {:?}", visible);
@@ -168,7 +172,8 @@ pub fn judge(
         prop_assert!(committed || visible.is_empty() || deadlock, "a block that returned an error left {visible:?}");
     }
 
-    // N12 by the same oracle: whatever was registered either committed or was rolled back, and heard of it once.
+    // N12 by the same oracle: whatever was registered either committed or was rolled back, and
+    // heard of it once.
     let all = sorted([ran.clone(), heard.clone()].concat());
     prop_assert!(all.is_sorted_by(|a, b| a < b), "heard of an end twice; ran: {ran:?}, rolled back: {heard:?}");
     prop_assert_eq!(less(&all, &registered), NONE, "ran without having been registered");

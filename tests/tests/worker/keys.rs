@@ -69,7 +69,8 @@ async fn tasks_of_one_key_run_one_after_the_other<A: AsyncDatabase>(_: &Scratch<
     at_work.stop().await;
 }
 
-/// D9: "per-key order is kept under several relays". PostgreSQL's SKIP LOCKED alone would let the second one of a key go by the first.
+/// D9: "per-key order is kept under several relays". PostgreSQL's SKIP LOCKED alone would let the
+/// second one of a key go by the first.
 async fn two_workers_keep_the_order_of_a_key<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

@@ -128,7 +128,8 @@ async fn an_attempt_that_a_layer_gives_up_has_failed<A: AsyncDatabase>(_: &Scrat
     at_work.stop().await;
 }
 
-/// Lets what holds go on, also where a test fails: a thread that holds would keep its process from ending.
+/// Lets what holds go on, also where a test fails: a thread that holds would keep its process from
+/// ending.
 struct Go(Notes);
 
 impl Drop for Go {
@@ -137,7 +138,8 @@ impl Drop for Go {
     }
 }
 
-/// D11: a thread goes on when a layer has given it up, and nobody begins its task anew beside it, or another one of its key.
+/// D11: a thread goes on when a layer has given it up, and nobody begins its task anew beside it,
+/// or another one of its key.
 async fn a_thread_that_a_layer_gives_up_is_waited_for<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

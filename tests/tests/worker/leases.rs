@@ -38,7 +38,8 @@ on_every_async_database!(
     a_worker_that_was_away_for_long_goes_on,
 );
 
-/// Q10: "heartbeat rescue does not rescue a live long job". Three leases long, with another worker that looks.
+/// Q10: "heartbeat rescue does not rescue a live long job". Three leases long, with another worker
+/// that looks.
 async fn a_task_that_takes_long_stays_with_its_worker<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
@@ -65,7 +66,8 @@ async fn a_task_that_takes_long_stays_with_its_worker<A: AsyncDatabase>(_: &Scra
     assert_eq!(with(&notes.all(), "stopped ").len(), 0);
 }
 
-/// D11: "lease expiry redelivers". ECOSYSTEM: never recovered by a restarted worker of the same name.
+/// D11: "lease expiry redelivers". ECOSYSTEM: never recovered by a restarted worker of the same
+/// name.
 async fn the_tasks_of_a_worker_that_died_are_run_by_another<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
@@ -88,7 +90,8 @@ async fn the_tasks_of_a_worker_that_died_are_run_by_another<A: AsyncDatabase>(_:
     at_work.stop().await;
 }
 
-/// D10: "attempt counter increases on entry, so crashes count; after N → dead letter with reason". ECOSYSTEM: retried without end.
+/// D10: "attempt counter increases on entry, so crashes count; after N → dead letter with reason".
+/// ECOSYSTEM: retried without end.
 async fn a_task_that_kills_its_workers_runs_out_of_attempts<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let (notes, failures) = (Notes::default(), Notes::default());
@@ -169,7 +172,8 @@ async fn a_late_end_is_not_told<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     assert_eq!(failures.all(), [""; 0]);
 }
 
-/// D11: a lease that has ended, and that nobody has taken, is still ours: what runs is not stopped for nothing.
+/// D11: a lease that has ended, and that nobody has taken, is still ours: what runs is not stopped
+/// for nothing.
 async fn a_worker_that_was_away_for_long_goes_on<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

@@ -8,7 +8,8 @@ use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work};
 
 use crate::support::{committed, hold, with, worker};
 
-/// A transaction that cancels a task, and takes its time, holds up the lease of that one and of no other.
+/// A transaction that cancels a task, and takes its time, holds up the lease of that one and of no
+/// other.
 async fn a_locked_row_holds_up_no_other<A: AsyncDatabase>() {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

@@ -44,7 +44,8 @@ async fn what_waits_and_is_cancelled_never_runs<A: AsyncDatabase>(_: &Scratch<A:
         Err(Error::RollbackTransaction)
     });
     assert!(rolled_back.is_err());
-    // In the transaction of the call itself it is not stored yet, and there is nothing to be cancelled.
+    // In the transaction of the call itself it is not stored yet, and there is nothing to be
+    // cancelled.
     assert_eq!(states(db), ["cancelled", "ready", "cancelled"]);
     let at_work = at_work!(worker_of::<A>(db, &notes, 1));
     notes.wait_for(1).await;

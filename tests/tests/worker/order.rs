@@ -22,7 +22,8 @@ async fn note_later(#[state] notes: &Notes, text: &str) {
     notes.add(text);
 }
 
-/// Q4: "priority order", then by time, then by call. One at a time, so that the order of their starts is that of their notes.
+/// Q4: "priority order", then by time, then by call. One at a time, so that the order of their
+/// starts is that of their notes.
 async fn the_lower_priority_goes_first_then_the_earlier_one<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
@@ -43,7 +44,8 @@ async fn the_lower_priority_goes_first_then_the_earlier_one<A: AsyncDatabase>(_:
     assert_eq!(notes.wait_for(8).await, order);
     at_work.stop().await;
 
-    // One that is urgent overtakes those that wait, whether or not they were written before it, and are more than are taken at once.
+    // One that is urgent overtakes those that wait, whether or not they were written before it, and
+    // are more than are taken at once.
     let notes = Notes::default();
     let at_work = at_work!(worker_of::<A>(db, &notes, 1));
     committed(db, |conn| hold("a").after_commit(conn));
@@ -156,8 +158,8 @@ async fn many_tasks_run_each_once<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     assert_eq!(ran, 2_000);
 }
 
-/// What is taken ahead is what ends soon: the short tasks of one queue are no reason to take the long ones of another, which another worker
-/// could run.
+/// What is taken ahead is what ends soon: the short tasks of one queue are no reason to take the
+/// long ones of another, which another worker could run.
 async fn long_tasks_are_left_to_others<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

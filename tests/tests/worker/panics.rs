@@ -117,8 +117,8 @@ async fn take_no_time(#[state] notes: &Notes) {
 
 on_every_async_database!(whatever_panics_the_worker_goes_on, an_attempt_that_takes_too_long_is_stopped);
 
-/// Q11: "panic in handler = failed attempt, worker survives". ECOSYSTEM: a row that stays `Running`, a process that dies. One
-/// runner only: if it were lost, the rest would not run.
+/// Q11: "panic in handler = failed attempt, worker survives". ECOSYSTEM: a row that stays
+/// `Running`, a process that dies. One runner only: if it were lost, the rest would not run.
 async fn whatever_panics_the_worker_goes_on<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

@@ -141,7 +141,8 @@ async fn an_error_is_kept_with_its_sources<A: AsyncDatabase>(_: &Scratch<A::Bloc
     at_work.stop().await;
 }
 
-/// Bad input: NUL, which PostgreSQL does not know, a megabyte of text, and characters of four bytes.
+/// Bad input: NUL, which PostgreSQL does not know, a megabyte of text, and characters of four
+/// bytes.
 async fn an_error_that_cannot_be_stored_as_it_is_holds_up_nothing<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

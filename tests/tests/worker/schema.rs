@@ -76,8 +76,8 @@ async fn tables_that_become_newer_stop_a_worker_that_works<A: AsyncDatabase>(_: 
     at_work.stop().await;
 }
 
-/// "Upgrade path: a later migration of the table must not lose rows": one that this version understands, because it only adds, and rows
-/// that were written before it.
+/// "Upgrade path: a later migration of the table must not lose rows": one that this version
+/// understands, because it only adds, and rows that were written before it.
 async fn a_later_migration_loses_no_rows<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
@@ -88,7 +88,8 @@ async fn a_later_migration_loses_no_rows<A: AsyncDatabase>(_: &Scratch<A::Blocki
     db.run_sql("ALTER TABLE deferred_tasks ADD COLUMN added INTEGER NOT NULL DEFAULT 7");
     // The migrations that were run are not run again.
     A::Blocking::migrate(&mut db.observer());
-    // A worker that was there all the while, with statements that were prepared for the table as it was.
+    // A worker that was there all the while, with statements that were prepared for the table as it
+    // was.
     words(db, &["after"]);
     notes.wait_for(3).await;
     notes.add("go");

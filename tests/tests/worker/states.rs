@@ -69,7 +69,8 @@ async fn a_worker_without_a_state_is_refused<A: AsyncDatabase>(_: &Scratch<A::Bl
     assert_eq!(notes.wait_for(1).await, ["last x"]);
     at_work.stop().await;
 
-    // Where a call goes to a queue whose worker cannot know, the attempt fails, and another worker may have it.
+    // Where a call goes to a queue whose worker cannot know, the attempt fails, and another worker
+    // may have it.
     committed(db, |conn| send("y").queue("default").after_commit(conn));
     let at_work = at_work!(worker::<A>(db, &notes));
     let rows = db.wait_for_tasks(|rows| rows[0].error.is_some()).await;

@@ -42,7 +42,8 @@ async fn it_waits_for_what_runs_and_takes_nothing_more<A: AsyncDatabase>(_: &Scr
     assert_eq!((&*rows[0].state, rows[0].attempts), ("ready", 0));
 }
 
-/// Q9, D9: whoever waits for the end of a task need not wait for the end of the others. A third of this lease is longer than the test.
+/// Q9, D9: whoever waits for the end of a task need not wait for the end of the others. A third of
+/// this lease is longer than the test.
 async fn what_ends_meanwhile_is_told_at_once<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

@@ -27,8 +27,8 @@ on_every_async_database!(
     a_queue_that_nobody_works_on_is_left_alone,
 );
 
-/// D12: "undecodable payload goes to dead letter, does not stop the queue". ECOSYSTEM: `worker.run()` returns Err and ends, and so does
-/// the next one.
+/// D12: "undecodable payload goes to dead letter, does not stop the queue". ECOSYSTEM:
+/// `worker.run()` returns Err and ends, and so does the next one.
 async fn what_cannot_be_read_is_a_dead_letter<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();

@@ -1,6 +1,7 @@
 //! What the tests of a worker share: tasks that note what they do, and how to have them written.
 //!
-//! Tasks that take another `#[state]` than [`Notes`] are on queues of their own, so that a worker on `default` needs no other.
+//! Tasks that take another `#[state]` than [`Notes`] are on queues of their own, so that a worker
+//! on `default` needs no other.
 
 use std::time::Duration;
 

@@ -20,7 +20,8 @@ on_every_async_database!(
     a_snoozed_task_comes_back_when_it_asked_to,
 );
 
-/// Q2: "schedule at/in, by DB clock". ECOSYSTEM: +3 s ran at the next heartbeat. Here the worker looks once in ten minutes.
+/// Q2: "schedule at/in, by DB clock". ECOSYSTEM: +3 s ran at the next heartbeat. Here the worker
+/// looks once in ten minutes.
 async fn a_task_starts_when_it_is_due<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
@@ -39,7 +40,8 @@ async fn a_task_starts_when_it_is_due<A: AsyncDatabase>(_: &Scratch<A::Blocking>
         assert_eq!(all[count - 1], word);
         let due = rows.iter().find(|row| row.payload.contains(word)).expect("its row").run_at_ms;
         let late = A::Blocking::now_ms(&mut db.observer()) - due;
-        // PostgreSQL rounds. What matters is that it was not the worker's own look, however busy the machine is.
+        // PostgreSQL rounds. What matters is that it was not the worker's own look, however busy
+        // the machine is.
         assert!((-1..60_000).contains(&late), "{word} is {late} ms late");
     }
     at_work.stop().await;

@@ -37,7 +37,8 @@ fn payloads<C: Database>(db: &Scratch<C>) -> Vec<String> {
     db.tasks().into_iter().map(|row| row.payload).collect()
 }
 
-/// Q5: "unique by chosen args/period/state, enforced by index". Without a key it is the arguments that count.
+/// Q5: "unique by chosen args/period/state, enforced by index". Without a key it is the arguments
+/// that count.
 async fn of_calls_that_are_the_same_the_first_stays<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let first = committed(db, |conn| {
@@ -190,7 +191,8 @@ async fn transactions_at_the_same_time_leave_one_call<A: AsyncDatabase>(_: &Scra
             scope.spawn(move || {
                 for round in 0..10 {
                     let conn = &mut db.patient();
-                    // On MySQL two transactions that write one unique key may be in each other's way, as with any unique key.
+                    // On MySQL two transactions that write one unique key may be in each other's
+                    // way, as with any unique key.
                     let written: QueryResult<()> = atomic!(conn, retries = 20, {
                         for at in 0..4 {
                             // Each in another order.

@@ -101,8 +101,8 @@ async fn a_worker_waits_for_its_database<A: AsyncDatabase>(_: &Scratch<A::Blocki
     tokio::time::timeout(Duration::from_secs(10), at_work.stop()).await.expect("at once");
 }
 
-/// ECOSYSTEM: `pg_terminate_backend` on idle connections; a worker that ended. What was committed meanwhile is found, although nobody
-/// listened.
+/// ECOSYSTEM: `pg_terminate_backend` on idle connections; a worker that ended. What was committed
+/// meanwhile is found, although nobody listened.
 async fn a_worker_reconnects<A: Session>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
@@ -276,7 +276,8 @@ mod postgres_only {
         assert_eq!(notified(conn), 0);
     }
 
-    /// Q9: "bounded", also while the database does not answer. The default lease is longer than the test may take.
+    /// Q9: "bounded", also while the database does not answer. The default lease is longer than the
+    /// test may take.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_worker_stops_while_its_database_hangs() {
         let db = &Scratch::<PgConnection>::with_tasks();

@@ -1,4 +1,5 @@
-//! A process that only works: it takes the durable tasks of the service, on the same database, from any machine.
+//! A process that only works: it takes the durable tasks of the service, on the same database, from
+//! any machine.
 //!
 //! ```sh
 //! cargo run -p diesel-deferred-service --bin worker          # with the service's variables, see there

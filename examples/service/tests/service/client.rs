@@ -1,4 +1,5 @@
-//! A real HTTP client. Who drops the future of a request hangs up: HTTP/1 has no other way to cancel one.
+//! A real HTTP client. Who drops the future of a request hangs up: HTTP/1 has no other way to
+//! cancel one.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;

@@ -1,4 +1,5 @@
-//! Many clients at once, some of which hang up, or ask for what goes wrong. In the end the mails are those of the rows.
+//! Many clients at once, some of which hang up, or ask for what goes wrong. In the end the mails
+//! are those of the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +20,9 @@ const CLIENTS: usize = 16;
 
 on_both_databases!(mails_sent_are_rows_committed);
 
-/// What a request does, by its number: of 20 requests four hang up, one of them inside its block; one fails and one panics,
-/// behind the call of the task; two are for the same user; and three are referred, one of them by nobody.
+/// What a request does, by its number: of 20 requests four hang up, one of them inside its block;
+/// one fails and one panics, behind the call of the task; two are for the same user; and three are
+/// referred, one of them by nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Plain,
@@ -129,7 +131,8 @@ async fn mails_sent_are_rows_committed(scratch: Scratch) {
     assert_eq!(rows.referrals, Vec::from_iter(referred));
     let all: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.email.as_str()).collect();
     assert!(committed.keys().all(|email| all.contains(email)), "a user that nobody signed up");
-    // Some that were to hang up had their answer first. A tenth of all is asked for, half of it at random moments.
+    // Some that were to hang up had their answer first. A tenth of all is asked for, half of it at
+    // random moments.
     assert!(hung_up >= REQUESTS / 20, "only {hung_up} clients hung up before they had an answer");
     println!(
         "{REQUESTS} requests in {took:?}: {} users, {} mails; {} hung up inside their block, {hung_up} at some moment, \

@@ -1,5 +1,6 @@
-//! The service as its users have it: a process of its own, real signals, real HTTP. What it promises is looked up in the end from
-//! outside: the rows by another connection, the mails in the outbox.
+//! The service as its users have it: a process of its own, real signals, real HTTP. What it
+//! promises is looked up in the end from outside: the rows by another connection, the mails in the
+//! outbox.
 
 mod client;
 mod load;

@@ -1,4 +1,5 @@
-//! The end of the service: a signal, after which it keeps what it has promised, or says what it could not.
+//! The end of the service: a signal, after which it keeps what it has promised, or says what it
+//! could not.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +36,8 @@ async fn ctrl_c_drains() {
     signal_drains("INT", &Scratch::sqlite()).await;
 }
 
-/// A signal in the middle of many requests: each user that is committed gets a mail, be it a second later.
+/// A signal in the middle of many requests: each user that is committed gets a mail, be it a second
+/// later.
 async fn signal_drains(signal: &str, scratch: &Scratch) {
     const USERS: usize = 300;
     let service = Service::start(scratch, &[("MAIL_DELAY_MS", "1000")]).await;
@@ -73,7 +75,8 @@ async fn signal_drains(signal: &str, scratch: &Scratch) {
     assert_mails_are_rows(&mails.welcome, &rows.users);
 }
 
-/// A transaction that is not over in time is rolled back and its client told so, instead of being cut.
+/// A transaction that is not over in time is rolled back and its client told so, instead of being
+/// cut.
 async fn a_request_that_takes_too_long_is_refused(scratch: Scratch) {
     let service = Service::start(&scratch, &[("GRACE_SECONDS", "0")]).await;
     let inside = service.inside("slow@example.org");

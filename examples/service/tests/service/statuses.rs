@@ -8,8 +8,8 @@ use crate::rows::Scratch;
 
 on_both_databases!(every_kind_of_request);
 
-/// C1, C2, E5: mails leave after the commit, and none for what failed or panicked behind the call of the task. N2: a nested
-/// block that fails takes its own mail with it and no other.
+/// C1, C2, E5: mails leave after the commit, and none for what failed or panicked behind the call
+/// of the task. N2: a nested block that fails takes its own mail with it and no other.
 async fn every_kind_of_request(scratch: Scratch) {
     let service = Service::start(&scratch, &[]).await;
     let client = &service.client;

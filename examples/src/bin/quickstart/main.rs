@@ -1,6 +1,7 @@
 //! Signs up the users of a CSV file in one transaction, and mails those that were really signed up.
 //!
-//! `cargo run` at the root of the repository. The database and the mails are in a temporary directory.
+//! `cargo run` at the root of the repository. The database and the mails are in a temporary
+//! directory.
 
 mod errors;
 mod mail;
@@ -51,8 +52,9 @@ struct User {
     language: String,
 }
 
-// A task is a function. Its arguments are captured by value at the call: the references are cloned there, so what the
-// caller does to its variables afterwards does not matter. `Mailer` is cheap to clone, as mail transports and pools are.
+// A task is a function. Its arguments are captured by value at the call: the references are cloned
+// there, so what the caller does to its variables afterwards does not matter. `Mailer` is cheap to
+// clone, as mail transports and pools are.
 #[deferred_task]
 fn send_welcome(mailer: &Mailer, user: &User, email: &str) -> Result<(), MailError> {
     mailer.welcome(user, email)
@@ -72,7 +74,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut refused = Vec::new();
     atomic!(conn, -> Result<(), Box<dyn Error>>, {
         for sign_up in &sign_ups {
-            // A savepoint for each user: one that is refused takes its own rows and its own mail with it, no other's.
+            // A savepoint for each user: one that is refused takes its own rows and its own mail
+            // with it, no other's.
             let result = atomic!(conn, {
                 let user = diesel::insert_into(users::table)
                     .values(NewUser { name: &sign_up.name, language: &sign_up.language })
@@ -119,8 +122,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What can still refuse a user whose mail waits already: a bad address, a taken one, an inviter who is not a user.
-// It asks for Diesel's own connection, which `DeferredConnection` derefs to: what calls no tasks stays as it is.
+/// What can still refuse a user whose mail waits already: a bad address, a taken one, an inviter
+/// who is not a user.
+// It asks for Diesel's own connection, which `DeferredConnection` derefs to: what calls no tasks
+// stays as it is.
 fn add_login(conn: &mut SqliteConnection, user: &User, sign_up: &SignUp) -> Result<(), SignUpError> {
     let email: Address = sign_up.email.parse()?;
     diesel::insert_into(logins::table)

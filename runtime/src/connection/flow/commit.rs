@@ -164,7 +164,8 @@ async fn commit_failed<W: Wrapper>(conn: &mut W, depth: usize, level: Level, err
             if conn.state().is_some_and(|state| state.depth < depth) {
                 ended(conn, depth - 1, ending, Stage::none()).await;
             }
-            // Diesel keeps the depth on some failures: the level did not commit, so it is rolled back.
+            // Diesel keeps the depth on some failures: the level did not commit, so it is rolled
+            // back.
             unwind_to(conn, depth - 1).await;
         }
         Level::Outermost | Level::InTest => {

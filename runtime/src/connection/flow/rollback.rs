@@ -114,8 +114,8 @@ async fn unbalanced<W: Wrapper>(conn: &mut W, depth: usize, level: usize) -> Err
 pub(super) async fn give_up<W: Wrapper>(conn: &mut W, depth: usize) {
     ended_now(conn, depth, Ending::EndedEarly);
     if depth == 0 {
-        // Diesel's bookkeeping does not know a transaction that was begun by raw SQL, and the next one must not become
-        // part of it. Where there is none this does nothing, or fails.
+        // Diesel's bookkeeping does not know a transaction that was begun by raw SQL, and the next
+        // one must not become part of it. Where there is none this does nothing, or fails.
         let _ = send(conn, Statement::Sql("ROLLBACK")).await;
     }
 }
@@ -137,7 +137,8 @@ async fn broken<W: Wrapper>(conn: &mut W) {
 #[cold]
 pub(super) async fn recover<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     let in_block = matches!(conn.keeper().interrupted, Interrupted::InBlock { .. });
-    // Diesel's own bookkeeping is out of reach for as long as a dropped statement runs on, and panics then.
+    // Diesel's own bookkeeping is out of reach for as long as a dropped statement runs on, and
+    // panics then.
     if in_block
         && W::OUTLIVES_DROPPED_STATEMENTS
         && let Ok(state) = contain(|| conn.state())

@@ -18,7 +18,8 @@ impl Outbox<Mysql> for TaskTable {
         if calls.iter().all(|call| call.unique_key.is_none()) {
             return sql;
         }
-        // In place of INSERT IGNORE, which would ignore far more. The only other key is the id, which nothing shares.
+        // In place of INSERT IGNORE, which would ignore far more. The only other key is the id,
+        // which nothing shares.
         sql.sql(
             " ON DUPLICATE KEY UPDATE id = IF(VALUES(replaces), VALUES(id), id), \
              queue = IF(VALUES(replaces), VALUES(queue), queue), payload = IF(VALUES(replaces), VALUES(payload), payload), \

@@ -92,7 +92,8 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
              CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms",
         );
         if self.notifies {
-            // Always the same notification: PostgreSQL sends one of several that are the same in a transaction.
+            // Always the same notification: PostgreSQL sends one of several that are the same in a
+            // transaction.
             out.push_sql(", pg_notify('deferred_tasks', '')");
         }
         out.push_sql(") AS now");

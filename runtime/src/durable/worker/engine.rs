@@ -132,7 +132,8 @@ where
                     Either::Left((done, _)) => done,
                     Either::Right(((), doing)) => {
                         stopping = true;
-                        // What was asked of the database should be heard, or it is lost until its lease ends.
+                        // What was asked of the database should be heard, or it is lost until its
+                        // lease ends.
                         match select(doing, pin!(pause(TELL_WITHIN))).await {
                             Either::Left((done, _)) => done,
                             Either::Right(_) => break None,
@@ -181,12 +182,14 @@ where
             }
             round.tend_at = now + outlook.next.map_or(self.settings.poll, |next| next.min(self.settings.poll));
             if outlook.ended {
-                // After an outage it may be our own leases that have ended. They are still ours where nobody has noticed.
+                // After an outage it may be our own leases that have ended. They are still ours
+                // where nobody has noticed.
                 self.renew().await?;
                 let rescued = limited(self.lease, self.source.rescue()).await?;
                 if !rescued.is_empty() {
                     let shared = Arc::clone(&self.shared);
-                    // Beside the engine: the handler is a user's, and leases are to be extended while it has much to do.
+                    // Beside the engine: the handler is a user's, and leases are to be extended
+                    // while it has much to do.
                     self.tracker.spawn(async move { shared.tell_rescued(&rescued).await });
                     round.hungry.fill(true);
                     round.tend_at = now;
@@ -199,7 +202,8 @@ where
     /// Extends leases, three times in their duration.
     async fn renew(&mut self) -> Result<(), SourceError> {
         let begin = Instant::now();
-        // A quarter: those that were taken just behind the last time are not to wait for the next one.
+        // A quarter: those that were taken just behind the last time are not to wait for the next
+        // one.
         let Some(a_quarter_ago) = begin.checked_sub(self.lease / 4) else { return Ok(()) };
         let asked = self.shared.lanes.leased_before(a_quarter_ago);
         if asked.is_empty() {
@@ -229,7 +233,8 @@ where
         }
         let mut settled = self.shared.lanes.take_settled();
         round.lingering = None;
-        // Short tasks get to a full batch in a few rounds; of long ones no more are taken than run in the same time.
+        // Short tasks get to a full batch in a few rounds; of long ones no more are taken than run
+        // in the same time.
         let growth = if now.duration_since(round.exchanged_at) < SOON { 2 } else { 1 };
         round.exchanged_at = now;
         let ahead = settled.by_lane.iter().map(|ended| ended.saturating_mul(growth).min(self.settings.batch));
@@ -345,7 +350,8 @@ where
             select(select(all_ended.as_mut(), one_ended.as_mut()), pin!(pause(left))).await;
         }
         lanes.stop_all();
-        // What waits somewhere stops at once; what is in the middle of something has a moment to get there.
+        // What waits somewhere stops at once; what is in the middle of something has a moment to
+        // get there.
         select(pin!(self.tracker.wait()), pin!(pause(STOP_WITHIN))).await;
         let end = Instant::now() + TELL_WITHIN;
         while lanes.to_tell().0 > 0 && self.tell(TELL_WITHIN / 2).await.is_err() && Instant::now() < end {

@@ -118,7 +118,8 @@ impl Lanes {
                 let stop = flight.stop.clone();
                 return Some((task, stop));
             }
-            // Somebody else may have begun it by now: this process stood still, or cannot reach the database.
+            // Somebody else may have begun it by now: this process stood still, or cannot reach the
+            // database.
             inner.settled.push(Settlement { id: task.id, outcome: Outcome::Released });
         }
         inner.lanes[lane].runners -= 1;

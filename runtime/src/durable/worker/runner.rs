@@ -134,7 +134,8 @@ where
         // What it holds is a user's, and so is what its `Drop` does.
         let _ = contain(|| drop(call));
         let Some(outcome) = outcome else { return self.stopped(id, job.is_blocking()) };
-        // A layer has given it up, but the thread goes on: nobody is to begin the task anew beside it.
+        // A layer has given it up, but the thread goes on: nobody is to begin the task anew beside
+        // it.
         while job.is_blocking() {
             if self.lanes.why(id) == Some(Stop::Shutdown) {
                 return Ended::NotYet;

@@ -9,8 +9,8 @@ use diesel_deferred_tests::AsyncDatabase;
 
 /// A pool of deferring connections, of any of the three kinds.
 pub trait AnyPool<C: AsyncDatabase>: Clone + Send + Sync + Sized + 'static {
-    /// Whether a good connection that was given back is lent out again. Of diesel-async 0.9.2 mobc's manager takes the good ones for the
-    /// broken ones, so that mobc closes them.
+    /// Whether a good connection that was given back is lent out again. Of diesel-async 0.9.2
+    /// mobc's manager takes the good ones for the broken ones, so that mobc closes them.
     const REUSES: bool;
 
     type Guard: DerefMut<Target = AsyncDeferredConnection<C>> + AfterCommit + Send;

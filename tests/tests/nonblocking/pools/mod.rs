@@ -1,4 +1,5 @@
-//! bb8, deadpool and mobc: pools of deferring connections, and deferring connections around pooled ones.
+//! bb8, deadpool and mobc: pools of deferring connections, and deferring connections around pooled
+//! ones.
 
 mod kinds;
 
@@ -66,7 +67,8 @@ async fn spawned(log: Log, id: i32) {
     log.push(id);
 }
 
-/// A connection that stays open: when its last one is closed, SQLite locks readers out for a moment.
+/// A connection that stays open: when its last one is closed, SQLite locks readers out for a
+/// moment.
 fn held_open<C: AsyncDatabase>(db: &Scratch<C::Blocking>) -> C::Blocking {
     let mut conn = db.observer();
     assert_eq!(C::Blocking::witnesses(&mut conn), NOTHING);
@@ -293,7 +295,8 @@ async fn around<C: AsyncDatabase, P: AnyBarePool<C>>(db: &Scratch<C::Blocking>) 
     assert_eq!(ran, [1, 3, 11, 13]);
 }
 
-/// A pooled connection is a connection of diesel-async's too, with a `transaction` that knows nothing of hooks.
+/// A pooled connection is a connection of diesel-async's too, with a `transaction` that knows
+/// nothing of hooks.
 #[tokio::test]
 async fn n09_the_transactions_of_a_pooled_connection() {
     type Sqlite = diesel_deferred_tests::AsyncSqliteConnection;
@@ -317,7 +320,8 @@ async fn n09_the_transactions_of_a_pooled_connection() {
     assert_eq!(log.ran(), [1, 2, 3]);
 }
 
-/// T1: a pool of one connection in a test transaction, which diesel-async's manager is told to begin.
+/// T1: a pool of one connection in a test transaction, which diesel-async's manager is told to
+/// begin.
 #[tokio::test]
 async fn t01_a_pool_of_test_transactions() {
     type Sqlite = diesel_deferred_tests::AsyncSqliteConnection;

@@ -1,5 +1,5 @@
-//! The table by a connection of the application's own type, which defers tasks: by the one below it. An application that has an alias
-//! for its connections writes `Worker::<Conn>`.
+//! The table by a connection of the application's own type, which defers tasks: by the one below
+//! it. An application that has an alias for its connections writes `Worker::<Conn>`.
 //!
 //! Must not know: the SQL of any database.
 

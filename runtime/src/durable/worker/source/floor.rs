@@ -54,7 +54,8 @@ impl Beginning {
     pub(super) fn claimed(&mut self, start: Option<Start>, last: Option<Floor>, took: Duration, end: Instant) {
         let until = match (start, self.floor) {
             (Some(_), Some((_, until))) => until,
-            // Where there is much that is dead it takes long from the front: it is not to become most of what is done.
+            // Where there is much that is dead it takes long from the front: it is not to become
+            // most of what is done.
             _ => end + (took * 10).clamp(LASTS, LASTS_AT_MOST),
         };
         self.floor = last.map(|last| (last, until));

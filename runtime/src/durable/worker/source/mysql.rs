@@ -30,7 +30,8 @@ pub struct OnMysql;
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<AsyncMysqlConnection> for OnMysql {
     async fn prepare(conn: &mut AsyncMysqlConnection) -> QueryResult<()> {
-        // Or a claim would lock the gaps between rows, and keep those from being written that enqueue.
+        // Or a claim would lock the gaps between rows, and keep those from being written that
+        // enqueue.
         conn.batch_execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await
     }
 
@@ -60,7 +61,8 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         tasks: &[TaskId],
     ) -> QueryResult<Vec<(TaskId, bool)>> {
         let (who, tasks_of_ours) = (*lease, tasks.to_vec());
-        // One that somebody is about to cancel is locked for as long as that transaction is open: the others do not wait for it.
+        // One that somebody is about to cancel is locked for as long as that transaction is open:
+        // the others do not wait for it.
         conn.transaction::<_, Error, _>(async move |conn| {
             let choose =
                 Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")

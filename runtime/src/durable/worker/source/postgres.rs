@@ -54,13 +54,15 @@ pub struct OnPostgres;
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<AsyncPgConnection> for OnPostgres {
     async fn prepare(conn: &mut AsyncPgConnection) -> QueryResult<()> {
-        // What a worker writes may be lost when the server itself crashes: a task is run once more then, which at-least-once allows.
-        // Not to wait for the disk is most of a small claim's time.
+        // What a worker writes may be lost when the server itself crashes: a task is run once more
+        // then, which at-least-once allows. Not to wait for the disk is most of a small claim's
+        // time.
         //
-        // The table is empty at one moment and has a million rows at the next, so that statistics are always of another time: a plan that
-        // was made while it was empty would read all of it at each claim, until it is analyzed again. Each statement of ours has an index
-        // that has its rows in its order, and none is better off without it. So the plans need not be made anew each time either, which
-        // takes longer than a small claim, nor compiled.
+        // The table is empty at one moment and has a million rows at the next, so that statistics
+        // are always of another time: a plan that was made while it was empty would read all of it
+        // at each claim, until it is analyzed again. Each statement of ours has an index that has
+        // its rows in its order, and none is better off without it. So the plans need not be made
+        // anew each time either, which takes longer than a small claim, nor compiled.
         conn.batch_execute(
             "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
              SET plan_cache_mode = force_generic_plan; SET jit = off; LISTEN deferred_tasks",
@@ -78,7 +80,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         let mut rows = Vec::with_capacity(claims.len());
         for (claim, start) in claims {
             let taken = match take_all(conn, lease, claim, *start).await {
-                // Two workers took two tasks of one key at the same moment, which the database does not allow. One of them has it now.
+                // Two workers took two tasks of one key at the same moment, which the database does
+                // not allow. One of them has it now.
                 Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {
                     take(conn, lease, claim, Part::All).await
                 }
@@ -96,7 +99,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
 
     async fn renew(conn: &mut AsyncPgConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
         let list = ids(tasks);
-        // One that somebody is about to cancel is locked for as long as that transaction is open: the others do not wait for it.
+        // One that somebody is about to cancel is locked for as long as that transaction is open:
+        // the others do not wait for it.
         let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = (SELECT {NOW}) + "))
             .bind(lease.ms())
             .sql(" WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
@@ -253,10 +257,12 @@ async fn take(conn: &mut AsyncPgConnection, lease: &Lease, claim: &Claim, part: 
     let queue = &*claim.queue;
     let mut take = Sql::<ClaimedSql>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
         .bind(lease.worker)
-        // A subquery, which is run once. By itself the time would be asked for and calculated with for each row: a sixth of a claim.
+        // A subquery, which is run once. By itself the time would be asked for and calculated with
+        // for each row: a sixth of a claim.
         .sql(format!(", lease_until_ms = (SELECT {NOW}) + "))
         .bind(lease.ms())
-        // An array, which is made once: a subquery could be run again by the plan, and take more than the limit.
+        // An array, which is made once: a subquery could be run again by the plan, and take more
+        // than the limit.
         .sql(
             " WHERE id = ANY(ARRAY(SELECT c.id FROM deferred_tasks AS c \
              WHERE NOT EXISTS (SELECT FROM deferred_paused_queues WHERE queue = ",

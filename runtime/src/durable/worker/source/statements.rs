@@ -134,7 +134,8 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };
         let goes_on = matches!(left.state, "scheduled" | "ready");
-        // MySQL makes one assignment after the other, SQLite all at once: none looks at what another one has changed before it.
+        // MySQL makes one assignment after the other, SQLite all at once: none looks at what
+        // another one has changed before it.
         let update = Sql::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
             .bind(goes_on)
             .sql(" THEN 'cancelled' ELSE ")

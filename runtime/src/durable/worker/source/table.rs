@@ -142,7 +142,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             claims.iter().map(|claim| (claim.clone(), self.beginnings[claim.lane].at(begin))).collect();
         let mut rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         if rows.as_ref().is_err_and(is_about_others) {
-            // All of it was one transaction, which the other worker has undone; on PostgreSQL each claim is one, and tried again by itself.
+            // All of it was one transaction, which the other worker has undone; on PostgreSQL each
+            // claim is one, and tried again by itself.
             rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
         }
         let rows = self.keep(conn, rows)?;
