@@ -183,7 +183,8 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// `conn` names a `DeferredConnection`, a `&mut` to one, or something that derefs to one, such as a
 /// pooled connection. In the block it is a `&mut DeferredConnection<C>`, and `&mut conn` is the
-/// same there, as in code that was written for a connection of its own. For an async block all of
+/// same there, as in code that was written for a connection of its own; but not in the arguments of
+/// macros, or where a closure of the block has a parameter of that name. For an async block all of
 /// this is said of `AsyncDeferredConnection`.
 ///
 /// # Async blocks
@@ -210,9 +211,10 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 /// * a task that is a statement of a closure or async block, or the value of one that is given to
 ///   `for_each`, `spawn`, `spawn_blocking` or `spawn_local`, is a compile error;
 /// * so is `let _ = task(x);`;
-/// * in a block with a macro of your own (or `dbg!`) whose arguments have a name in them,
-///   `unused_must_use` is denied; where the macro itself writes the call, and in nested functions,
-///   it warns. That lint does not look into an `Option` or a `Vec`;
+/// * in a block with a macro whose arguments have a name in them, `unused_must_use` is denied: of
+///   your own macros, and any but std's and those of `tracing` and `log`. Where the macro itself
+///   writes the call, and in nested functions, it warns. That lint does not look into an `Option`
+///   or a `Vec`;
 /// * what you hand to something else is yours: `drop(task(x))`, a list of tasks that is kept or
 ///   counted. Where it is dropped unregistered, a `tracing` event at WARN names task and call.
 ///
