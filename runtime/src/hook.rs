@@ -135,13 +135,15 @@ impl<W> Hook<W> {
         if contain(|| self.0.arguments(&mut arguments)) != Ok(Ok(())) {
             arguments.push('…');
         }
-        PendingHook { task: self.name(), arguments, call_site: self.call_site(), depth, kind }
+        let Facts { name, call_site, .. } = self.0.facts();
+        PendingHook { task: name, arguments, call_site, depth, kind }
     }
 }
 
 impl<W> fmt::Debug for Hook<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.name(), self.call_site())
+        let Facts { name, call_site, .. } = self.0.facts();
+        write!(f, "{name} at {call_site}")
     }
 }
 

@@ -99,6 +99,7 @@ mod error;
 mod guarded;
 mod hook;
 mod panics;
+mod pooled;
 mod queue;
 mod report;
 mod sealed;

@@ -3,6 +3,8 @@
 //!
 //! Must not know: the traits, or the connections.
 
+use crate::pooled::for_each_pooled;
+
 /// A supertrait of those traits that are implemented here and nowhere else.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot implement this trait of diesel-deferred",
@@ -23,11 +25,9 @@ macro_rules! like_its_target {
     )*};
 }
 
+for_each_pooled!(like_its_target);
+
 like_its_target! {
-    "r2d2" [M: diesel::r2d2::ManageConnection] diesel::r2d2::PooledConnection<M> => M::Connection,
-    "bb8" [M: bb8::ManageConnection] bb8::PooledConnection<'_, M> => M::Connection,
-    "deadpool" [M: deadpool::managed::Manager] deadpool::managed::Object<M> => M::Type,
-    "mobc" [M: mobc::Manager] mobc::Connection<M> => M::Connection,
     "async-sqlite" [C, S] diesel_async::sync_connection_wrapper::SyncConnectionWrapper<C, S> => C,
 }
 

@@ -15,6 +15,7 @@ use crate::durable::{Durable, NewTask, TaskId};
 use crate::error::CannotStore;
 use crate::error::{BoxError, CommitError};
 use crate::hook::Hook;
+use crate::pooled::for_each_pooled;
 use crate::report::HookKind;
 use crate::sealed::Sealed;
 use crate::task::{Receiver, Start, Taken, Task};
@@ -110,12 +111,7 @@ macro_rules! like_its_target {
     )*};
 }
 
-like_its_target! {
-    "r2d2" [M: diesel::r2d2::ManageConnection] diesel::r2d2::PooledConnection<M> => M::Connection,
-    "bb8" [M: bb8::ManageConnection] bb8::PooledConnection<'_, M> => M::Connection,
-    "deadpool" [M: deadpool::managed::Manager] deadpool::managed::Object<M> => M::Type,
-    "mobc" [M: mobc::Manager] mobc::Connection<M> => M::Connection,
-}
+for_each_pooled!(like_its_target);
 
 /// A connection's list of tasks.
 #[doc(hidden)]
