@@ -176,7 +176,8 @@ impl<'a> Rewriter<'a> {
     /// Hands the expression's value to one of the runtime's methods for it.
     fn hand_to(&self, method: &str, arguments: &TokenStream, expr: &mut Expr, is_tail: bool) {
         let attrs = take_attributes(expr);
-        let (first, last) = ends(expr);
+        let written = expr.to_token_stream();
+        let (first, last) = ends(&written);
         let private = self.private;
         let value = Ident::new("value", Span::mixed_site().located_at(last));
         // On the first token: what the compiler underlines when it has something to say about the
@@ -206,7 +207,7 @@ impl<'a> Rewriter<'a> {
         arms.set_span(last);
         let keyword = Ident::new("match", first);
         // In parentheses because a struct literal cannot stand in a scrutinee.
-        let mut scrutinee = proc_macro2::Group::new(proc_macro2::Delimiter::Parenthesis, expr.to_token_stream());
+        let mut scrutinee = proc_macro2::Group::new(proc_macro2::Delimiter::Parenthesis, written);
         scrutinee.set_span(Span::mixed_site().located_at(first));
         *expr = Expr::Verbatim(quote!(#(#attrs)* #keyword #scrutinee #arms));
     }
