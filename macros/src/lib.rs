@@ -210,7 +210,7 @@ pub fn deferred_task(options: TokenStream, item: TokenStream) -> TokenStream {
 ///   or beside something of a type of your own) is a compile error;
 /// * a task that is a statement of a closure or async block, or the value of one that is given to
 ///   `for_each`, `spawn`, `spawn_blocking` or `spawn_local`, is a compile error;
-/// * so is `let _ = task(x);`;
+/// * so are `let _ = task(x);`, and a tuple, an array or a `vec![…]` of calls and literals there;
 /// * in a block with a macro whose arguments have a name in them, `unused_must_use` is denied: of
 ///   your own macros, and any but std's and those of `tracing` and `log`. Where the macro itself
 ///   writes the call, and in nested functions, it warns. That lint does not look into an `Option`

@@ -91,8 +91,11 @@ fn ours(at: Span, code: TokenStream) -> Group {
 fn run_block(atomic: &AtomicDef, registrar: &Ident, body: &TokenStream) -> TokenStream {
     let (conn, builder) = (&atomic.conn, builder(Span::mixed_site()));
     let result = atomic.result.as_ref().map(|ty| quote!(-> #ty));
+    // A token of the user's own: the compiler says first what is outside of all macros, and then
+    // leaves out what follows from that. A result that it cannot infer is one message less then.
+    let run_block = Ident::new("run_block", atomic.conn.span());
     quote! {
-        #builder.run_block(|#conn, #registrar| #result {
+        #builder.#run_block(|#conn, #registrar| #result {
             let _ = (&#conn, &#registrar);
             #body
         })

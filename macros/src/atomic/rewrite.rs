@@ -69,8 +69,10 @@ impl<'a> Rewriter<'a> {
                 Stmt::Local(local) => {
                     if let Some(init) = &mut local.init {
                         self.visit_expr_mut(&mut init.expr);
-                        if is_wild(&local.pat) {
-                            self.dropped(&mut init.expr);
+                        match &local.pat {
+                            Pat::Wild(_) => self.dropped(&mut init.expr, true),
+                            pattern if is_wild(pattern) => self.dropped(&mut init.expr, false),
+                            _ => {}
                         }
                         if let Some((_, diverge)) = &mut init.diverge {
                             self.visit_expr_mut(diverge);
@@ -145,7 +147,7 @@ impl<'a> Rewriter<'a> {
             Expr::Macro(call) if has_value(&call.mac.path) => self.settle(expr, is_tail),
             Expr::Assign(assign) if matches!(&*assign.left, Expr::Infer(_)) => {
                 self.visit_expr_mut(&mut assign.right);
-                self.dropped(&mut assign.right);
+                self.dropped(&mut assign.right, true);
             }
             // Loops have their own rule below; nothing else can have a task as its value.
             _ => self.visit_expr_mut(expr),
@@ -162,13 +164,14 @@ impl<'a> Rewriter<'a> {
     }
 
     /// `let _ = f(x);`, which is what the compiler advises where a value should not be dropped.
-    /// Only a function's call: another expression may be a place, from which nothing is moved, or
-    /// of a type that is not known yet.
-    fn dropped(&mut self, expr: &mut Expr) {
+    /// Only a function's call, or a list of some: another expression may be a place, from which
+    /// nothing is moved, or of a type that is not known yet. A list's may be said by the pattern's.
+    fn dropped(&mut self, expr: &mut Expr, lists: bool) {
         match expr {
+            Expr::Paren(inner) => self.dropped(&mut inner.expr, lists),
+            Expr::Group(inner) => self.dropped(&mut inner.expr, lists),
             Expr::Call(_) => self.hand_to("__dropped_statement", &quote!(), expr, false),
-            Expr::Paren(inner) => self.dropped(&mut inner.expr),
-            Expr::Group(inner) => self.dropped(&mut inner.expr),
+            _ if lists && lists_calls(expr) => self.hand_to("__dropped_statement", &quote!(), expr, false),
             _ => {}
         }
     }
@@ -320,6 +323,21 @@ fn is_wild(pattern: &Pat) -> bool {
     match pattern {
         Pat::Wild(_) => true,
         Pat::Type(typed) => is_wild(&typed.pat),
+        _ => false,
+    }
+}
+
+/// `[f(x)]`, `(f(x), 1)` or `vec![f(x)]`, also in one another: nothing but calls and literals, whose
+/// types are known.
+fn lists_calls(expr: &Expr) -> bool {
+    let is_or_lists = |expr: &Expr| matches!(expr, Expr::Call(_) | Expr::Lit(_)) || lists_calls(expr);
+    let are = |elems: &Punctuated<Expr, Token![,]>| !elems.is_empty() && elems.iter().all(is_or_lists);
+    match expr {
+        Expr::Array(list) => are(&list.elems),
+        Expr::Tuple(list) => are(&list.elems),
+        Expr::Macro(call) if has_value(&call.mac.path) => {
+            call.mac.parse_body_with(Punctuated::parse_terminated).is_ok_and(|elems| are(&elems))
+        }
         _ => false,
     }
 }

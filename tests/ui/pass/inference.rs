@@ -46,6 +46,23 @@ fn generic_returns() -> QueryResult<()> {
     })
 }
 
+/// A list behind `let _` is looked through only where its type is known already.
+#[test]
+fn lists_behind_an_underscore() -> QueryResult<()> {
+    let conn = &mut connect();
+    atomic!(conn, -> QueryResult<()>, {
+        let mut numbers = Vec::new();
+        let _ = (of(1), numbers.pop());
+        let _ = [of(None), numbers.first().copied()];
+        let _ = [Ok(1), Err("no")];
+        let _: Vec<Vec<u8>> = vec![made()];
+        let _: (u8, [Option<u8>; 1]) = (made(), [made()]);
+        let _ = (of(1), vec!["x"], [of(2), 3]);
+        numbers.push(5_u8);
+        Ok(())
+    })
+}
+
 #[test]
 fn a_type_that_is_known_only_later() -> QueryResult<()> {
     let conn = &mut connect();
