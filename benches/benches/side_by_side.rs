@@ -2,6 +2,10 @@
 //! machine does meanwhile must hit both. Prints the ratio of the medians.
 //!
 //! `cargo bench -p diesel-deferred-benches --bench side_by_side`; `--test` runs each once.
+//!
+//! `--only by_hand 1 10000` runs nothing but 10,000 transactions by hand of one hook each (`ours` for
+//! those of `atomic!`): under `valgrind --tool=callgrind`, whose counts do not depend on what the
+//! machine does meanwhile.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +25,17 @@ fn add(a: u64, b: u64, c: u64) {
 }
 
 fn main() {
+    let arguments: Vec<_> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--only") {
+        let number = |at: usize| arguments[at].parse().expect("a number");
+        let hooks = u64::from(number(at + 2));
+        let mut transaction: Box<dyn FnMut()> =
+            if arguments[at + 1] == "ours" { Box::new(ours(hooks)) } else { Box::new(by_hand(hooks)) };
+        slice(number(at + 3), &mut transaction);
+        return;
+    }
     let (slices, transactions) =
-        if std::env::args().any(|argument| argument == "--test") { (1, 1) } else { (SLICES, TRANSACTIONS) };
+        if arguments.iter().any(|argument| argument == "--test") { (1, 1) } else { (SLICES, TRANSACTIONS) };
     for hooks in [0, 1, 5, 20] {
         let (mut by_hand, mut ours) = (by_hand(hooks), ours(hooks));
         let (mut theirs, mut mine) = (Vec::new(), Vec::new());

@@ -121,6 +121,7 @@ impl<H, B, C> Queue<H, B, C> {
     }
 
     /// Takes over `hooks`, leaving an empty buffer.
+    #[inline]
     pub(crate) fn append_after_commit(&mut self, hooks: &mut Vec<H>) {
         let commit = &mut self.lists.get_mut().commit;
         if commit.is_empty() {
@@ -148,8 +149,11 @@ impl<H, B, C> Queue<H, B, C> {
     }
 
     /// Takes over `calls` that are to be stored.
+    #[inline]
     pub(crate) fn append_calls(&mut self, calls: &mut Vec<C>) {
-        self.lists.get_mut().calls.append(calls);
+        if !calls.is_empty() {
+            self.lists.get_mut().calls.append(calls);
+        }
     }
 
     /// Whether any call is to be stored.
@@ -208,22 +212,14 @@ impl<H, B, C> Queue<H, B, C> {
         empty
     }
 
-    /// The outermost transaction, the one above `depth`, committed: returns its commit hooks, which
-    /// are to run now.
+    /// The outermost transaction, the one above `depth`, committed: closes it. Returns its commit
+    /// hooks, which are to run now, and its rollback hooks, which have lost their purpose.
     #[inline]
-    pub(crate) fn take_committed(&mut self, depth: usize) -> Vec<H> {
-        let commit = &mut self.lists.get_mut().commit;
-        let start = self.marks.get(depth).map_or(commit.len(), |mark| mark.commit);
-        take_from(commit, start)
-    }
-
-    /// Its rollback hooks have lost their purpose: returns them, and closes it.
-    #[inline]
-    pub(crate) fn close_committed(&mut self, depth: usize) -> Vec<(usize, H)> {
-        let rollback = &mut self.lists.get_mut().rollback;
-        let start = self.marks.get(depth).map_or(rollback.len(), |mark| mark.rollback);
+    pub(crate) fn close_committed(&mut self, depth: usize) -> (Vec<H>, Vec<(usize, H)>) {
+        let Some(&mark) = self.marks.get(depth) else { return (Vec::new(), Vec::new()) };
         self.marks.truncate(depth);
-        take_from(rollback, start)
+        let lists = self.lists.get_mut();
+        (take_from(&mut lists.commit, mark.commit), take_from(&mut lists.rollback, mark.rollback))
     }
 
     /// Gives an emptied buffer back, so that the next transaction need not allocate.
@@ -311,8 +307,7 @@ mod tests {
         queue.after_commit(4);
         queue.release();
         queue.after_commit(5);
-        assert_eq!(queue.take_committed(0), [1, 4, 5]);
-        assert_eq!(queue.close_committed(0), []);
+        assert_eq!(queue.close_committed(0), (vec![1, 4, 5], vec![]));
         assert_eq!(queue.depth(), 0);
     }
 

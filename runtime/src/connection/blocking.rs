@@ -163,9 +163,9 @@ impl<C: Deferrable> DeferredConnection<C> {
         self.keeper.blocks -= 1;
         match outcome {
             Ok(true) => self.commit_transaction(entry, opening.promise()),
-            Ok(false) => now(end_with_rollback(self, entry)),
+            Ok(false) => self.roll_transaction_back(entry),
             Err(panic) => {
-                now(end_with_panic(self, entry));
+                self.unwind_transaction(entry);
                 resume_unwind(panic)
             }
         }
@@ -180,7 +180,7 @@ impl<C: Deferrable> DeferredConnection<C> {
                 let begun = C::TransactionManager::begin_transaction(&mut self.inner);
                 note_begun(self, state, begun)
             }
-            _ => now(begin(self, opening)),
+            _ => self.begin_unusual(opening),
         }
     }
 
@@ -188,15 +188,43 @@ impl<C: Deferrable> DeferredConnection<C> {
     #[inline]
     fn commit_transaction(&mut self, entry: usize, promise: Promise) -> QueryResult<()> {
         let Some(stage) = ready_to_commit(self, entry + 1, promise) else {
-            return now(end_with_commit(self, entry, promise));
+            return self.commit_unusual(entry, promise);
         };
         match C::TransactionManager::commit_transaction(&mut self.inner) {
             Ok(()) => {
                 run_committed_now(self, entry, stage);
                 Ok(())
             }
-            Err(error) => Err(now(end_failed_commit(self, entry, error))),
+            Err(error) => Err(self.fail_to_commit(entry, error)),
         }
+    }
+
+    // The rest is not inlined: the variables of its futures would be the short cut's, too, and all
+    // of them would be on the stack of a block in a hook in a block.
+
+    #[inline(never)]
+    fn begin_unusual(&mut self, opening: Opening<'_>) -> QueryResult<usize> {
+        now(begin(self, opening))
+    }
+
+    #[inline(never)]
+    fn commit_unusual(&mut self, entry: usize, promise: Promise) -> QueryResult<()> {
+        now(end_with_commit(self, entry, promise))
+    }
+
+    #[cold]
+    fn fail_to_commit(&mut self, entry: usize, error: Error) -> Error {
+        now(end_failed_commit(self, entry, error))
+    }
+
+    #[inline(never)]
+    fn roll_transaction_back(&mut self, entry: usize) -> QueryResult<()> {
+        now(end_with_rollback(self, entry))
+    }
+
+    #[cold]
+    fn unwind_transaction(&mut self, entry: usize) {
+        now(end_with_panic(self, entry));
     }
 }
 

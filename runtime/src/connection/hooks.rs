@@ -24,34 +24,38 @@ async fn run_committed<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) {
     }
     let (mut run, spent) = start_committed(conn, depth, stage);
     run.run_all().await;
-    finish_committed(run, spent);
+    finish_committed(&mut run, spent);
 }
 
 /// The same on a connection where nothing waits, without the machinery of futures.
-#[inline]
+#[inline(always)]
 pub(super) fn run_committed_now<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) {
-    if conn.keeper().queue.close_if_empty(depth) {
-        return;
+    if !conn.keeper().queue.close_if_empty(depth) {
+        run_waiting_now(conn, depth, stage);
     }
+}
+
+/// A function of its own, so that a transaction without hooks does not pay for its variables.
+#[inline(never)]
+fn run_waiting_now<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) {
     let (mut run, spent) = start_committed(conn, depth, stage);
     run.up_to_one_that_waits();
-    finish_committed(run, spent);
+    finish_committed(&mut run, spent);
 }
 
 /// Rollback hooks of a transaction that committed: they have lost their purpose.
 type Spent<W> = Vec<(usize, Hook<W>)>;
 
-#[inline]
+// Always inlined, as what ends the run: it moves lists, each of them through memory otherwise.
+#[inline(always)]
 fn start_committed<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) -> (Run<'_, W>, Spent<W>) {
-    let queue = &mut conn.keeper().queue;
-    let hooks = queue.take_committed(depth);
     // Closed before a hook runs, which may open transactions of its own.
-    let spent = queue.close_committed(depth);
+    let (hooks, spent) = conn.keeper().queue.close_committed(depth);
     (Run::new(conn, hooks, HookKind::AfterCommit, stage), spent)
 }
 
-#[inline]
-fn finish_committed<W: Wrapper>(mut run: Run<'_, W>, spent: Spent<W>) {
+#[inline(always)]
+fn finish_committed<W: Wrapper>(run: &mut Run<'_, W>, spent: Spent<W>) {
     let buffer = run.end();
     let keeper = run.conn.keeper();
     keeper.queue.recycle(buffer);
@@ -129,19 +133,25 @@ impl<'c, W: Wrapper> Run<'c, W> {
     }
 
     /// Reports what did not run. Gives the emptied buffer back.
-    #[inline]
+    #[inline(always)]
     fn end(&mut self) -> Vec<Hook<W>> {
-        let mut hooks = std::mem::take(&mut self.hooks);
-        if self.next < hooks.len() {
-            let not_run = hooks.split_off(self.next);
-            let depth = self.conn.depth();
-            let keeper = self.conn.keeper();
-            keeper.lose(&not_run, self.kind, depth, "one before it failed");
-            keeper.bury(not_run, self.kind);
+        if self.next < self.hooks.len() {
+            self.stopped();
         }
+        let mut hooks = std::mem::take(&mut self.hooks);
         // What has run has nothing left to drop.
         hooks.clear();
         hooks
+    }
+
+    /// The last one failed, and was to be the last.
+    #[cold]
+    fn stopped(&mut self) {
+        let not_run = self.hooks.split_off(self.next);
+        let depth = self.conn.depth();
+        let keeper = self.conn.keeper();
+        keeper.lose(&not_run, self.kind, depth, "one before it failed");
+        keeper.bury(not_run, self.kind);
     }
 }
 

@@ -135,15 +135,20 @@ impl<W> Keeper<W> {
 
     fn take_over_staged(&mut self) {
         let queue = &mut self.queue;
-        if queue.depth() > 0 {
-            self.staging.take(|staged, calls| {
-                queue.append_after_commit(staged);
-                queue.append_calls(calls);
-            });
+        if queue.depth() == 0 {
+            self.tell_of_strays();
             return;
         }
-        // Their block registered them after its transaction was ended by hand. They belong to
-        // nothing that can be committed, and must not wait for the next transaction.
+        self.staging.take(|staged, calls| {
+            queue.append_after_commit(staged);
+            queue.append_calls(calls);
+        });
+    }
+
+    /// Their block registered them after its transaction was ended by hand. They belong to nothing
+    /// that can be committed, and must not wait for the next transaction.
+    #[cold]
+    fn tell_of_strays(&mut self) {
         let (strays, calls) = self.staging.take(|staged, calls| (std::mem::take(staged), std::mem::take(calls)));
         let why = "its transaction had ended before it was called";
         self.lose_calls(&calls, 0, why);

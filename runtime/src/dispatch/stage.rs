@@ -53,7 +53,7 @@ impl Route {
                 return Err(needs.cannot_run(Missing::State(state.name())));
             }
         }
-        Ok(Stage(hold))
+        Ok(Stage(hold.map(Box::new)))
     }
 
     /// Finds what the tasks take, where nothing can be refused any more: a task that lacks
@@ -63,7 +63,7 @@ impl Route {
         if let Some(hold) = &mut hold {
             hold.runtime = hold.runtime.take().filter(is_alive);
         }
-        Stage(hold)
+        Stage(hold.map(Box::new))
     }
 
     /// Tells the dispatcher of a hook that failed on the committing thread.
@@ -72,9 +72,10 @@ impl Route {
     }
 }
 
-/// The dispatcher of one transaction's tasks, which waits for them.
+/// The dispatcher of one transaction's tasks, which waits for them. Boxed, because most
+/// transactions have none, and move this several times.
 #[derive(Debug)]
-pub struct Stage(Option<Hold>);
+pub struct Stage(Option<Box<Hold>>);
 
 #[derive(Debug)]
 struct Hold {
@@ -118,7 +119,7 @@ impl Stage {
         T: Task + Send + 'static,
         L: Launch<T>,
     {
-        let Some(Hold { dispatcher, runtime: Some(runtime), .. }) = &self.0 else {
+        let Some(Hold { dispatcher, runtime: Some(runtime), .. }) = self.0.as_deref() else {
             return Err(
                 "it could not be run any more: its dispatcher was shut down, or there is no tokio runtime".into()
             );
