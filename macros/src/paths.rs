@@ -3,30 +3,49 @@
 //!
 //! Must not know: what is expanded.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Punct, Spacing, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::Path;
 
-/// The hidden module of the runtime that has this version: macros and runtime of two versions don't
-/// mix.
-pub(crate) fn private(root: Option<&Path>) -> TokenStream {
-    match root {
+/// The path of the hidden module of the runtime that has this version: macros and runtime of two
+/// versions don't mix.
+///
+/// Not a `TokenStream`: the compiler is asked for each that becomes a part of another one, and this
+/// is a part of most.
+#[derive(Clone)]
+pub(crate) struct Private(Vec<TokenTree>);
+
+pub(crate) fn private(root: Option<&Path>) -> Private {
+    let path = match root {
         Some(root) => quote!(#root::__private_0_1_0),
         None => quote!(::diesel_deferred::__private_0_1_0),
+    };
+    Private(path.into_iter().collect())
+}
+
+impl Private {
+    /// What the module has under this name.
+    pub(crate) fn item(&self, name: &str, span: Span) -> impl Iterator<Item = TokenTree> {
+        let colons = [Punct::new(':', Spacing::Joint), Punct::new(':', Spacing::Alone)];
+        let colons = colons.map(|mut colon| {
+            colon.set_span(span);
+            TokenTree::Punct(colon)
+        });
+        self.0.iter().cloned().chain(colons).chain([TokenTree::Ident(Ident::new(name, span))])
     }
 }
 
-/// The same tokens at another place in the source: names mean what they meant, messages point
-/// there.
-pub(crate) fn located_at(tokens: &TokenStream, span: Span) -> TokenStream {
-    tokens
-        .clone()
-        .into_iter()
-        .map(|mut token| {
-            token.set_span(span);
-            token
-        })
-        .collect()
+impl ToTokens for Private {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        tokens.extend(self.0.iter().cloned());
+    }
+}
+
+/// The same path at another place in the source: names mean what they meant, messages point there.
+pub(crate) fn located_at(path: &Private, span: Span) -> Private {
+    let mut path = path.clone();
+    path.0.iter_mut().for_each(|token| token.set_span(span));
+    path
 }
 
 /// Collects errors: several mistakes, several messages, one compile.
@@ -73,11 +92,16 @@ pub(crate) fn rendered(tokens: &impl ToTokens) -> String {
 
 #[cfg(test)]
 mod tests {
+    use quote::ToTokens;
+
     use super::private;
 
     #[test]
     fn the_hidden_module_carries_the_version() {
         let module = format!("__private_{}", env!("CARGO_PKG_VERSION").replace('.', "_"));
-        assert!(private(None).to_string().ends_with(&module), "rename it here and in the runtime's lib.rs: {module}");
+        assert!(
+            private(None).to_token_stream().to_string().ends_with(&module),
+            "rename it here and in the runtime's lib.rs: {module}"
+        );
     }
 }

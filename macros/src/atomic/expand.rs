@@ -11,7 +11,7 @@ use syn::{Block, Expr, Ident, Stmt};
 use super::parse::{Asyncness, AtomicDef, Opt, OptKind};
 use super::reborrow::reborrow;
 use super::rewrite::Rewriter;
-use crate::paths::private;
+use crate::paths::{Private, private};
 
 pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
     let private = private(atomic.root.as_ref());
@@ -59,10 +59,15 @@ pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
 }
 
 /// The rewritten block, as an expression.
-fn body(atomic: &mut AtomicDef, registrar: &Ident, private: &TokenStream) -> TokenStream {
+fn body(atomic: &mut AtomicDef, registrar: &Ident, private: &Private) -> TokenStream {
     let body = &mut atomic.body;
     reborrow(body, &atomic.conn);
     let mut rewriter = Rewriter::new(private, registrar);
+    for chain in &atomic.chains {
+        if let Some(Stmt::Expr(expr, _)) = body.stmts.get_mut(chain.at) {
+            rewriter.chain(chain, expr);
+        }
+    }
     rewriter.block(body, false);
     let end = end_without_value(body);
     // The braces are ours from here on: a lint on a block that could do without them is not about
@@ -112,7 +117,7 @@ fn run_attempts(
     asyncness: &Asyncness,
     registrar: &Ident,
     body: &TokenStream,
-    private: &TokenStream,
+    private: &Private,
 ) -> TokenStream {
     let (conn, builder) = (&atomic.conn, builder(Span::mixed_site()));
     // Before the block: an async block has no place for a type.
@@ -190,7 +195,7 @@ fn end_without_value(body: &Block) -> Option<Span> {
 
 /// A body without a value: a mistake, unless it diverges. `ref`, because only then does the
 /// compiler keep the type `!` apart from one that is not known yet.
-fn ended(body: &TokenStream, span: Span, private: &TokenStream) -> TokenStream {
+fn ended(body: &TokenStream, span: Span, private: &Private) -> TokenStream {
     let value = Ident::new("value", Span::mixed_site());
     let end = Ident::new("end", Span::mixed_site().located_at(span));
     quote! {
@@ -202,7 +207,7 @@ fn ended(body: &TokenStream, span: Span, private: &TokenStream) -> TokenStream {
 }
 
 /// A statement with the span of the option that the user wrote.
-fn option(option: &Opt, private: &TokenStream) -> TokenStream {
+fn option(option: &Opt, private: &Private) -> TokenStream {
     // One kind of span for all of it: of two, the compiler would take what they have in common, the
     // whole `atomic!`.
     let span = Span::mixed_site().located_at(option.key.span());

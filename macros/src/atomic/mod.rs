@@ -5,10 +5,12 @@
 
 mod check;
 mod expand;
+mod macros;
 mod options;
 mod parse;
 mod reborrow;
 mod rewrite;
+mod simple;
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -36,4 +38,112 @@ pub(crate) fn atomic(input: TokenStream) -> TokenStream {
 fn stub(errors: Errors) -> TokenStream {
     let errors = errors.into_tokens();
     quote!({ #errors })
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::parse::{ParseStream, Parser};
+
+    use super::{expand, parse};
+    use crate::paths::Errors;
+
+    /// What becomes of a block with this statement in it, and whether it was taken apart.
+    fn expanded(statement: &str, is_async: bool) -> (String, bool) {
+        let asyncness = if is_async { "async" } else { "" };
+        let block = |apart: bool| {
+            let input = format!("conn, {asyncness} {{ {statement} Ok(()) }}");
+            let parser = |input: ParseStream<'_>| parse::AtomicDef::parse(input, &mut Errors::default());
+            let mut atomic = parser.parse_str(&input).expect("a block");
+            let is_apart = !matches!(
+                (&atomic.chains[..], &atomic.body.stmts[0]),
+                ([_], _) | ([], syn::Stmt::Expr(syn::Expr::Verbatim(_), None))
+            );
+            if apart {
+                let body: syn::Block = syn::parse_str(&format!("{{ {statement} Ok(()) }}")).expect("a block");
+                (atomic.body, atomic.chains) = (body, Vec::new());
+            }
+            (expand::expand(atomic).to_string(), is_apart)
+        };
+        let ((fast, is_apart), (slow, _)) = (block(false), block(true));
+        // Printed with other spaces between punctuation.
+        assert_eq!(fast.replace(' ', ""), slow.replace(' ', ""), "{statement}");
+        (fast, is_apart)
+    }
+
+    #[test]
+    fn a_statement_that_is_not_taken_apart_becomes_what_it_would_otherwise() {
+        for statement in [
+            "send(1, &name);",
+            "name;",
+            "self.send(name).0.field[1 + 2]?;",
+            "crate::tasks::send::<Vec<&'static str>, { 3 }>(1)?;",
+            "a::<B>::c(d)(e)?.f::<G<H>>();",
+            "users::table.find(id).execute(conn)?;",
+            "r#match(x);",
+            "send(format!(\"{x}\"), !flag, a - b);",
+            "let x = 1;",
+            "let mut total: Vec<(i64, &str)> = load(conn)?;",
+            "let name: String = format!(\"{conn}\");",
+            "println!(\"{}\", call(x));",
+        ] {
+            let (_, is_apart) = expanded(statement, false);
+            assert_eq!(is_apart, statement.contains('{') && statement.contains("<Vec<&'"), "{statement}");
+        }
+        let (_, is_apart) = expanded("send(id).await?;", true);
+        assert!(!is_apart);
+    }
+
+    #[test]
+    fn a_statement_out_of_the_ordinary_is_taken_apart() {
+        for statement in [
+            "execute(&mut conn)?;",
+            "let conn = other;",
+            "let (conn, x) = both;",
+            "let _ = send(1);",
+            "let _: Call = send(1);",
+            "let Some(x) = y else { return Ok(()) };",
+            "ids.iter().for_each(|id| send(id));",
+            "spawn(async { send(1); });",
+            "let x = { send(1); 2 };",
+            "own!(send(1));",
+            "send(own!(x));",
+            "vec![send(1)];",
+            "dbg!(send(1));",
+            "#[allow(unused)] send(1);",
+            "send(#[allow(unused)] 1);",
+            "a = b;",
+            "return (Ok(()));",
+            "return;",
+            "break;",
+            "if x { send(1) }",
+            "match x { _ => send(1) }",
+            "(send(1));",
+            "&send(1);",
+            "*send(1);",
+            "Task { id };",
+            "a..b;",
+            "a + b;",
+            "println! { \"a\" }",
+            "fn f() {}",
+            "use a::b;",
+            ";",
+        ] {
+            let (_, is_apart) = expanded(statement, false);
+            assert!(is_apart, "{statement}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_a_statement_are_syns_as_before() {
+        for statement in
+            ["send(1) send(2);", "send(1) let x = 2;", "println!(\"a\") println!(\"b\");", "let x = 1", "f().;"]
+        {
+            let input = format!("conn, {{ {statement} }}");
+            let parser = |input: ParseStream<'_>| parse::AtomicDef::parse(input, &mut Errors::default());
+            let block = syn::parse_str::<syn::Block>(&format!("{{ {statement} }}"));
+            let ours = parser.parse_str(&input).err().map(|error| error.to_string());
+            assert_eq!(ours, block.err().map(|error| error.to_string()), "{statement}");
+            assert!(ours.is_some(), "{statement}");
+        }
+    }
 }

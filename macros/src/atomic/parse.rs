@@ -10,6 +10,7 @@ use syn::spanned::Spanned;
 use syn::{Block, Expr, Ident, Path, Token, Type, token};
 
 use super::options::{LEVELS, Row, Takes, expected};
+use super::simple::{self, Chain};
 use crate::paths::{Errors, rendered};
 
 /// One `atomic!`.
@@ -25,6 +26,8 @@ pub(super) struct AtomicDef {
     /// Of a block that is a future.
     pub(super) asyncness: Option<Asyncness>,
     pub(super) body: Block,
+    /// Those of its statements that were not taken apart, but for `let`s and macros of std's.
+    pub(super) chains: Vec<Chain>,
 }
 
 /// `async` or `async move`.
@@ -94,13 +97,13 @@ impl AtomicDef {
                 option(input, &mut options, &mut root, errors)?;
             }
         }
-        let body: Block = input.parse()?;
+        let (body, chains) = simple::block(input, &conn, asyncness.is_some())?;
         let _: Option<Token![,]> = input.parse()?;
         if !input.is_empty() {
             return Err(syn::Error::new(input.span(), "the block comes last; write options before it"));
         }
         contradictions(&options, errors);
-        Ok(Self { conn, target, options, root, result, asyncness, body })
+        Ok(Self { conn, target, options, root, result, asyncness, body, chains })
     }
 }
 

@@ -9,8 +9,8 @@
 //!
 //! Must not know: which expressions are tasks. That is decided by type.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote, quote_spanned};
+use proc_macro2::{Delimiter, Group, Punct, Spacing, Span, TokenStream, TokenTree};
+use quote::ToTokens;
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::visit_mut::{self, VisitMut};
@@ -18,9 +18,13 @@ use syn::{
     Attribute, Block, Expr, ExprBlock, ExprLoop, ExprMacro, Ident, Macro, Pat, Stmt, StmtMacro, Token, parse_quote,
 };
 
+use super::macros::{has_value, is_known};
+use super::simple::Chain;
+use crate::paths::Private;
+
 /// Rewrites the body of one `atomic!`.
 pub(super) struct Rewriter<'a> {
-    private: &'a TokenStream,
+    private: &'a Private,
     registrar: &'a Ident,
     reach: Reach,
     /// Whether the closure or async block around has its value dropped, and with it what is
@@ -39,7 +43,7 @@ enum Reach {
 }
 
 impl<'a> Rewriter<'a> {
-    pub(super) fn new(private: &'a TokenStream, registrar: &'a Ident) -> Self {
+    pub(super) fn new(private: &'a Private, registrar: &'a Ident) -> Self {
         Self { private, registrar, reach: Reach::Block, returns_dropped: false, calls_in_macros: false }
     }
 
@@ -154,13 +158,18 @@ impl<'a> Rewriter<'a> {
         }
     }
 
+    /// A statement of the block that was not taken apart.
+    pub(super) fn chain(&self, chain: &Chain, expr: &mut Expr) {
+        let written = std::mem::replace(expr, Expr::Verbatim(TokenStream::new())).into_token_stream();
+        let handed = self.hand_to(SETTLE, true, written, (chain.first, chain.last), false);
+        *expr = Expr::Verbatim(handed.into_iter().collect());
+    }
+
     fn settle(&mut self, expr: &mut Expr, is_tail: bool) {
-        let registrar = self.registrar;
-        let (method, arguments) = match self.reach {
-            Reach::Block => ("__settle_statement", quote!(, #registrar)),
-            Reach::Closure => ("__stray_statement", quote!()),
-        };
-        self.hand_to(method, &arguments, expr, is_tail);
+        match self.reach {
+            Reach::Block => self.hand(SETTLE, true, expr, is_tail),
+            Reach::Closure => self.hand("__stray_statement", false, expr, is_tail),
+        }
     }
 
     /// `let _ = f(x);`, which is what the compiler advises where a value should not be dropped.
@@ -170,50 +179,115 @@ impl<'a> Rewriter<'a> {
         match expr {
             Expr::Paren(inner) => self.dropped(&mut inner.expr, lists),
             Expr::Group(inner) => self.dropped(&mut inner.expr, lists),
-            Expr::Call(_) => self.hand_to("__dropped_statement", &quote!(), expr, false),
-            _ if lists && lists_calls(expr) => self.hand_to("__dropped_statement", &quote!(), expr, false),
+            Expr::Call(_) => self.hand("__dropped_statement", false, expr, false),
+            _ if lists && lists_calls(expr) => self.hand("__dropped_statement", false, expr, false),
             _ => {}
         }
     }
 
-    /// Hands the expression's value to one of the runtime's methods for it.
-    fn hand_to(&self, method: &str, arguments: &TokenStream, expr: &mut Expr, is_tail: bool) {
+    fn hand(&self, method: &str, with_registrar: bool, expr: &mut Expr, is_tail: bool) {
         let attrs = take_attributes(expr);
         let written = expr.to_token_stream();
-        let (first, last) = ends(&written);
-        let private = self.private;
-        let value = Ident::new("value", Span::mixed_site().located_at(last));
+        let ends = ends(&written);
+        let handed = self.hand_to(method, with_registrar, written, ends, is_tail);
+        let mut tokens = TokenStream::new();
+        attrs.iter().for_each(|attribute| attribute.to_tokens(&mut tokens));
+        tokens.extend(handed);
+        *expr = Expr::Verbatim(tokens);
+    }
+
+    /// Hands the expression's value to one of the runtime's methods for it.
+    ///
+    /// Token by token and not with `quote!`: this is most of what is written for a block.
+    fn hand_to(
+        &self,
+        method: &str,
+        with_registrar: bool,
+        written: TokenStream,
+        (first, last): (Span, Span),
+        is_tail: bool,
+    ) -> [TokenTree; 3] {
+        // The user's own spans, as far as the compiler asks for them: a warning about the
+        // statement's value points there.
+        let name = Ident::new("value", Span::mixed_site().located_at(last));
+        let value = || TokenTree::Ident(name.clone());
         // On the first token: what the compiler underlines when it has something to say about the
         // statement's type.
         let at = Span::mixed_site().located_at(first);
+        let at_value = name.span();
         let method = Ident::new(method, at);
-        let settle = |value: TokenStream| quote_spanned!(at=> #method(#value #arguments));
-        let (taken, never_taken) = (settle(quote!(#value)), settle(quote!(#private::unreachable(#value))));
+        // `Statement::of(of).method(taken, registrar)`
+        let settle = |of: Vec<TokenTree>, taken: Vec<TokenTree>, arm: &mut Vec<TokenTree>| {
+            arm.extend(self.private.item("Statement", at_value));
+            arm.extend(colons(at_value));
+            arm.extend([ident("of", at_value), parenthesised(of, at_value), punct('.', at_value)]);
+            let mut arguments = taken;
+            if with_registrar {
+                arguments.extend([punct(',', at), TokenTree::Ident(self.registrar.clone())]);
+            }
+            arm.extend([TokenTree::Ident(method.clone()), parenthesised(arguments, at), punct(',', at_value)]);
+        };
+        // Not reachable where the user's expression diverges, which is no news to the user.
+        let allow = || {
+            let lint = parenthesised(vec![ident("unreachable_code", at_value)], at_value);
+            [punct('#', at_value), group(Delimiter::Bracket, [ident("allow", at_value), lint], at_value)]
+        };
+        let mut arms = Vec::with_capacity(48);
         // A diverging tail has to fit the other branches. It does if the compiler keeps its type,
         // and does not look for one that fits the arm below; it keeps the type where a pattern has
         // a `ref` in it.
-        let keeping_type = is_tail.then(|| {
-            quote_spanned! {value.span()=>
-                #[allow(unreachable_code)]
-                ref #value if false => #private::Statement::of(#value).#never_taken,
-            }
-        });
-        // Not reachable where the user's expression diverges, which is no news to the user.
-        let arms = quote_spanned! {value.span()=>
-            #keeping_type
-            #[allow(unreachable_code)]
-            #value => #private::Statement::of(&#value).#taken,
-        };
-        // The user's own spans, as far as the compiler asks for them: a warning about the
-        // statement's value points there.
-        let mut arms = proc_macro2::Group::new(proc_macro2::Delimiter::Brace, arms);
-        arms.set_span(last);
-        let keyword = Ident::new("match", first);
+        if is_tail {
+            arms.extend(allow());
+            arms.extend([ident("ref", at_value), value(), ident("if", at_value), ident("false", at_value)]);
+            arms.extend(arrow(at_value));
+            let never: Vec<_> =
+                self.private.item("unreachable", at).chain([parenthesised(vec![value()], at)]).collect();
+            settle(vec![value()], never, &mut arms);
+        }
+        arms.extend(allow());
+        arms.push(value());
+        arms.extend(arrow(at_value));
+        settle(vec![punct('&', at_value), value()], vec![value()], &mut arms);
         // In parentheses because a struct literal cannot stand in a scrutinee.
-        let mut scrutinee = proc_macro2::Group::new(proc_macro2::Delimiter::Parenthesis, written);
-        scrutinee.set_span(Span::mixed_site().located_at(first));
-        *expr = Expr::Verbatim(quote!(#(#attrs)* #keyword #scrutinee #arms));
+        let mut scrutinee = Group::new(Delimiter::Parenthesis, written);
+        scrutinee.set_span(at);
+        [ident("match", first), TokenTree::Group(scrutinee), group(Delimiter::Brace, arms, last)]
     }
+}
+
+/// What registers the tasks in a statement's value.
+const SETTLE: &str = "__settle_statement";
+
+fn ident(name: &str, at: Span) -> TokenTree {
+    TokenTree::Ident(Ident::new(name, at))
+}
+
+fn punct(character: char, at: Span) -> TokenTree {
+    spaced(character, Spacing::Alone, at)
+}
+
+fn colons(at: Span) -> [TokenTree; 2] {
+    [spaced(':', Spacing::Joint, at), punct(':', at)]
+}
+
+fn arrow(at: Span) -> [TokenTree; 2] {
+    [spaced('=', Spacing::Joint, at), punct('>', at)]
+}
+
+fn spaced(character: char, spacing: Spacing, at: Span) -> TokenTree {
+    let mut punct = Punct::new(character, spacing);
+    punct.set_span(at);
+    TokenTree::Punct(punct)
+}
+
+fn group(delimiter: Delimiter, tokens: impl IntoIterator<Item = TokenTree>, at: Span) -> TokenTree {
+    let mut group = Group::new(delimiter, tokens.into_iter().collect());
+    group.set_span(at);
+    TokenTree::Group(group)
+}
+
+fn parenthesised(tokens: Vec<TokenTree>, at: Span) -> TokenTree {
+    group(Delimiter::Parenthesis, tokens, at)
 }
 
 /// Expressions whose value is used: only the statements of blocks inside them are rewritten.
@@ -353,53 +427,6 @@ fn leaves_with_error(expr: &Expr) -> bool {
         }
         _ => false,
     }
-}
-
-/// Macros of std's, of `tracing` and of `log` that use the value of every expression in them, so
-/// that no call can be dropped; and `atomic!`, which takes care of its own block.
-const KNOWN_MACROS: &[&str] = &[
-    "assert",
-    "assert_eq",
-    "assert_ne",
-    "atomic",
-    "concat",
-    "dbg",
-    "debug",
-    "debug_assert",
-    "debug_assert_eq",
-    "debug_assert_ne",
-    "env",
-    "eprint",
-    "eprintln",
-    "error",
-    "event",
-    "format",
-    "format_args",
-    "include_str",
-    "info",
-    "log",
-    "matches",
-    "panic",
-    "print",
-    "println",
-    "stringify",
-    "todo",
-    "trace",
-    "unimplemented",
-    "unreachable",
-    "vec",
-    "warn",
-    "write",
-    "writeln",
-];
-
-/// Macros of which it is known that they have a value, which may be a task or hold some.
-fn has_value(path: &syn::Path) -> bool {
-    path.segments.last().is_some_and(|segment| ["vec", "dbg"].iter().any(|known| segment.ident == known))
-}
-
-fn is_known(path: &syn::Path) -> bool {
-    path.segments.last().is_some_and(|segment| KNOWN_MACROS.iter().any(|known| segment.ident == known))
 }
 
 /// Whether something may be called in these tokens: the macro may write the parentheses, so that a

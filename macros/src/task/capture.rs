@@ -8,7 +8,7 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use super::parse::{Arg, Capture, TaskDef};
-use crate::paths::located_at;
+use crate::paths::{Private, located_at};
 
 /// An argument's field. Where its type cannot be captured each use of the field is a mistake, and
 /// all of them are on the type: the compiler shows one of several messages that are the same.
@@ -39,7 +39,7 @@ pub(super) fn captured_type(arg: &Arg) -> TokenStream {
 }
 
 /// `Required::cloned::<T>()` or `States::shared::<T>(states)`, at the user's type.
-pub(super) fn state_call(on: &str, state: &Arg, argument: &TokenStream, private: &TokenStream) -> TokenStream {
+pub(super) fn state_call(on: &str, state: &Arg, argument: &TokenStream, private: &Private) -> TokenStream {
     let (how, ty) = match state.capture() {
         Capture::Owned(ty) => ("cloned", ty),
         Capture::Copied(ty) => ("shared", ty),

@@ -13,14 +13,14 @@ use super::hand_over::{Body, doubtful_copy, impossible_copy, is_known_to_be_send
 use super::options::OfDurable;
 use super::parse::{Arg, Capture, Start, TaskDef};
 use super::values::{Attempts, Time, Unique};
-use crate::paths::{located_at, rendered};
+use crate::paths::{Private, located_at, rendered};
 
 /// Whether the runtime has what a durable task expands to. What it is can be read here without.
 pub(super) const IS_THERE: bool = cfg!(any(feature = "durable", test));
 
 /// `Task::hand_over`. It needs no proof that the call can go to another thread: what goes there is
 /// its row.
-pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
+pub(super) fn hand_over(task: &TaskDef, private: &Private) -> TokenStream {
     let impossible = impossible_copy(task);
     quote! {
         fn hand_over<__Receiver: #private::Receiver>(self, receiver: __Receiver) -> __Receiver::Output {
@@ -32,7 +32,7 @@ pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
 
 /// The field with what is said of a call when it is captured. It stands before the arguments, which
 /// the key names and which move.
-pub(super) fn call_options(task: &TaskDef, private: &TokenStream) -> TokenStream {
+pub(super) fn call_options(task: &TaskDef, private: &Private) -> TokenStream {
     match &task.options.of_durable.key {
         Some(key) => quote!(__options: #private::CallOptions::keyed(::std::format!(#key)),),
         None => quote!(__options: #private::CallOptions::new(),),
@@ -40,7 +40,7 @@ pub(super) fn call_options(task: &TaskDef, private: &TokenStream) -> TokenStream
 }
 
 /// How it is stored and run, and the entry in the list.
-pub(super) fn expand(task: &TaskDef, private: &TokenStream) -> TokenStream {
+pub(super) fn expand(task: &TaskDef, private: &Private) -> TokenStream {
     let name = &task.function.sig.ident;
     let defaults = defaults(&task.options.of_durable, private);
     let wrappers = task.args().filter_map(|arg| wrapper(arg, private));
@@ -64,7 +64,7 @@ pub(super) fn expand(task: &TaskDef, private: &TokenStream) -> TokenStream {
 
 /// `Durable::stored`: a proof that all arguments can be stored and given to a worker's thread, as
 /// in `hand_over`; and at its end, where that is known, how it is done.
-fn stored(task: &TaskDef, private: &TokenStream) -> TokenStream {
+fn stored(task: &TaskDef, private: &Private) -> TokenStream {
     let name = &task.function.sig.ident;
     // What is copied out of a reference is not taken for granted: it may not be possible, and a
     // bound says nothing then.
@@ -98,7 +98,7 @@ fn stored(task: &TaskDef, private: &TokenStream) -> TokenStream {
 }
 
 /// How a call is written, read and run.
-fn how(task: &TaskDef, private: &TokenStream) -> TokenStream {
+fn how(task: &TaskDef, private: &Private) -> TokenStream {
     let name = &task.function.sig.ident;
     let at = doubtful_copy(task).map_or_else(Span::call_site, captured_span);
     let (call, payload) = (local("call", at, task), local("payload", at, task));
@@ -133,7 +133,7 @@ fn how(task: &TaskDef, private: &TokenStream) -> TokenStream {
 }
 
 /// `Durable::DEFAULTS`: what the attribute says, and no more.
-fn defaults(options: &OfDurable, private: &TokenStream) -> TokenStream {
+fn defaults(options: &OfDurable, private: &Private) -> TokenStream {
     let OfDurable { queue, priority, max_attempts, timeout, backoff, unique, keys: _, key: _ } = options;
     let duration = |time: &Time| {
         let milliseconds = time.milliseconds;
@@ -170,7 +170,7 @@ fn is_wrapped(arg: &Arg) -> bool {
 }
 
 /// The struct that has an argument's `#[serde(…)]` attributes, where there are any.
-fn wrapper(arg: &Arg, private: &TokenStream) -> Option<TokenStream> {
+fn wrapper(arg: &Arg, private: &Private) -> Option<TokenStream> {
     if !is_wrapped(arg) {
         return None;
     }
@@ -192,7 +192,7 @@ fn wrapper_name(arg: &Arg) -> Ident {
 }
 
 /// Writes an argument.
-fn encoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
+fn encoded(arg: &Arg, task: &TaskDef, private: &Private) -> TokenStream {
     let at = captured_span(arg);
     let (private, call, payload) = (located_at(private, at), local("call", at, task), local("payload", at, task));
     let (field, stored_name) = (field(arg), arg.name.unraw().to_string());
@@ -206,7 +206,7 @@ fn encoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
 }
 
 /// Reads an argument.
-fn decoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
+fn decoded(arg: &Arg, task: &TaskDef, private: &Private) -> TokenStream {
     let at = captured_span(arg);
     let (private, payload) = (located_at(private, at), local("payload", at, task));
     let (field, stored_name) = (field(arg), arg.name.unraw().to_string());
@@ -222,7 +222,7 @@ fn decoded(arg: &Arg, task: &TaskDef, private: &TokenStream) -> TokenStream {
 }
 
 /// What a worker runs: see [`Body`].
-fn start(task: &TaskDef, private: &TokenStream) -> TokenStream {
+fn start(task: &TaskDef, private: &Private) -> TokenStream {
     let name = &task.function.sig.ident;
     // A future that is not `Send` is the mistake of the `async fn`, which is what the compiler
     // underlines.
@@ -244,7 +244,7 @@ fn start(task: &TaskDef, private: &TokenStream) -> TokenStream {
 }
 
 /// What users call on a captured call, besides `run`. Those of a stub store nothing.
-pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &TokenStream) -> TokenStream {
+pub(super) fn methods(task: &TaskDef, this: &Ident, is_stub: bool, private: &Private) -> TokenStream {
     let vis = &task.function.vis;
     let id = if IS_THERE { quote!(#private::TaskId) } else { quote!(()) };
     let (conn, store) = match is_stub {

@@ -13,7 +13,7 @@ use super::capture::{captured_span, captured_type, field, local, state_call};
 use super::durable;
 use super::hand_over::{doubtful_copy, hand_over};
 use super::parse::{Arg, Capture, Start, TaskDef, unwrap_groups, without_our_attributes};
-use crate::paths::{located_at, private};
+use crate::paths::{Private, located_at, private};
 
 /// The struct, and all that comes with it.
 pub(super) struct Expansion {
@@ -245,7 +245,7 @@ pub(super) fn methods(
     this: &Ident,
     run: &TokenStream,
     is_stub: bool,
-    private: &TokenStream,
+    private: &Private,
 ) -> TokenStream {
     let vis = &task.function.vis;
     let forget = quote! {
@@ -325,13 +325,7 @@ pub(super) fn methods(
 
 /// `.run(…)`: the user's function as an inner one, called with what was captured and with the
 /// states. The only place that has the body.
-fn run(
-    task: &TaskDef,
-    this: &Ident,
-    output: &TokenStream,
-    on_body: &[TokenStream],
-    private: &TokenStream,
-) -> TokenStream {
+fn run(task: &TaskDef, this: &Ident, output: &TokenStream, on_body: &[TokenStream], private: &Private) -> TokenStream {
     let mut signature = without_our_attributes(&task.function.sig);
     // Not the user's name: in the body that must mean the function that captures.
     signature.ident = Ident::new("__deferred_body", Span::mixed_site().located_at(signature.ident.span()));
@@ -381,7 +375,7 @@ fn used(arg: &Arg, task: &TaskDef) -> Option<Ident> {
 }
 
 /// `Task::STATES`, where there are any. A type that cannot be a state is underlined.
-fn states(task: &TaskDef, private: &TokenStream) -> TokenStream {
+fn states(task: &TaskDef, private: &Private) -> TokenStream {
     let required: Vec<_> =
         task.states().map(|state| state_call("Required", state, &TokenStream::new(), private)).collect();
     if required.is_empty() {

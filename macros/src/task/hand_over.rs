@@ -14,7 +14,7 @@ use syn::{Generics, Type};
 
 use super::capture::{captured_span, local, state_call};
 use super::parse::{Arg, Capture, Start, TaskDef, unwrap_groups};
-use crate::paths::located_at;
+use crate::paths::{Private, located_at};
 
 /// What one of the inner functions takes for granted.
 struct Step {
@@ -22,7 +22,7 @@ struct Step {
     predicate: TokenStream,
 }
 
-pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
+pub(super) fn hand_over(task: &TaskDef, private: &Private) -> TokenStream {
     let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
     let (_, ty_generics, where_clause) = generics.split_for_impl();
     let parameters = generics.params.iter();
@@ -63,7 +63,7 @@ pub(super) fn hand_over(task: &TaskDef, private: &TokenStream) -> TokenStream {
     }
 }
 
-fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
+fn steps(task: &TaskDef, private: &Private) -> Vec<Step> {
     let generics = &task.function.sig.generics;
     let proof = |ty: &dyn ToTokens, bound: TokenStream, span: Span| {
         (span, quote!(<#ty as #private::Argument<__Receiver>>::Type: #bound))
@@ -98,7 +98,7 @@ fn steps(task: &TaskDef, private: &TokenStream) -> Vec<Step> {
 }
 
 /// The end of the proof.
-fn receive(task: &TaskDef, private: &TokenStream) -> TokenStream {
+fn receive(task: &TaskDef, private: &Private) -> TokenStream {
     let at = doubtful_copy(task).map_or_else(Span::call_site, captured_span);
     let private = located_at(private, at);
     let (call, receiver) = (local("call", at, task), local("receiver", at, task));
@@ -127,7 +127,7 @@ pub(super) fn impossible_copy(task: &TaskDef) -> TokenStream {
 }
 
 /// How the call is run: see [`Body`].
-fn start(task: &TaskDef, at: Span, private: &TokenStream) -> TokenStream {
+fn start(task: &TaskDef, at: Span, private: &Private) -> TokenStream {
     let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
     let (_, ty_generics, _) = generics.split_for_impl();
     let Body { call, states, fetched, run } = Body::new(task, at, private);
@@ -158,7 +158,7 @@ pub(super) struct Body {
 }
 
 impl Body {
-    pub(super) fn new(task: &TaskDef, at: Span, private: &TokenStream) -> Self {
+    pub(super) fn new(task: &TaskDef, at: Span, private: &Private) -> Self {
         let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
         let (_, ty_generics, _) = generics.split_for_impl();
         let at = Span::mixed_site().located_at(at);
