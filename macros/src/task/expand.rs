@@ -175,7 +175,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         #use_is_silent
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                #private::fmt_call(f, <Self as #private::Task>::NAME, &|f| #private::Task::write_arguments(self, f))
+                #private::fmt_call(f, <Self as #private::Task>::NAME, &#private::Arguments(self))
             }
         }
 

@@ -2,11 +2,16 @@
 //!
 //! Must not know: what a task may look like beyond that (`check`), or what it becomes (`expand`).
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Delimiter, Span, TokenStream};
 use quote::ToTokens;
+use syn::parse::discouraged::Speculative;
+use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
 use syn::visit::Visit;
-use syn::{Attribute, FnArg, Ident, Item, ItemFn, Lifetime, Pat, PatIdent, Receiver, Signature, Token, Type};
+use syn::{
+    Attribute, Block, Expr, FnArg, Ident, Item, ItemFn, Lifetime, Pat, PatIdent, Receiver, Signature, Stmt, Token,
+    Type, braced,
+};
 
 use super::options::Options;
 use crate::paths::Errors;
@@ -81,7 +86,8 @@ pub(super) fn is_static(lifetime: &Lifetime) -> bool {
 
 /// The function under the attribute.
 pub(super) fn function(item: TokenStream) -> syn::Result<ItemFn> {
-    syn::parse2::<ItemFn>(item.clone()).map_err(|not_a_function| match syn::parse2::<Item>(item.clone()) {
+    let function = |input: ParseStream<'_>| item_fn(input);
+    function.parse2(item.clone()).map_err(|not_a_function| match syn::parse2::<Item>(item.clone()) {
         Ok(Item::Impl(item)) => syn::Error::new(
             item.impl_token.span,
             "`#[deferred_task]` must be on a free function; move the function out of the impl block",
@@ -98,6 +104,27 @@ pub(super) fn function(item: TokenStream) -> syn::Result<ItemFn> {
             "`#[deferred_task]` must be on a function: `#[deferred_task] fn send_mail(user_id: i32) { … }`",
         ),
     })
+}
+
+/// A function whose body is not taken apart: nothing is asked of it, what is wrong in it the
+/// compiler says itself, and syn would take long with it.
+fn item_fn(input: ParseStream<'_>) -> syn::Result<ItemFn> {
+    let ahead = input.fork();
+    let (attrs, vis, sig): (_, _, Signature) = (ahead.call(Attribute::parse_outer)?, ahead.parse()?, ahead.parse()?);
+    let Some((inside, _, _, rest)) = ahead.cursor().any_group().filter(|(_, brace, ..)| *brace == Delimiter::Brace)
+    else {
+        return input.parse();
+    };
+    // Attributes of the function may stand in its body.
+    let has_attributes = inside.punct().is_some_and(|(punct, _)| punct.as_char() == '#');
+    if has_attributes || !rest.eof() {
+        return input.parse();
+    }
+    let content;
+    let brace_token = braced!(content in ahead);
+    let body = Stmt::Expr(Expr::Verbatim(content.parse()?), None);
+    input.advance_to(&ahead);
+    Ok(ItemFn { attrs, vis, sig, block: Box::new(Block { brace_token, stmts: vec![body] }) })
 }
 
 /// The first token that is neither an attribute nor a visibility: `struct`, `enum`, …

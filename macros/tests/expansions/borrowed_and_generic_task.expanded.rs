@@ -153,7 +153,7 @@ where
         crate::deferred::__private_0_1_0::fmt_call(
             f,
             <Self as crate::deferred::__private_0_1_0::Task>::NAME,
-            &|f| crate::deferred::__private_0_1_0::Task::write_arguments(self, f),
+            &crate::deferred::__private_0_1_0::Arguments(self),
         )
     }
 }

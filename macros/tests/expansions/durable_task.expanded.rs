@@ -152,7 +152,7 @@ impl ::core::fmt::Debug for send_receipt {
         ::diesel_deferred::__private_0_1_0::fmt_call(
             f,
             <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-            &|f| ::diesel_deferred::__private_0_1_0::Task::write_arguments(self, f),
+            &::diesel_deferred::__private_0_1_0::Arguments(self),
         )
     }
 }

@@ -140,17 +140,28 @@ impl Debug for Secret {
     }
 }
 
+/// The arguments of a captured call, as they are shown.
+pub struct Arguments<'a, T>(pub &'a T);
+
+impl<T: Task> fmt::Display for Arguments<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write_arguments(f)
+    }
+}
+
+impl<T: Task> Debug for Arguments<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Shows a captured call. Not generic, because it would be compiled for each task.
 ///
 /// # Errors
 /// What the sink returns.
-pub fn fmt_call(
-    f: &mut fmt::Formatter<'_>,
-    task: &str,
-    arguments: &dyn Fn(&mut fmt::Formatter<'_>) -> fmt::Result,
-) -> fmt::Result {
+pub fn fmt_call(f: &mut fmt::Formatter<'_>, task: &str, arguments: &dyn fmt::Display) -> fmt::Result {
     f.write_str(task)?;
     f.write_str("(")?;
-    arguments(f)?;
+    fmt::Display::fmt(arguments, f)?;
     f.write_str(")")
 }
