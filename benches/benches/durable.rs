@@ -1,13 +1,13 @@
 //! What durable tasks cost on PostgreSQL, beside the same by hand on the same table: enqueueing,
-//! draining, waking a worker, and doing nothing. Both sides in alternating slices, as in
+//! draining, waking a worker, and doing nothing; and what telling workers costs those who commit. Both sides in alternating slices, as in
 //! `side_by_side`: prints the ratio of the medians.
 //!
 //! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench durable`; `--test` runs each
-//! once. Words after `--` choose parts: `enqueue`, `drain`, `wake`, `idle`, `floor`. It makes a
+//! once. Words after `--` choose parts: `enqueue`, `commit`, `drain`, `wake`, `idle`, `floor`. It makes a
 //! schema of its own, and drops it at the end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use diesel::connection::{InstrumentationEvent, SimpleConnection};
@@ -91,6 +91,12 @@ fn main() {
             runtime.block_on(enqueue_async(&schema, slices, transactions, tasks));
         }
     }
+    if asked("commit") {
+        let (slices, time) = if test { (1, 0) } else { (9, 1_000) };
+        for connections in [1, 4, 16, 64] {
+            commit(&schema, slices, Duration::from_millis(time), connections);
+        }
+    }
     let (slices, tasks) = if test { (1, 1_000) } else { (5, 100_000) };
     if asked("drain") {
         runtime.block_on(drain(&schema, slices, tasks));
@@ -168,6 +174,62 @@ async fn enqueue_async(schema: &Schema, slices: usize, transactions: u32, tasks:
         assert_eq!(schema.tasks(), tasks * i64::from(transactions));
     }
     print_rates(&format!("enqueue, {tasks} a transaction, async"), tasks, theirs, mine);
+}
+
+/// Commits a second of so many connections, one call each: of calls that are due, which workers are
+/// told of, and of calls for tomorrow, which nobody is told of.
+fn commit(schema: &Schema, slices: usize, time: Duration, connections: usize) {
+    let mut conns: Vec<_> = (0..connections).map(|_| DeferredConnection::new(schema.connect())).collect();
+    let mut listener = schema.connect();
+    listener.batch_execute("LISTEN deferred_tasks").expect("it listens");
+    let mut run = |delay: Duration| {
+        schema.empty();
+        let barrier = Barrier::new(connections);
+        let barrier = &barrier;
+        let commits = std::thread::scope(|threads| {
+            let counts = conns.iter_mut().map(|conn| {
+                threads.spawn(move || {
+                    barrier.wait();
+                    let (start, mut commits) = (Instant::now(), 0_i64);
+                    while commits == 0 || start.elapsed() < time {
+                        atomic!(conn, -> QueryResult<()>, {
+                            if delay.is_zero() {
+                                noop(0);
+                            } else {
+                                noop(0).delay(delay);
+                            }
+                            Ok(())
+                        })
+                        .expect("commit");
+                        commits += 1;
+                    }
+                    commits
+                })
+            });
+            let counts: Vec<_> = counts.collect();
+            counts.into_iter().map(|count| count.join().expect("it committed")).sum::<i64>()
+        });
+        assert_eq!(schema.tasks(), commits);
+        commits as f64 / time.as_secs_f64().max(1.0)
+    };
+    let (mut later, mut due) = (Vec::new(), Vec::new());
+    let mut notifications = 0;
+    for _ in 0..slices {
+        later.push(run(Duration::from_secs(24 * 60 * 60)));
+        due.push(run(Duration::ZERO));
+        listener.batch_execute("SELECT 1").expect("something to read");
+        notifications = listener.notifications_iter().count();
+    }
+    let ratio = |(due, later): (&f64, &f64)| due / later;
+    let ratios: Vec<_> = due.iter().zip(&later).map(ratio).collect();
+    let (least, most) = ratios.iter().fold((f64::MAX, 0.0_f64), |(least, most), one| (least.min(*one), most.max(*one)));
+    println!(
+        "commits of {connections} connections: for later {:.0}/s, due {:.0}/s, ratio {:.2} ({least:.2}–{most:.2}); \
+         {notifications} notifications in the last slice",
+        median(later),
+        median(due),
+        median(ratios)
+    );
 }
 
 /// As one would write it for one kind of task: what is the same for all of them is not sent.
@@ -317,7 +379,7 @@ async fn wake(schema: &Schema, times: usize) {
     let seen = Arc::clone(&committed);
     deferred.set_instrumentation(move |event: InstrumentationEvent<'_>| {
         if let InstrumentationEvent::FinishQuery { query, .. } = event
-            && query.to_string().starts_with("COMMIT")
+            && query.to_string().contains("COMMIT")
         {
             *seen.lock().expect("nobody panics") = Some(Instant::now());
         }
@@ -342,11 +404,12 @@ async fn wake(schema: &Schema, times: usize) {
     for _ in 0..times {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let insert = ByHand::new(
-            "WITH note AS (SELECT pg_notify('deferred_tasks', '')) INSERT INTO deferred_tasks \
-             (id, task, queue, payload, max_attempts, run_at_ms, enqueued_at_ms) SELECT ",
+            "INSERT INTO deferred_tasks (id, task, queue, payload, max_attempts, run_at_ms, enqueued_at_ms) SELECT ",
         );
-        let insert = insert.bind(Value::Id(new_id())).sql(", 'arrive', 'wake', '{}', 20, 0, 0 FROM note");
+        let insert = insert.bind(Value::Id(new_id())).sql(", 'arrive', 'wake', '{}', 20, 0, 0");
+        plain.batch_execute("BEGIN").expect("begun");
         insert.execute(&mut plain).expect("an insert");
+        plain.batch_execute("COMMIT; NOTIFY deferred_tasks").expect("committed");
         let committed = Instant::now();
         let arrived = arrivals.recv().await.expect("it works");
         elsewhere.push(arrived.saturating_duration_since(committed));

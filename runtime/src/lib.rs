@@ -123,8 +123,8 @@ pub use durable::{
 };
 #[cfg(feature = "durable")]
 pub use durable::{
-    Attempt, Discard, Migrations, NewTask, Snooze, SqlTaskId, TaskId, TaskStatement, cancel_task, migrations,
-    pause_queue, replay_dead, replay_task, resume_queue,
+    Attempt, Discard, Migrations, NewTask, Snooze, SqlTaskId, StoredCalls, TaskId, TaskStatement, cancel_task,
+    migrations, never_notify, pause_queue, replay_dead, replay_task, resume_queue,
 };
 pub use error::{BoxError, CannotStore, CommitError};
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};

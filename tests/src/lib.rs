@@ -27,8 +27,8 @@ pub use log::{Log, NOTHING, note, note_failing, note_panicking, noting};
 pub use nonblocking::{AsyncDatabase, AsyncSqliteConnection};
 pub use polls::{Moment, Session, cut, cut_at, eventually};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-pub use proxy::{Proxy, cut_behind_commit, in_front_of, server_of};
-pub use statements::{Statements, record, record_async};
+pub use proxy::{Proxy, cut_behind_commit, in_front_of, instead, server_of};
+pub use statements::{Statements, notifies, record, record_async, without_notification};
 
 /// Makes a `#[test]` of each generic `fn name<C: Database>(db: &Scratch<C>)` for each database.
 #[macro_export]

@@ -32,10 +32,35 @@ pub fn cut_behind_commit(server: &str) -> String {
     address
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, mut forward: impl FnMut(&[u8]) -> bool) {
+/// Listens on a port of its own, and forwards connections to `server`; what has `this` in it gets
+/// there with `that` instead, which is as long.
+pub fn instead(server: &str, this: &'static str, that: &'static str) -> String {
+    assert_eq!(this.len(), that.len(), "messages tell how long they are");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let server = server.to_owned();
+    thread::spawn(move || {
+        while let Ok((client, _)) = listener.accept() {
+            let server = TcpStream::connect(&server).expect("the server");
+            let (back_from, back_to) = (server.try_clone().expect("clone"), client.try_clone().expect("clone"));
+            thread::spawn(move || pump(back_from, back_to, |_| true));
+            thread::spawn(move || {
+                pump(client, server, |message| {
+                    if let Some(at) = message.windows(this.len()).position(|words| words == this.as_bytes()) {
+                        message[at..at + that.len()].copy_from_slice(that.as_bytes());
+                    }
+                    true
+                });
+            });
+        }
+    });
+    address
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, mut forward: impl FnMut(&mut [u8]) -> bool) {
     let mut buffer = [0; 1 << 16];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if !forward(&buffer[..read]) {
+        if !forward(&mut buffer[..read]) {
             return;
         }
         if to.write_all(&buffer[..read]).is_err() {

@@ -41,3 +41,15 @@ pub fn record_async<C: AsyncConnection>(conn: &mut C) -> Statements {
     conn.set_instrumentation(statements.recorder());
     statements
 }
+
+/// Whether it is a COMMIT with a notification behind it, which few of a process's are.
+pub fn notifies(sql: &str) -> bool {
+    sql.ends_with("; NOTIFY deferred_tasks")
+}
+
+/// A COMMIT without its notification; any other message as it is.
+pub fn without_notification(sql: &str) -> &str {
+    let (_, commit) = sql.split_once("SET diesel_deferred.committed = ").unwrap_or(("", sql));
+    let Some((commit, _)) = commit.split_once("; SET LOCAL lock_timeout") else { return sql };
+    commit.split_once("; ").map_or(sql, |(_, commit)| commit)
+}

@@ -13,7 +13,7 @@ use super::Deferrable;
 use super::ending::CommitProof;
 use crate::atomic::BeginOptions;
 #[cfg(feature = "durable")]
-use crate::durable::NewTask;
+use crate::durable::{NewTask, StoredCalls};
 #[cfg(all(feature = "durable", any(feature = "async-postgres", feature = "async-mysql")))]
 use crate::durable::{Outbox, TaskTable};
 
@@ -49,13 +49,13 @@ pub trait AsyncDeferrable: AsyncConnection {
         options.standard_sql()
     }
 
-    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that
-    /// were. There is one at least.
+    /// Writes the rows of durable calls, as many of them as one statement takes, and says what was
+    /// written. There is one call at least.
     ///
     /// # Errors
     /// What the database says; by default, that nobody knows how to write them on this connection.
     #[cfg(feature = "durable")]
-    fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+    fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send {
         std::future::ready(Err(crate::durable::no_outbox::<Self>(calls)))
     }
 }
@@ -64,10 +64,10 @@ pub trait AsyncDeferrable: AsyncConnection {
 #[cfg(all(feature = "durable", any(feature = "async-postgres", feature = "async-mysql")))]
 macro_rules! stores_calls {
     ($backend:ty) => {
-        async fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+        async fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<StoredCalls> {
             let (statement, count) = <TaskTable as Outbox<$backend>>::first_insert(calls);
             self.execute_returning_count(statement).await?;
-            Ok(count)
+            Ok(<TaskTable as Outbox<$backend>>::stored(count))
         }
     };
 }
@@ -114,7 +114,7 @@ where
     }
 
     #[cfg(feature = "durable")]
-    fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+    fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send {
         // They go to another thread.
         let calls = calls.to_vec();
         self.spawn_blocking(move |conn| conn.store_calls(&calls))
@@ -140,7 +140,7 @@ macro_rules! like_its_target {
             }
 
             #[cfg(feature = "durable")]
-            fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+            fn store_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send {
                 (**self).store_calls(calls)
             }
         }

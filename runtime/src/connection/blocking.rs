@@ -25,7 +25,7 @@ use super::wrapper::{Deferring, State, Wrapper, now};
 use crate::atomic::BeginOptions;
 use crate::dispatch::Stage;
 #[cfg(feature = "durable")]
-use crate::durable::NewTask;
+use crate::durable::{NewTask, StoredCalls};
 use crate::hook::{BeforeCommit, Body, Facts, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
@@ -284,7 +284,7 @@ impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     }
 
     #[cfg(feature = "durable")]
-    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send {
         ready(self.inner.store_calls(calls))
     }
 }

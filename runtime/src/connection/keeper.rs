@@ -52,6 +52,8 @@ pub(crate) struct Keeper<W> {
     pub(super) route: Route,
     /// Whether the open transaction has stored durable calls that are due when it has committed.
     pub(super) wakes_workers: bool,
+    /// Whether its COMMIT can tell the workers of other processes of them.
+    pub(super) can_notify: bool,
     /// Whether it has stored some before its COMMIT, which may have ended it since.
     pub(super) has_spilled: bool,
 }
@@ -93,6 +95,7 @@ impl<W> Keeper<W> {
             stop_at_first_failure: false,
             route: Route::none(),
             wakes_workers: false,
+            can_notify: false,
             has_spilled: false,
         }
     }

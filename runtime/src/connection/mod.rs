@@ -18,6 +18,10 @@ mod hooks;
 mod keeper;
 #[cfg(feature = "async")]
 mod nonblocking;
+#[cfg(feature = "durable")]
+mod notify;
+#[cfg(not(feature = "durable"))]
+use self::store as notify;
 mod proof;
 mod register;
 mod send;
@@ -52,7 +56,7 @@ pub(crate) use self::staging::Staging;
 pub use self::wrapper::Deferring;
 pub(crate) use self::wrapper::Wrapper;
 #[cfg(feature = "durable")]
-use crate::durable::{NewTask, Outbox, TaskTable};
+use crate::durable::{NewTask, Outbox, StoredCalls, TaskTable};
 
 /// A Diesel connection that a [`DeferredConnection`] can wrap.
 ///
@@ -95,8 +99,8 @@ pub trait Deferrable: Connection {
         options.standard_sql()
     }
 
-    /// Writes the rows of durable calls: as many of them as one statement takes; says how many that
-    /// were. There is one at least.
+    /// Writes the rows of durable calls, as many of them as one statement takes, and says what was
+    /// written. There is one call at least.
     ///
     /// For an enum of connections hand it on to the one that it holds: `match self {
     /// Self::Sqlite(conn) => conn.store_calls(calls), … }`.
@@ -104,7 +108,7 @@ pub trait Deferrable: Connection {
     /// # Errors
     /// What the database says; by default, that nobody knows how to write them on this connection.
     #[cfg(feature = "durable")]
-    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<StoredCalls> {
         Err(crate::durable::no_outbox::<Self>(calls))
     }
 }
@@ -113,10 +117,10 @@ pub trait Deferrable: Connection {
 #[cfg(all(feature = "durable", any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
 macro_rules! stores_calls {
     ($backend:ty) => {
-        fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+        fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<StoredCalls> {
             let (statement, count) = <TaskTable as Outbox<$backend>>::first_insert(calls);
             self.execute_returning_count(&statement)?;
-            Ok(count)
+            Ok(<TaskTable as Outbox<$backend>>::stored(count))
         }
     };
 }
@@ -165,7 +169,7 @@ where
     }
 
     #[cfg(feature = "durable")]
-    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<StoredCalls> {
         (**self).store_calls(calls)
     }
 }

@@ -23,7 +23,7 @@ use super::wrapper::{Deferring, State, Wrapper};
 use crate::atomic::BeginOptions;
 use crate::dispatch::Stage;
 #[cfg(feature = "durable")]
-use crate::durable::NewTask;
+use crate::durable::{NewTask, StoredCalls};
 use crate::error::CommitError;
 use crate::hook::{BeforeCommit, Body, Facts, Failed, Hook, Outcome, Step, outcome};
 use crate::panics::{contain, message};
@@ -311,7 +311,7 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     }
 
     #[cfg(feature = "durable")]
-    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send {
+    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send {
         self.inner.store_calls(calls)
     }
 }

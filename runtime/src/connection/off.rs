@@ -4,6 +4,7 @@
 
 use diesel::result::QueryResult;
 
+use super::ending::{Level, Order};
 use super::keeper::Keeper;
 use super::wrapper::Wrapper;
 
@@ -25,3 +26,12 @@ pub(super) async fn spill<W: Wrapper>(_: &mut W) -> QueryResult<()> {
 
 #[inline]
 pub(super) fn tell_workers<W>(_: &mut Keeper<W>) {}
+
+#[inline]
+pub(super) fn is_to_notify<W: Wrapper>(_: &mut W, _: Order, _: Level) -> bool {
+    false
+}
+
+pub(super) async fn send_commit_and_notify<W: Wrapper>(_: &mut W, _: Order) -> QueryResult<()> {
+    Ok(())
+}

@@ -5,7 +5,7 @@
 
 use diesel::result::{DatabaseErrorKind, Error};
 
-use super::ending::{CommitProof, Failure};
+use super::ending::{CommitProof, Failure, Order};
 
 /// The name is looked for in the server's message, so that it must not be found in any other.
 const PROOF_SAVEPOINT: &str = "diesel_deferred_commit_proof";
@@ -35,6 +35,12 @@ pub(super) fn proven_commit(proof: CommitProof) -> &'static str {
     if proof == CommitProof::Statement { POSTGRES_PROVEN_COMMIT } else { PROVEN_COMMIT }
 }
 
+/// COMMIT, behind a proof where the order says so.
+#[cfg(feature = "durable")]
+pub(super) fn commit_sql(proof: CommitProof, order: Order) -> &'static str {
+    if order == Order::ProvenCommit { proven_commit(proof) } else { "COMMIT" }
+}
+
 /// The message that undoes what ran behind Diesel's savepoint of this number, and ends the
 /// savepoint.
 pub(super) fn roll_back_and_release(number: usize) -> String {
@@ -45,7 +51,9 @@ pub(super) fn roll_back_and_release(number: usize) -> String {
 pub(super) fn read(proof: CommitProof, error: &Error) -> Failure {
     match error {
         Error::NotInTransaction => Failure::Gone,
-        Error::DatabaseError(kind, _) if was_refused(proof, kind) => Failure::Refused,
+        // Errors that have no kind of their own in Diesel may also have come from the proof before
+        // the COMMIT, or from a server that is shutting down: a ROLLBACK finds out.
+        _ if proof == CommitProof::Statement && refused_by_commit(error) => Failure::Refused,
         Error::DatabaseError(_, about) if is_gone(proof, about.message()) => Failure::Gone,
         Error::DatabaseError(_, about) if about.message().contains(ABORTED) => Failure::Aborted,
         Error::RollbackErrorOnCommit { commit_error, .. } if read(proof, commit_error) == Failure::Gone => {
@@ -72,17 +80,18 @@ pub(super) fn is_over(error: &Error) -> bool {
     }
 }
 
-/// Errors that have no kind of their own in Diesel may also have come from the proof before the
-/// COMMIT, or from a server that is shutting down: a ROLLBACK finds out.
-fn was_refused(proof: CommitProof, kind: &DatabaseErrorKind) -> bool {
+/// Whether only a COMMIT can have failed so, of all that goes in one message with it.
+pub(super) fn refused_by_commit(error: &Error) -> bool {
     use DatabaseErrorKind::{
         CheckViolation, ForeignKeyViolation, NotNullViolation, SerializationFailure, UniqueViolation,
     };
-    proof == CommitProof::Statement
-        && matches!(
-            kind,
-            CheckViolation | ForeignKeyViolation | NotNullViolation | SerializationFailure | UniqueViolation
+    matches!(
+        error,
+        Error::DatabaseError(
+            CheckViolation | ForeignKeyViolation | NotNullViolation | SerializationFailure | UniqueViolation,
+            _
         )
+    )
 }
 
 /// MySQL's 1213 and MariaDB's 1020: the server has rolled the whole transaction back, which no

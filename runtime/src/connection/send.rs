@@ -92,6 +92,11 @@ fn change_depth<W: Wrapper>(conn: &mut W, change: TransactionDepthChange) -> Que
 async fn send_proven_commit<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     conn.tell(InstrumentationEvent::commit_transaction(NonZeroU32::MIN));
     send_marked(conn, Statement::Sql(proven_commit(W::PROOF)), Interrupted::InCommit).await?;
+    note_commit(conn)
+}
+
+/// The outermost COMMIT was sent past Diesel, and succeeded.
+pub(super) fn note_commit<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     if let TransactionManagerStatus::Valid(status) = conn.status() {
         // Diesel's PostgreSQL connection has noticed already.
         if status.transaction_depth().is_some() {

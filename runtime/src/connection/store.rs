@@ -10,7 +10,7 @@ use super::keeper::{Interrupted, Keeper};
 use super::proof::{PROOF, read};
 use super::send::{Statement, send};
 use super::wrapper::Wrapper;
-use crate::durable::{NewTask, SPILL_BEYOND, TABLE, is_due, wake_workers};
+use crate::durable::{NewTask, SPILL_BEYOND, StoredCalls, TABLE, is_due, wake_workers};
 use crate::error::{CannotStore, CommitError};
 
 impl<W> Keeper<W> {
@@ -58,6 +58,7 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
         }
     };
     NewTask::settle(&mut calls);
+    let due = calls.iter().any(is_due);
     let mut rest = &calls[..];
     while let Some(NewTask { task, call_site, .. }) = rest.first() {
         // In their place for as long as it takes: where this future is dropped meanwhile, and the
@@ -67,7 +68,10 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
         let sent = send_some(conn, rest).await;
         drop(conn.keeper().queue().take_innermost_calls());
         match conn.keeper().watch.result(sent) {
-            Ok(stored) => rest = &rest[stored.clamp(1, rest.len())..],
+            Ok(stored) => {
+                conn.keeper().can_notify |= due && stored.notifies();
+                rest = &rest[stored.calls().clamp(1, rest.len())..];
+            }
             Err(error) => {
                 let cannot_store = CannotStore { task, call_site, reason: error.to_string() };
                 let error = because(conn, error);
@@ -75,7 +79,7 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
             }
         }
     }
-    conn.keeper().wakes_workers |= calls.iter().any(is_due);
+    conn.keeper().wakes_workers |= due;
     Ok(())
 }
 
@@ -87,7 +91,7 @@ fn refuse<W: Wrapper>(conn: &mut W, cannot_store: CannotStore, error: Error) -> 
 }
 
 /// Sends one statement. Where its future is dropped, that is like dropping one of the block's.
-async fn send_some<W: Wrapper>(conn: &mut W, calls: &[NewTask]) -> QueryResult<usize> {
+async fn send_some<W: Wrapper>(conn: &mut W, calls: &[NewTask]) -> QueryResult<StoredCalls> {
     if conn.keeper().interrupted != Interrupted::No {
         return Err(CommitError::Cancelled.into());
     }

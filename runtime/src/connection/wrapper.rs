@@ -17,7 +17,7 @@ use super::ending::CommitProof;
 use super::keeper::Keeper;
 use crate::atomic::BeginOptions;
 #[cfg(feature = "durable")]
-use crate::durable::NewTask;
+use crate::durable::{NewTask, StoredCalls};
 use crate::sealed::Sealed;
 
 /// A deferring connection: [`DeferredConnection`](crate::DeferredConnection) or
@@ -73,7 +73,7 @@ pub(crate) trait Wrapper: Deferring {
 
     /// Writes as many rows of durable calls as one statement takes; says how many that were.
     #[cfg(feature = "durable")]
-    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send;
 
     /// Diesel's state, or `None` where the connection is broken.
     #[inline]

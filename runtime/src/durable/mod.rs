@@ -9,6 +9,7 @@ mod clock;
 mod finite;
 mod id;
 mod migrations;
+mod notify;
 mod operations;
 mod outbox;
 mod payload;
@@ -24,7 +25,10 @@ mod worker;
 pub use self::call::{CallOptions, Defaults, Durable, Stored, Unique};
 pub use self::id::{SqlTaskId, TaskId};
 pub use self::migrations::{Migrations, migrations};
+pub use self::notify::never_notify;
+pub(crate) use self::notify::{claim_notification, give_notification_back, notification_failed};
 pub use self::operations::{TaskStatement, cancel_task, pause_queue, replay_dead, replay_task, resume_queue};
+pub use self::outbox::StoredCalls;
 pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, TABLE, TaskTable, is_due, no_outbox};
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]
 pub use self::payload::{Decoder, Encoder, Storable, Undecodable};

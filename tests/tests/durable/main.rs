@@ -10,6 +10,8 @@ mod lost;
 mod migrations;
 mod mistakes;
 mod nonblocking;
+#[cfg(feature = "postgres")]
+mod notified;
 mod payload;
 mod pools;
 mod spill;

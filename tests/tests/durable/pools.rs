@@ -7,7 +7,9 @@ use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool, R2D2Connection};
 use diesel_async::AsyncConnection;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, bb8, deadpool, mobc};
-use diesel_deferred::{AfterCommit, AsyncDeferredConnection, Deferrable, DeferredConnection, NewTask, TaskId, atomic};
+use diesel_deferred::{
+    AfterCommit, AsyncDeferredConnection, Deferrable, DeferredConnection, NewTask, StoredCalls, TaskId, atomic,
+};
 use diesel_deferred_tests::{Database, Scratch, on_every_database, record, refusal, rolled_back};
 
 use crate::tasks::{count, first, firsts, in_short, ready, stored};
@@ -207,7 +209,7 @@ thread_local! {
 
 /// As the docs have it.
 impl Deferrable for Any {
-    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<usize> {
+    fn store_calls(&mut self, calls: &[NewTask]) -> QueryResult<StoredCalls> {
         let said = calls.iter().map(|call| (call.id(), call.task(), call.payload().to_owned()));
         HANDED_ON.with_borrow_mut(|handed_on| handed_on.extend(said));
         match self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diesel::ConnectionError;
 use diesel::prelude::*;
-use diesel_deferred::{Worker, atomic};
+use diesel_deferred::{Worker, WorkerBuilder, atomic};
 use diesel_deferred_tests::{
     AsyncDatabase, AsyncSqliteConnection, Database, Notes, Scratch, Session, at_work, on_every_async_database,
 };
@@ -101,14 +101,13 @@ async fn a_worker_waits_for_its_database<A: AsyncDatabase>(_: &Scratch<A::Blocki
     tokio::time::timeout(Duration::from_secs(10), at_work.stop()).await.expect("at once");
 }
 
-/// ECOSYSTEM: `pg_terminate_backend` on idle connections; a worker that ended. What was committed
-/// meanwhile is found, although nobody listened.
-async fn a_worker_reconnects<A: Session>(_: &Scratch<A::Blocking>) {
-    let db = &Scratch::<A::Blocking>::with_tasks();
-    let notes = Notes::default();
+/// A worker, and which connections it has opened.
+fn with_known_sessions<A: Session>(
+    db: &Scratch<A::Blocking>,
+    notes: &Notes,
+) -> (WorkerBuilder<A>, Arc<Mutex<Vec<i64>>>) {
     let sessions = Arc::new(Mutex::new(Vec::new()));
-    let url = db.url().to_owned();
-    let opened = Arc::clone(&sessions);
+    let (url, opened) = (db.url().to_owned(), Arc::clone(&sessions));
     let builder = Worker::<A>::builder_with(move || {
         let (url, opened) = (url.clone(), Arc::clone(&opened));
         async move {
@@ -118,7 +117,15 @@ async fn a_worker_reconnects<A: Session>(_: &Scratch<A::Blocking>) {
             Ok(conn)
         }
     });
-    let builder = builder.queue("default", 1).state(notes.clone());
+    (builder.queue("default", 1).state(notes.clone()), sessions)
+}
+
+/// ECOSYSTEM: `pg_terminate_backend` on idle connections; a worker that ended. What was committed
+/// meanwhile is found, although nobody listened.
+async fn a_worker_reconnects<A: Session>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    let (builder, sessions) = with_known_sessions::<A>(db, &notes);
     let at_work = at_work!(builder.poll_interval(Duration::from_millis(200)));
     words(db, &["a"]);
     notes.wait_for(1).await;
@@ -172,16 +179,19 @@ fn works_on_one_thread_mysql() {
 
 #[cfg(feature = "postgres")]
 mod postgres_only {
+    use std::process::Command;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use diesel::connection::SimpleConnection;
     use diesel::prelude::*;
-    use diesel::result::Error;
-    use diesel_async::AsyncPgConnection;
-    use diesel_deferred::{DeferredConnection, atomic};
-    use diesel_deferred_tests::{Database, Notes, Scratch, at_work, eventually};
+    use diesel_async::{AsyncConnection, AsyncPgConnection};
+    use diesel_deferred::{DeferredConnection, Worker, atomic};
+    use diesel_deferred_tests::{
+        Database, Notes, Scratch, Statements, at_work, eventually, notifies, record, record_async,
+    };
 
-    use super::{NEVER, write_by_hand};
+    use super::{NEVER, with_known_sessions, write_by_hand};
     use crate::support::{note, words, worker};
 
     #[test]
@@ -189,18 +199,29 @@ mod postgres_only {
         super::works_on_one_thread::<AsyncPgConnection>();
     }
 
+    /// Whether this process has nothing else to do than this test: any commit in it wakes all of its
+    /// workers. Where it has, the test is run in another one.
+    fn is_alone(name: &str) -> bool {
+        if std::env::var_os("ALONE").is_some() {
+            return true;
+        }
+        let alone = this_program(name).env("ALONE", "1").output().expect("it begins");
+        let said = String::from_utf8_lossy(&alone.stdout);
+        assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+        false
+    }
+
+    /// To run one test of it.
+    fn this_program(name: &str) -> Command {
+        let mut program = Command::new(std::env::current_exe().expect("this program"));
+        program.args(["--exact", &format!("wake::postgres_only::{name}")]);
+        program
+    }
+
     /// "Across processes by LISTEN/NOTIFY on PostgreSQL".
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_notification_wakes() {
-        // Any commit in this process would wake it, too: those of the other tests.
-        if std::env::var_os("ALONE").is_none() {
-            let alone = std::process::Command::new(std::env::current_exe().expect("this program"))
-                .args(["--exact", "wake::postgres_only::a_notification_wakes"])
-                .env("ALONE", "1")
-                .output()
-                .expect("it begins");
-            let said = String::from_utf8_lossy(&alone.stdout);
-            assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+        if !is_alone("a_notification_wakes") {
             return;
         }
         let db = &Scratch::<PgConnection>::with_tasks();
@@ -213,67 +234,112 @@ mod postgres_only {
         at_work.stop().await;
     }
 
-    /// D7: "at most one wake-up per transaction; none on rollback".
-    #[test]
-    fn a_transaction_notifies_once() {
+    /// D17: "a worker that was woken looks again until a whole such window was empty, so that a call
+    /// in the window is not late": also where that call's COMMIT takes longer than the one before.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn d17_a_commit_behind_one_that_told_is_not_late() {
+        if !is_alone("d17_a_commit_behind_one_that_told_is_not_late") {
+            return;
+        }
         let db = &Scratch::<PgConnection>::with_tasks();
-        let mut listener = db.observer();
-        listener.batch_execute("LISTEN deferred_tasks; LISTEN marker").expect("listens");
-        let conn = &mut db.patient();
-        let ours: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("pg_backend_pid()"))
-            .get_result(conn)
-            .expect("the backend's number");
-        let mut notified = |conn: &mut DeferredConnection<PgConnection>| {
-            // Others of this database notify, too.
-            conn.batch_execute("NOTIFY marker").expect("notified");
-            let mut count = 0;
-            loop {
-                diesel::sql_query("SELECT 1").execute(&mut listener).expect("something to read");
-                for notification in listener.notifications_iter() {
-                    let notification = notification.expect("a notification");
-                    match (&*notification.channel, notification.process_id == ours) {
-                        ("marker", true) => return count,
-                        ("deferred_tasks", true) => count += 1,
-                        _ => {}
-                    }
-                }
-            }
-        };
-        let written: QueryResult<()> = atomic!(conn, {
-            for _ in 0..12_000 {
-                note("a");
-            }
-            let inner: QueryResult<()> = atomic!(conn, {
-                note("b").queue("other");
-                Ok(())
+        db.run_sql(
+            "CREATE FUNCTION take_long() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN new; END $$ \
+             LANGUAGE plpgsql; CREATE CONSTRAINT TRIGGER take_long AFTER INSERT ON witness \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION take_long()",
+        );
+        let notes = Notes::default();
+        let at_work = at_work!(worker::<AsyncPgConnection>(db, &notes).poll_interval(NEVER));
+        // It listens.
+        write_by_hand::<AsyncPgConnection>(db, "a", "; NOTIFY deferred_tasks");
+        notes.wait_for(1).await;
+        let mut other = this_program("enqueues_for_another_process");
+        let other = tokio::task::spawn_blocking({
+            let url = db.url().to_owned();
+            move || other.env("ENQUEUE_AT", url).output().expect("it begins")
+        });
+        let other = other.await.expect("no panic");
+        assert!(other.status.success(), "{}", String::from_utf8_lossy(&other.stdout));
+        notes.wait_until(|all| all.iter().any(|note| note == "silent")).await;
+        at_work.stop().await;
+    }
+
+    /// The other process of [`d17_a_commit_behind_one_that_told_is_not_late`].
+    #[test]
+    fn enqueues_for_another_process() {
+        let Ok(url) = std::env::var("ENQUEUE_AT") else { return };
+        let connect = || DeferredConnection::<PgConnection>::establish(&url).expect("the database");
+        let (mut first, mut second) = (connect(), connect());
+        let (told, silent) = (record(&mut first), record(&mut second));
+        for id in 1.. {
+            let conn = &mut second;
+            let written: QueryResult<()> = atomic!(conn, {
+                PgConnection::insert(conn, id)?;
+                note("silent");
+                words_by(&mut first, "told")
             });
-            inner?;
-            note("c");
+            written.expect("committed");
+            let told = told.take().iter().any(|sql| notifies(sql));
+            let silent = !silent.take().iter().any(|sql| notifies(sql));
+            if told && silent {
+                return;
+            }
+        }
+    }
+
+    fn words_by(conn: &mut DeferredConnection<PgConnection>, word: &str) -> QueryResult<()> {
+        atomic!(conn, {
+            note(word);
             Ok(())
+        })
+    }
+
+    /// C12: "a lost LISTEN connection is noticed at once".
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn c12_a_lost_connection_is_noticed_at_once() {
+        if !is_alone("c12_a_lost_connection_is_noticed_at_once") {
+            return;
+        }
+        let db = &Scratch::<PgConnection>::with_tasks();
+        let notes = Notes::default();
+        let (builder, sessions) = with_known_sessions::<AsyncPgConnection>(db, &notes);
+        let at_work = at_work!(builder.poll_interval(NEVER));
+        write_by_hand::<AsyncPgConnection>(db, "a", "; NOTIFY deferred_tasks");
+        notes.wait_for(1).await;
+        db.wait_for_tasks(<[_]>::is_empty).await;
+        for word in ["b", "c", "d"] {
+            let session = *sessions.lock().expect("not poisoned").last().expect("it has a connection");
+            db.run_sql(&format!("SELECT pg_terminate_backend({session}, 5000)"));
+            write_by_hand::<AsyncPgConnection>(db, word, "; NOTIFY deferred_tasks");
+            notes.wait_until(|all| all.last().is_some_and(|last| last == word)).await;
+            db.wait_for_tasks(<[_]>::is_empty).await;
+        }
+        at_work.stop().await;
+    }
+
+    /// "`poll_only` for the worker can be had".
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_worker_that_only_polls() {
+        let db = &Scratch::<PgConnection>::with_tasks();
+        let notes = Notes::default();
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let (url, sent) = (db.url().to_owned(), Arc::clone(&all));
+        let builder = Worker::<AsyncPgConnection>::builder_with(move || {
+            let (url, sent) = (url.clone(), Arc::clone(&sent));
+            async move {
+                let mut conn = AsyncPgConnection::establish(&url).await?;
+                sent.lock().expect("not poisoned").push(record_async(&mut conn));
+                Ok(conn)
+            }
         });
-        written.expect("committed");
-        assert_eq!(notified(conn), 1);
-        let rolled_back: QueryResult<()> = atomic!(conn, {
-            note("a");
-            Err(Error::RollbackTransaction)
-        });
-        assert!(rolled_back.is_err());
-        assert_eq!(notified(conn), 0);
-        let delayed: QueryResult<()> = atomic!(conn, {
-            note("a").delay(Duration::from_secs(9));
-            Ok(())
-        });
-        delayed.expect("committed");
-        assert_eq!(notified(conn), 0);
-        let one: QueryResult<()> = atomic!(conn, {
-            note("a");
-            Ok(())
-        });
-        one.expect("committed");
-        assert_eq!(notified(conn), 1);
-        let none: QueryResult<()> = atomic!(conn, { Ok(()) });
-        none.expect("committed");
-        assert_eq!(notified(conn), 0);
+        let builder = builder.queue("default", 1).state(notes.clone()).poll_interval(Duration::from_millis(50));
+        let at_work = at_work!(builder.poll_only());
+        for word in ["a", "b", "c"] {
+            write_by_hand::<AsyncPgConnection>(db, word, "");
+            notes.wait_until(|all| all.last().is_some_and(|last| last == word)).await;
+        }
+        at_work.stop().await;
+        let sent: Vec<_> = all.lock().expect("not poisoned").iter().flat_map(Statements::take).collect();
+        assert!(sent.len() > 3 && !sent.iter().any(|sql| sql.contains("LISTEN")), "{sent:#?}");
     }
 
     /// Q9: "bounded", also while the database does not answer. The default lease is longer than the

@@ -93,6 +93,7 @@ pub(crate) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> 
         keeper.watch.reset();
         keeper.doom = None;
         keeper.wakes_workers = false;
+        keeper.can_notify = false;
         keeper.has_spilled = false;
         keeper.forget_needs();
     } else if keeper.has_to_spill() {

@@ -12,6 +12,7 @@ use super::rollback::{doom_of, expect_depth, give_up, recover, unwind_to};
 use crate::connection::ending::{Ending, Failure, Known, Level, Next, Now, Order, Promise, Step, next};
 use crate::connection::hooks::ended;
 use crate::connection::keeper::{Interrupted, Keeper};
+use crate::connection::notify::{is_to_notify, send_commit_and_notify};
 use crate::connection::proof::read;
 use crate::connection::send::{notice_its_end, send_order};
 use crate::connection::store::{spill, store_all, tell_workers};
@@ -71,7 +72,12 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, depth: usize, promise: Prom
             return Err(error);
         }
     };
-    if let Err(error) = send_order(conn, order, depth).await {
+    let sent = if is_to_notify(conn, order, level) {
+        Box::pin(send_commit_and_notify(conn, order)).await
+    } else {
+        send_order(conn, order, depth).await
+    };
+    if let Err(error) = sent {
         return Err(commit_failed(conn, depth, level, error).await);
     }
     if order == Order::Release {

@@ -39,6 +39,9 @@ pub(crate) trait Outbox<DB: Backend> {
     /// What writes the calls.
     type Statement<'c>: QueryFragment<DB> + QueryId + Send;
 
+    /// Whether a commit can tell the workers of other processes.
+    const NOTIFIES: bool = false;
+
     /// How many calls one statement takes.
     const CALLS_IN_ONE_STATEMENT: usize;
 
@@ -55,6 +58,31 @@ pub(crate) trait Outbox<DB: Backend> {
         });
         let count = fit.count();
         (Self::insert(&calls[..count]), count)
+    }
+
+    /// What is said when that was sent.
+    fn stored(count: usize) -> StoredCalls {
+        StoredCalls { calls: count, notifies: Self::NOTIFIES }
+    }
+}
+
+/// What `store_calls` of [`Deferrable`](crate::Deferrable) has written: what the connection that it
+/// handed the calls on to says.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredCalls {
+    calls: usize,
+    notifies: bool,
+}
+
+impl StoredCalls {
+    /// How many calls that are.
+    pub fn calls(self) -> usize {
+        self.calls
+    }
+
+    /// Whether the COMMIT can tell the workers of other processes.
+    pub(crate) fn notifies(self) -> bool {
+        self.notifies
     }
 }
 

@@ -6,7 +6,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
-use super::{Outbox, SPILL_BEYOND, TaskTable, is_due};
+use super::{Outbox, SPILL_BEYOND, TaskTable};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::row::{NewTask, Schedule};
 
@@ -24,12 +24,12 @@ pub(crate) struct InsertArrays<'c> {
     unique_keys: Vec<Option<&'c str>>,
     replaces: Vec<bool>,
     has_unique: bool,
-    notifies: bool,
 }
 
 impl Outbox<Pg> for TaskTable {
     type Statement<'c> = InsertArrays<'c>;
 
+    const NOTIFIES: bool = true;
     const CALLS_IN_ONE_STATEMENT: usize = SPILL_BEYOND;
 
     fn insert(calls: &[NewTask]) -> InsertArrays<'_> {
@@ -52,7 +52,6 @@ impl Outbox<Pg> for TaskTable {
             unique_keys: calls.iter().map(|call| call.unique_key.as_deref()).collect(),
             replaces: calls.iter().map(|call| call.replaces).collect(),
             has_unique: calls.iter().any(|call| call.unique_key.is_some()),
-            notifies: calls.iter().any(is_due),
         }
     }
 }
@@ -89,14 +88,8 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
         out.push_bind_param::<Array<Bool>, _>(&self.replaces)?;
         out.push_sql(
             ") AS c(id, task, queue, payload, priority, max_attempts, delay_ms, at_ms, task_key, unique_key, replaces) \
-             CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms",
+             CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now",
         );
-        if self.notifies {
-            // Always the same notification: PostgreSQL sends one of several that are the same in a
-            // transaction.
-            out.push_sql(", pg_notify('deferred_tasks', '')");
-        }
-        out.push_sql(") AS now");
         if self.has_unique {
             out.push_sql(
                 " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET id = EXCLUDED.id, \

@@ -54,7 +54,7 @@ use crate::error::BoxError;
 /// back; likewise where it was not there to begin with. All that it says of that, also of a wrong
 /// address, are `tracing` events. It has one connection, which must be its own: a pooler that gives
 /// each transaction another one (PgBouncer's transaction mode) takes its settings and notifications
-/// away.
+/// away; the latter it can do without ([`poll_only`](WorkerBuilder::poll_only)).
 ///
 /// # Which tasks there are
 /// All with `#[deferred_task(durable)]` in the crates that the program is linked from. A binary
@@ -124,6 +124,7 @@ impl<C> Worker<C> {
                 on_failure: None,
             },
             kept: Duration::from_secs(30 * 24 * 60 * 60),
+            listens: true,
         }
     }
 }
@@ -164,6 +165,7 @@ pub struct WorkerBuilder<C, L = Identity> {
     lease: Duration,
     settings: Settings,
     kept: Duration,
+    listens: bool,
 }
 
 /// A hundred years: clocks cannot be asked for `Duration::MAX`.
@@ -196,8 +198,8 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// behind it. One that gives an attempt up, as a timeout does, stops an `async fn`; a plain
     /// `fn` goes on on its thread, and is tried again when that has ended.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
-        let Self { connect, queues, states, layers, lease, settings, kept } = self;
-        WorkerBuilder { connect, queues, states, layers: Stack::new(layer, layers), lease, settings, kept }
+        let Self { connect, queues, states, layers, lease, settings, kept, listens } = self;
+        WorkerBuilder { connect, queues, states, layers: Stack::new(layer, layers), lease, settings, kept, listens }
     }
 
     /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by
@@ -212,6 +214,15 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// starts on time; calls with a shorter delay than this may wait for the next look.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll = interval.clamp(Duration::from_millis(1), FOREVER);
+        self
+    }
+
+    /// Does not listen for notifications, which is what wakes a worker on PostgreSQL when another
+    /// process commits: it finds such calls when it [looks](Self::poll_interval). For servers and
+    /// poolers that have no LISTEN, or lose what it brings: CockroachDB, YugabyteDB, PgBouncer's
+    /// transaction mode. There, programs that enqueue want [`never_notify`](crate::never_notify).
+    pub fn poll_only(mut self) -> Self {
+        self.listens = false;
         self
     }
 
@@ -257,7 +268,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     where
         L: Layer<Handlers>,
     {
-        let Self { connect, mut queues, states, layers, lease, settings, kept } = self;
+        let Self { connect, mut queues, states, layers, lease, settings, kept, listens } = self;
         let registry = Registry::collect()
             .map_err(|both| WorkerError::DuplicateTask { name: both[0].name, places: both.map(place) })?;
         if queues.is_empty() {
@@ -270,7 +281,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         check_states(&registry, &queues, &states)?;
         let lease = Lease { worker: TaskId::new(), duration: lease };
         let names = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
-        let source = TableSource::new(connect, lease, names, kept);
+        let source = TableSource::new(connect, lease, names, kept, listens);
         let service = layers.layer(Handlers { states });
         Ok(Worker { engine: Engine::new(source, service, registry, queues, lease.duration, settings) })
     }

@@ -22,6 +22,7 @@ use super::lane::{Lanes, SharedLanes};
 use super::runner::{ENOUGH, OnFailure, Shared};
 use super::source::{Claim, Claimed, Source, SourceError};
 use crate::dispatch::pause;
+use crate::durable::notify::WINDOW as NOTIFY_WINDOW;
 use crate::durable::registry::Registry;
 use crate::durable::wake::Bell;
 use crate::error::BoxError;
@@ -70,6 +71,11 @@ struct Round {
     exchanged_at: Instant,
     tend_at: Instant,
     renew_at: Instant,
+    /// When there is to be another look, and how long after the last one: a process that has told
+    /// of a commit is silent about those of the next few milliseconds, and some of these take longer
+    /// than others. So one that was told looks again, each time after twice as long, until that is
+    /// what it does anyway.
+    look_again: Option<(Instant, Duration)>,
     /// Since when ends wait to be told.
     lingering: Option<Instant>,
     failures: u32,
@@ -121,6 +127,7 @@ where
             exchanged_at: now,
             tend_at: now,
             renew_at: now + self.lease / 3,
+            look_again: None,
             lingering: None,
             failures: 0,
         };
@@ -174,6 +181,15 @@ where
         if now >= round.renew_at {
             self.renew().await?;
             round.renew_at = now + self.lease / 3;
+        }
+        if let Some((_, after)) = round.look_again.take_if(|(at, _)| now >= *at) {
+            let after = after * 2;
+            round.look_again = (after < self.settings.poll).then_some((now + after, after));
+            self.source.called();
+            // Where all lanes are about to claim anyway, that is a look.
+            if !round.hungry.iter().all(|hungry| *hungry) {
+                round.tend_at = now;
+            }
         }
         if now >= round.tend_at {
             let outlook = limited(patience(self.lease), self.source.tend()).await?;
@@ -285,7 +301,8 @@ where
         if to_tell > 0 && (idle || to_tell >= ENOUGH) {
             return None;
         }
-        let due = round.tend_at.min(round.renew_at);
+        let again = round.look_again.map_or(round.tend_at, |(at, _)| at);
+        let due = round.tend_at.min(round.renew_at).min(again);
         if to_tell == 0 { Some(due) } else { Some(due.min(round.lingering.unwrap_or_else(Instant::now) + LINGER)) }
     }
 
@@ -319,16 +336,22 @@ where
                 if outage {
                     return Poll::Pending;
                 }
-                if heard.as_mut().poll(context).is_ready() || hinted.as_mut().poll(context).is_ready() {
+                if heard.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Woken::Called);
+                }
+                if hinted.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Woken::Hinted);
                 }
                 ended.as_mut().poll(context).map(|()| Woken::Due)
             })
             .await
         };
-        if woken == Woken::Called {
+        if matches!(woken, Woken::Called | Woken::Hinted) {
             round.hungry.fill(true);
             self.source.called();
+        }
+        if woken == Woken::Hinted {
+            round.look_again = Some((Instant::now() + NOTIFY_WINDOW, NOTIFY_WINDOW));
         }
         woken == Woken::Over
     }
@@ -388,6 +411,8 @@ enum Woken {
     Due,
     /// Somebody says that there is something to take.
     Called,
+    /// The same, by a process that may have more to say.
+    Hinted,
     /// It is to stop.
     Over,
 }

@@ -11,7 +11,7 @@ use diesel::result::QueryResult;
 use super::floor::Start;
 use super::statements::{ClaimedRow, Look, RescuedRow};
 use super::table::{Statements, WorkerConnection};
-use super::{Claim, Lease, Settlement};
+use super::{Claim, Hint, Lease, Settlement};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
 use crate::durable::id::TaskId;
 
@@ -28,6 +28,10 @@ impl<C: WorkerConnection + AsyncDeferrable> WorkerConnection for AsyncDeferredCo
 impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C>> for Below {
     async fn prepare(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
         C::Statements::prepare(conn.inner_mut()).await
+    }
+
+    async fn listen(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
+        C::Statements::listen(conn.inner_mut()).await
     }
 
     async fn exchange(
@@ -63,7 +67,7 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::prune(conn.inner_mut(), kept).await
     }
 
-    async fn hinted(conn: &mut AsyncDeferredConnection<C>) {
-        C::Statements::hinted(conn.inner_mut()).await;
+    async fn hinted(conn: &mut AsyncDeferredConnection<C>) -> Hint {
+        C::Statements::hinted(conn.inner_mut()).await
     }
 }

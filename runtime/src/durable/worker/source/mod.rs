@@ -51,8 +51,18 @@ pub(crate) trait Source: Send + 'static {
     /// Tasks were enqueued. They may have to start before those that were claimed last.
     fn called(&mut self) {}
 
-    /// Waits for a hint that there may be tasks. A source that gives no hints waits for ever.
+    /// Waits for a hint that there may be tasks: of something that was enqueued, or because hints
+    /// may have been missed. A source that gives no hints waits for ever.
     fn hinted(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Why there may be tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// Somebody says so.
+    Called,
+    /// The connection is lost, and with it what would have been said.
+    Lost,
 }
 
 /// Who takes tasks, and for how long.

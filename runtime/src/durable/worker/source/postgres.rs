@@ -15,7 +15,7 @@ use super::statements::{
     RescuedSql, TAKE, rescue,
 };
 use super::table::{Statements, WorkerConnection};
-use super::{Claim, Lease, Settlement};
+use super::{Claim, Hint, Lease, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::TaskId;
@@ -65,9 +65,13 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         // anew each time either, which takes longer than a small claim, nor compiled.
         conn.batch_execute(
             "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
-             SET plan_cache_mode = force_generic_plan; SET jit = off; LISTEN deferred_tasks",
+             SET plan_cache_mode = force_generic_plan; SET jit = off",
         )
         .await
+    }
+
+    async fn listen(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+        conn.batch_execute("LISTEN deferred_tasks").await
     }
 
     async fn exchange(
@@ -160,18 +164,17 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         prune.execute(conn).await
     }
 
-    async fn hinted(conn: &mut AsyncPgConnection) {
+    async fn hinted(conn: &mut AsyncPgConnection) -> Hint {
         let mut hints = std::pin::pin!(conn.notifications_stream());
         let mut hint = hints.next().await;
         // They all say the same. Behind its end the stream must not be asked.
         while let Some(Ok(_)) = hint {
             match hints.next().now_or_never() {
                 Some(another) => hint = another,
-                None => return,
+                None => return Hint::Called,
             }
         }
-        // The connection is lost, which the next statement finds out.
-        std::future::pending::<()>().await;
+        Hint::Lost
     }
 }
 

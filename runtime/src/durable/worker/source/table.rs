@@ -14,10 +14,11 @@ use futures_util::future::BoxFuture;
 
 use super::floor::{Beginning, Floor, Start};
 use super::statements::{BATCH, ClaimedRow, Look, RescuedRow};
-use super::{Claim, Claimed, Fate, Lease, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
+use super::{Claim, Claimed, Fate, Hint, Lease, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
+use crate::report::emit;
 
 /// A connection that a worker can take tasks by: diesel-async's `AsyncPgConnection`,
 /// `AsyncMysqlConnection`, and `SyncConnectionWrapper<SqliteConnection>`, and an
@@ -39,6 +40,12 @@ pub trait WorkerConnection: AsyncConnection + 'static {
 pub trait Statements<C> {
     /// Makes a new one ready for a worker.
     fn prepare(conn: &mut C) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Has a new one be given hints, where the database has any.
+    fn listen(conn: &mut C) -> impl Future<Output = QueryResult<()>> + Send {
+        let _ = conn;
+        std::future::ready(Ok(()))
+    }
 
     /// See [`Source::exchange`].
     fn exchange(
@@ -68,7 +75,7 @@ pub trait Statements<C> {
     fn prune(conn: &mut C, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// See [`Source::hinted`].
-    fn hinted(conn: &mut C) -> impl Future<Output = ()> + Send {
+    fn hinted(conn: &mut C) -> impl Future<Output = Hint> + Send {
         let _ = conn;
         std::future::pending()
     }
@@ -85,12 +92,13 @@ pub(crate) struct TableSource<C> {
     queues: Vec<Arc<str>>,
     beginnings: Vec<Beginning>,
     kept: Duration,
+    listens: bool,
 }
 
 impl<C: WorkerConnection> TableSource<C> {
-    pub(crate) fn new(connect: Connect<C>, lease: Lease, queues: Vec<Arc<str>>, kept: Duration) -> Self {
+    pub(crate) fn new(connect: Connect<C>, lease: Lease, queues: Vec<Arc<str>>, kept: Duration, listens: bool) -> Self {
         let beginnings = vec![Beginning::default(); queues.len()];
-        Self { connect, conn: None, lease, queues, beginnings, kept }
+        Self { connect, conn: None, lease, queues, beginnings, kept, listens }
     }
 
     /// Takes the connection out: a new one where there is none. Who is stopped before it is
@@ -102,6 +110,9 @@ impl<C: WorkerConnection> TableSource<C> {
         }
         let mut conn = (self.connect)().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
         C::Statements::prepare(&mut conn).await.map_err(|error| SourceError::Passing(Box::new(error)))?;
+        if self.listens {
+            C::Statements::listen(&mut conn).await.map_err(|error| SourceError::Passing(Box::new(error)))?;
+        }
         Ok(conn)
     }
 
@@ -235,9 +246,14 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     }
 
     async fn hinted(&mut self) {
-        match &mut self.conn {
-            Some(conn) => C::Statements::hinted(conn).await,
-            None => std::future::pending().await,
+        let hint = match &mut self.conn {
+            Some(conn) if self.listens => C::Statements::hinted(conn).await,
+            _ => std::future::pending().await,
+        };
+        if hint == Hint::Lost {
+            emit(|| tracing::warn!("a worker has lost its connection, and opens another one"));
+            // What looks next opens it.
+            self.conn = None;
         }
     }
 }
