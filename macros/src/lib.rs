@@ -139,6 +139,18 @@ use proc_macro::TokenStream;
 /// in its place. A durable task cannot be generic. `#[serde(…)]` on an argument does what it does
 /// on a field, such as `#[serde(with = "…")]` for a type that has neither.
 ///
+/// What would not come back from JSON as it went in is refused at the call, like any mistake in it,
+/// with a message that names the argument and the place in it:
+/// * NaN and the infinities, for which JSON has no number;
+/// * a `Some` of what is `null` in JSON, which would be read as `None`: `Some(None)`, `Some(())`,
+///   `Some(serde_json::Value::Null)`;
+/// * an argument that nests more than 126 levels deep, counted in brackets: nothing reads it;
+/// * two fields of one name, by `#[serde(flatten)]`, `#[serde(tag = "…")]` or `#[serde(rename)]`.
+///
+/// That a type's `Deserialize` takes what its `Serialize` writes is not tried at the call. It does
+/// not with `#[serde(skip_serializing)]` and no default, or an `#[serde(untagged)]` enum whose
+/// variants look the same in JSON.
+///
 /// A row may be read by a later version of the program than the one that wrote it, or by an earlier
 /// one:
 /// * an argument that is not in the row is `None` where it is an `Option`; any other needs a

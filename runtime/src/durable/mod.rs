@@ -6,8 +6,8 @@
 
 mod call;
 mod clock;
-mod finite;
 mod id;
+mod json;
 mod migrations;
 mod notify;
 mod operations;

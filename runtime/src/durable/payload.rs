@@ -2,16 +2,16 @@
 //!
 //! Must not know: the table, or which tasks there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::finite::all_floats_are_finite;
+use super::json::{NotWritten, Writer};
 use crate::report::SECRET;
 
 /// How many bytes the arguments of one call may take as JSON: 1 MiB. A row of a queue is read and
@@ -41,6 +41,8 @@ pub struct Encoder {
     /// Where the argument begins that was written last, if it was.
     last: Option<usize>,
     hidden: Vec<Hidden>,
+    /// Whether the names of some fields are not those of the arguments.
+    has_wrapped: bool,
 }
 
 /// What could not be written, and why.
@@ -106,10 +108,9 @@ impl Encoder {
             self.json.extend_from_slice(b"\"");
             self.json.extend_from_slice(name.as_bytes());
             self.json.extend_from_slice(b"\":");
-            let start = self.json.len();
-            match serde_json::to_writer(&mut self.json, value) {
-                Ok(()) => self.look_for_lost_floats(name, start, value),
-                Err(error) => self.fail(name, &error),
+            // In the object of the arguments.
+            if let Err(not_written) = value.serialize(Writer::new(&mut self.json, 1)) {
+                self.fail(name, &not_written);
             }
         }
     }
@@ -119,16 +120,19 @@ impl Encoder {
     pub fn wrapped<T: Serialize>(&mut self, name: &'static str, wrapper: &T) {
         self.last = None;
         if self.failed.is_none() {
-            match serde_json::to_string(wrapper) {
-                // Not `{}`, which is what is left of a field that is skipped.
-                Ok(object) if object.len() > 2 => {
-                    self.open_field();
-                    let start = self.json.len();
-                    self.json.extend_from_slice(&object.as_bytes()[1..object.len() - 1]);
-                    self.look_for_lost_floats(name, start, wrapper);
+            self.has_wrapped = true;
+            let start = self.json.len();
+            match wrapper.serialize(Writer::new(&mut self.json, 0)) {
+                // Nothing is left of a field that is skipped.
+                Ok(()) if self.json[start..] == *b"{}" => self.json.truncate(start),
+                Ok(()) => {
+                    self.json.pop();
+                    if start > 0 {
+                        self.json[start] = b',';
+                    }
+                    self.last = Some(start + 1);
                 }
-                Ok(_) => {}
-                Err(error) => self.fail(name, &error),
+                Err(not_written) => self.fail(name, &not_written.unwrapped()),
             }
         }
     }
@@ -148,18 +152,9 @@ impl Encoder {
         }
     }
 
-    /// NaN and the infinities were written as `null`. A second look at the value is worth it only
-    /// where there is one.
-    fn look_for_lost_floats<T: Serialize + ?Sized>(&mut self, name: &'static str, start: usize, value: &T) {
-        let has_null = self.json[start..].windows(4).any(|word| word == b"null");
-        if has_null && let Err(not_finite) = all_floats_are_finite(value) {
-            self.fail(name, &not_finite);
-        }
-    }
-
     #[cold]
-    fn fail(&mut self, name: &'static str, error: &dyn Error) {
-        self.failed = Some(Failed { name, cause: Some(error.to_string()) });
+    fn fail(&mut self, name: &'static str, not_written: &NotWritten) {
+        self.failed = Some(Failed { name, cause: Some(not_written.to_string()) });
     }
 
     /// The JSON object.
@@ -178,14 +173,57 @@ impl Encoder {
                 self.json.len()
             ));
         }
-        // serde_json writes nothing but UTF-8.
+        // Nothing but UTF-8 was written.
         let json = String::from_utf8(self.json).map_err(|error| error.utf8_error().to_string())?;
+        if self.has_wrapped && has_fields_of_one_name(&json) {
+            return Err("two of its arguments have one name in JSON, so that not both could be read; rename one of them, or do without \
+                        `#[serde(flatten)]`"
+                .to_owned());
+        }
         Ok(Payload { json, hidden: self.hidden })
     }
 }
 
 /// In place of the reason.
 const NOT_TOLD: &str = "; the reason is not told, because it may quote what is `#[secret]`";
+
+/// Whether a field of the arguments would hide another one. Of a value that nobody can read it is
+/// not known.
+fn has_fields_of_one_name(json: &str) -> bool {
+    let fields: Result<Fields<'_>, _> = serde_json::from_str(json);
+    fields.is_ok_and(|Fields { count, names }| names.len() < count)
+}
+
+/// The fields of an object.
+struct Fields<'p> {
+    count: usize,
+    names: HashSet<Name<'p>>,
+}
+
+impl<'p> Deserialize<'p> for Fields<'p> {
+    fn deserialize<D: Deserializer<'p>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Count;
+
+        impl<'p> Visitor<'p> for Count {
+            type Value = Fields<'p>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'p>>(self, mut map: A) -> Result<Fields<'p>, A::Error> {
+                let mut fields = Fields { count: 0, names: HashSet::new() };
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    fields.count += 1;
+                    fields.names.insert(name);
+                }
+                Ok(fields)
+            }
+        }
+
+        deserializer.deserialize_map(Count)
+    }
+}
 
 /// The stored arguments of one call.
 pub struct Decoder<'p> {

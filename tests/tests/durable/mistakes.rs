@@ -1,4 +1,4 @@
-//! D5: calls that cannot become rows: what is said of them, and when.
+//! D5, D23: calls that cannot become rows: what is said of them, and when.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use diesel_deferred::{CannotStore, CommitError, atomic, deferred_task};
 use diesel_deferred_tests::{Database, NOTHING, Scratch, on_every_database, refusal, rolled_back};
 use serde::{Deserialize, Serialize};
 
-use crate::tasks::{assert_usable, first, firsts, ready, stored};
+use crate::tasks::{assert_usable, first, firsts, nested, ready, stored};
 
 on_every_database! {
     d05_what_cannot_be_written_is_refused_at_commit,
@@ -49,6 +49,21 @@ fn rated(#[serde(default)] rate: Option<f64>) {
 }
 
 #[deferred_task(durable)]
+fn maybe(value: Option<Option<i32>>) {
+    let _ = value;
+}
+
+#[deferred_task(durable)]
+fn tree(value: serde_json::Value) {
+    let _ = value;
+}
+
+#[deferred_task(durable)]
+fn flat(id: i32, #[serde(flatten)] more: BTreeMap<String, i32>) {
+    let _ = (id, more);
+}
+
+#[deferred_task(durable)]
 fn paired(pairs: BTreeMap<(i32, i32), i32>) {
     let _ = pairs;
 }
@@ -68,9 +83,12 @@ macro_rules! for_each_mistake {
         for_each_mistake!(@ $task $name $says $check
             "amount", "its argument `value` could not be written as JSON: JSON has no number for NaN" => amount(f64::NAN);
             "amount", "its argument `value` could not be written as JSON: JSON has no number for -inf" => amount(f64::NEG_INFINITY);
-            "measured", "its argument `measured` could not be written as JSON: JSON has no number for NaN" => measured(1, place(1.0, Some(f32::NAN)));
-            "measured", "its argument `measured` could not be written as JSON: JSON has no number for inf" => measured(1, place(f32::INFINITY, None));
+            "measured", "its argument `measured` could not be written as JSON: JSON has no number for NaN (at `.at[0][1].latitude`)" => measured(1, place(1.0, Some(f32::NAN)));
+            "measured", "its argument `measured` could not be written as JSON: JSON has no number for inf (at `.at[0][1].longitude`)" => measured(1, place(f32::INFINITY, None));
             "rated", "its argument `rate` could not be written as JSON: JSON has no number for NaN" => rated(Some(f64::NAN));
+            "maybe", "its argument `value` could not be written as JSON: a `Some` of what is `null` in JSON would be read as `None`; make it an enum with a name for each case" => maybe(Some(None));
+            "tree", "its argument `value` could not be written as JSON: it nests more than 126 levels deep, which nobody could read; store it in a table, and pass its key (at `[0][0][0][0][0][0][0][0][0][0][0][0][0][0][0][0]…`)" => tree(nested(200));
+            "flat", "two of its arguments have one name in JSON, so that not both could be read; rename one of them, or do without `#[serde(flatten)]`" => flat(1, BTreeMap::from([("id".into(), 2)]));
             "paired", "its argument `pairs` could not be written as JSON: key must be a string" => paired(BTreeMap::from([((1, 2), 3)]));
             "at_path", "its argument `path` could not be written as JSON: path contains invalid UTF-8 characters" => at_path(Path::new(OsStr::from_bytes(b"\xff")));
             "second", "its arguments take 1048587 bytes as JSON, and 1048576 are allowed; store what is large in a table, and pass its key" => second(&"x".repeat(1 << 20));

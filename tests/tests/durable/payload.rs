@@ -14,13 +14,14 @@ use diesel_deferred_tests::{Database, Scratch, on_every_database};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::tasks::{first, ready};
+use crate::tasks::{first, nested, ready};
 
 on_every_database! {
     c10_arguments_of_all_kinds_arrive,
     c10_text_of_all_kinds_arrives,
     c10_numbers_arrive_to_the_last_bit,
     d15_a_row_of_an_older_version_is_read,
+    d23_what_nests_as_deep_as_can_be_read_is_stored,
 }
 
 /// The payload of the only row, which is deleted.
@@ -301,4 +302,92 @@ fn the_largest_payload_is_stored() {
     largest::<PgConnection>();
     #[cfg(feature = "mysql")]
     largest::<MysqlConnection>();
+}
+
+#[deferred_task(durable)]
+fn trees(
+    plain: serde_json::Value,
+    #[serde(default)] wrapped: serde_json::Value,
+    #[serde(flatten)] flattened: Flattened,
+    leaf: Option<Leaf>,
+) {
+    let _ = (plain, wrapped, flattened, leaf);
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Flattened {
+    inner: serde_json::Value,
+}
+
+/// Three levels with its value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Leaf {
+    Of { values: (serde_json::Value,) },
+}
+
+/// D23: to the level. What writes arguments and what reads them have one limit, whatever attributes
+/// an argument has.
+fn d23_what_nests_as_deep_as_can_be_read_is_stored<C: Database>(db: &Scratch<C>) {
+    let conn = &mut ready(db);
+    let call = |levels: [usize; 4]| {
+        let [plain, wrapped, inner, leaf] = levels.map(nested);
+        trees(plain, wrapped, Flattened { inner }, Some(Leaf::Of { values: (leaf,) }))
+    };
+    let deepest = [126, 126, 126, 123];
+    atomic!(conn, -> QueryResult<()>, {
+        call(deepest);
+        Ok(())
+    })
+    .unwrap();
+    let trees { plain, wrapped, flattened, leaf, .. } = read(&take_payload(db)).unwrap();
+    let expected = call(deepest);
+    assert_eq!((plain, wrapped), (expected.plain, expected.wrapped));
+    assert_eq!((flattened, leaf), (expected.flattened, expected.leaf));
+
+    for (at, name) in ["plain", "wrapped", "flattened", "leaf"].into_iter().enumerate() {
+        let mut levels = deepest;
+        levels[at] += 1;
+        let result = atomic!(conn, -> QueryResult<()>, {
+            call(levels);
+            Ok(())
+        });
+        let text = result.unwrap_err().to_string();
+        let says = format!("its argument `{name}` could not be written as JSON: it nests more than 126 levels deep");
+        assert!(text.contains(&says), "{text}");
+    }
+    assert_eq!(db.tasks().len(), 0);
+}
+
+#[deferred_task(durable)]
+fn of_json(value: serde_json::Value) {
+    let _ = value;
+}
+
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<u64>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        any::<String>().prop_map(Into::into),
+    ];
+    leaf.prop_recursive(6, 64, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+            prop::collection::hash_map(any::<String>(), inner, 0..6).prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// D23: what is written is what serde_json writes, and it comes back.
+    #[test]
+    fn d23_any_json_comes_back(value in any_json()) {
+        let payload = of_json(value.clone()).call().expect("a row").payload().to_owned();
+        prop_assert_eq!(&payload, &format!("{{\"value\":{}}}", value));
+        prop_assert_eq!(read::<of_json>(&payload).map(|call| call.value.clone()), Ok(value));
+    }
 }

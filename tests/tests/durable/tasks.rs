@@ -63,6 +63,11 @@ pub fn firsts(ids: impl IntoIterator<Item = i32>) -> Vec<String> {
     ids.into_iter().map(|id| format!("first {{\"id\":{id}}}")).collect()
 }
 
+/// An array in an array, and so on, this many.
+pub fn nested(levels: usize) -> serde_json::Value {
+    (1..levels).fold(serde_json::json!([]), |inner, _| serde_json::Value::Array(vec![inner]))
+}
+
 /// Whether it is the statement that writes rows.
 pub fn is_insert(sql: &str) -> bool {
     sql.contains("INSERT INTO deferred_tasks")
