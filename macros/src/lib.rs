@@ -162,6 +162,14 @@ use proc_macro::TokenStream;
 ///
 /// A row that cannot be read is kept as a dead letter, with the reason.
 ///
+/// ## Very many calls
+/// Calls wait in memory for the COMMIT, up to 10,000 of them or 2 MB of their arguments. What is
+/// beyond is stored earlier, in the transaction or nested block that it belongs to: at the next
+/// statement, `.after_commit(conn)`, or beginning or end of a nested block. On an asynchronous
+/// connection a statement cannot wait for that; there it is at the beginning or end of a nested
+/// block, and at `batch_execute`. So a loop with neither, and one that does nothing but call, keeps
+/// all of its calls: give such a loop's body an `atomic!` of its own.
+///
 /// ## Where tasks are found
 /// A worker knows all durable tasks that are linked into its program. A crate of which a program
 /// uses nothing is not linked: write `use my_tasks as _;` there.

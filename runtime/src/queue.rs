@@ -14,7 +14,14 @@ struct Mark {
     commit: usize,
     rollback: usize,
     before: usize,
-    calls: usize,
+    calls: Calls,
+}
+
+/// How many calls wait to be stored, and how many bytes they take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Calls {
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What waits on one connection. It may be looked at from several threads, although hooks may not.
@@ -32,11 +39,23 @@ struct Lists<H, B, C> {
     before: Vec<B>,
     /// Calls that are to be stored before COMMIT.
     calls: Vec<C>,
+    /// What all of these take.
+    call_bytes: usize,
 }
 
 impl<H, B, C> Lists<H, B, C> {
     const fn new() -> Self {
-        Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), calls: Vec::new() }
+        Self { commit: Vec::new(), rollback: Vec::new(), before: Vec::new(), calls: Vec::new(), call_bytes: 0 }
+    }
+
+    fn calls(&self) -> Calls {
+        Calls { count: self.calls.len(), bytes: self.call_bytes }
+    }
+
+    /// The calls that were made since this many waited.
+    fn take_calls(&mut self, since: Calls) -> Vec<C> {
+        self.call_bytes = since.bytes;
+        take_from(&mut self.calls, since.count)
     }
 }
 
@@ -80,7 +99,7 @@ impl<H, B, C> Queue<H, B, C> {
             commit: lists.commit.len(),
             rollback: lists.rollback.len(),
             before: lists.before.len(),
-            calls: lists.calls.len(),
+            calls: lists.calls(),
         });
     }
 
@@ -112,7 +131,7 @@ impl<H, B, C> Queue<H, B, C> {
             commit: take_from(&mut lists.commit, mark.commit),
             rollback: rollback.into_iter().map(|(_, hook)| hook).collect(),
             before: take_from(&mut lists.before, mark.before),
-            calls: take_from(&mut lists.calls, mark.calls),
+            calls: lists.take_calls(mark.calls),
         }
     }
 
@@ -142,17 +161,21 @@ impl<H, B, C> Queue<H, B, C> {
         self.lists.get_mut().before.push(hook);
     }
 
-    /// A call that is to be stored.
+    /// A call that is to be stored, which takes so many bytes.
     #[cfg(feature = "durable")]
-    pub(crate) fn store(&mut self, call: C) {
-        self.lists.get_mut().calls.push(call);
+    pub(crate) fn store(&mut self, call: C, bytes: usize) {
+        let lists = self.lists.get_mut();
+        lists.calls.push(call);
+        lists.call_bytes += bytes;
     }
 
-    /// Takes over `calls` that are to be stored.
+    /// Takes over `calls` that are to be stored, which take so many bytes.
     #[inline]
-    pub(crate) fn append_calls(&mut self, calls: &mut Vec<C>) {
+    pub(crate) fn append_calls(&mut self, calls: &mut Vec<C>, bytes: usize) {
         if !calls.is_empty() {
-            self.lists.get_mut().calls.append(calls);
+            let lists = self.lists.get_mut();
+            lists.calls.append(calls);
+            lists.call_bytes += bytes;
         }
     }
 
@@ -161,17 +184,29 @@ impl<H, B, C> Queue<H, B, C> {
         !self.lists.get_mut().calls.is_empty()
     }
 
-    /// How many calls of the innermost depth are to be stored.
+    /// The calls of all depths that are to be stored.
     #[cfg(feature = "durable")]
-    pub(crate) fn innermost_calls(&mut self) -> usize {
-        self.lists.get_mut().calls.len() - self.marks.last().map_or(0, |mark| mark.calls)
+    pub(crate) fn calls(&mut self) -> Calls {
+        self.lists.get_mut().calls()
     }
 
-    /// The calls of the innermost depth: they are stored in its savepoint.
+    /// Those of the innermost depth.
+    #[cfg(feature = "durable")]
+    pub(crate) fn innermost_calls(&mut self) -> Calls {
+        let (all, before) = (self.calls(), self.calls_before_innermost());
+        Calls { count: all.count - before.count, bytes: all.bytes - before.bytes }
+    }
+
+    /// Takes the calls of the innermost depth: they are stored in its savepoint.
     #[cfg(feature = "durable")]
     pub(crate) fn take_innermost_calls(&mut self) -> Vec<C> {
-        let start = self.marks.last().map_or(0, |mark| mark.calls);
-        take_from(&mut self.lists.get_mut().calls, start)
+        let before = self.calls_before_innermost();
+        self.lists.get_mut().take_calls(before)
+    }
+
+    #[cfg(feature = "durable")]
+    fn calls_before_innermost(&self) -> Calls {
+        self.marks.last().map_or_else(Calls::default, |mark| mark.calls)
     }
 
     /// Whether anything waits that a commit has to be proven for.
@@ -266,7 +301,7 @@ impl<'q, H, B, C> View<'q, H, B, C> {
 
     /// The calls that are to be stored.
     pub(crate) fn waiting_calls(&self) -> impl Iterator<Item = (usize, &'q C)> {
-        self.lists.calls.iter().enumerate().map(|(at, call)| (self.depth_of(at, |mark| mark.calls), call))
+        self.lists.calls.iter().enumerate().map(|(at, call)| (self.depth_of(at, |mark| mark.calls.count), call))
     }
 
     /// How many depths were open already when the hook at this place of its list was registered.
@@ -322,6 +357,31 @@ mod tests {
         queue.release();
         queue.after_rollback("outer 2");
         assert_eq!(queue.rollback_to(0).rollback, ["inner 2", "inner 1", "outer 2", "outer 1"]);
+    }
+
+    #[cfg(feature = "durable")]
+    #[test]
+    fn bytes_of_calls_go_where_the_calls_go() {
+        let mut queue = Queue::<(), (), _>::new();
+        let of = |count, bytes| super::Calls { count, bytes };
+        queue.begin();
+        queue.store(1, 10);
+        queue.begin();
+        queue.append_calls(&mut vec![2, 3], 50);
+        assert_eq!((queue.calls(), queue.innermost_calls()), (of(3, 60), of(2, 50)));
+        queue.begin();
+        queue.store(4, 100);
+        assert_eq!(queue.take_innermost_calls(), [4]);
+        assert_eq!((queue.calls(), queue.innermost_calls()), (of(3, 60), of(0, 0)));
+        queue.release();
+        queue.release();
+        assert_eq!(queue.innermost_calls(), of(3, 60));
+        queue.begin();
+        queue.store(5, 1_000);
+        queue.rollback_to(1);
+        assert_eq!(queue.calls(), of(3, 60));
+        queue.rollback_to(0);
+        assert_eq!(queue.calls(), of(0, 0));
     }
 
     fn listed(queue: &Queue<&'static str, (), ()>) -> Vec<(usize, &'static str)> {

@@ -287,6 +287,11 @@ impl<C: Deferrable> Wrapper for DeferredConnection<C> {
     fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send {
         ready(self.inner.store_calls(calls))
     }
+
+    #[cfg(feature = "durable")]
+    fn make_room_now(&mut self) -> QueryResult<()> {
+        self.make_room()
+    }
 }
 
 /// Diesel's transaction manager for [`DeferredConnection`]: moves the hooks along with the

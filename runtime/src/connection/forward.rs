@@ -54,7 +54,7 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// Stores durable calls where very many wait: a block that makes them in a loop has statements
     /// in it.
     #[inline]
-    fn make_room(&mut self) -> QueryResult<()> {
+    pub(super) fn make_room(&mut self) -> QueryResult<()> {
         if self.keeper.has_to_spill() { now(spill(self)) } else { Ok(()) }
     }
 }

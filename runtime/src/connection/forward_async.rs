@@ -26,6 +26,7 @@ use super::ending::Doubt;
 use super::flow::give_up_unguarded;
 use super::keeper::{Interrupted, Keeper};
 use super::nonblocking::{AsyncDeferredConnection, AsyncDeferredTransactionManager};
+use super::store::spill;
 use super::watch::{Reading, Watch};
 use crate::error::CommitError;
 
@@ -46,6 +47,10 @@ impl<C: AsyncDeferrable> SimpleAsyncConnection for AsyncDeferredConnection<C> {
     async fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
         if self.is_interrupted() {
             return Err(CommitError::Cancelled.into());
+        }
+        // Other statements cannot wait: what they are made of need not be `Send`.
+        if self.keeper.has_to_spill() {
+            spill(self).await?;
         }
         self.keeper.watch.suspect(Doubt::RawSql);
         let mut watcher = Watcher::started::<C>(&mut self.keeper);

@@ -14,6 +14,7 @@ use super::ending::{Doom, Doubt};
 use super::staging::{NewCall, Staging};
 use super::watch::Watch;
 use crate::dispatch::Route;
+use crate::durable::NewTask;
 use crate::error::CannotStore;
 use crate::guarded::Guarded;
 use crate::hook::{BeforeCommit, Failed, Hook};
@@ -144,7 +145,8 @@ impl<W> Keeper<W> {
         }
         self.staging.take(|staged, calls| {
             queue.append_after_commit(staged);
-            queue.append_calls(calls);
+            let bytes = calls.iter().flatten().map(NewTask::bytes).sum();
+            queue.append_calls(calls, bytes);
         });
     }
 

@@ -314,6 +314,11 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send {
         self.inner.store_calls(calls)
     }
+
+    #[cfg(feature = "durable")]
+    fn make_room_now(&mut self) -> QueryResult<()> {
+        Ok(())
+    }
 }
 
 /// The transaction manager for [`AsyncDeferredConnection`]: moves the hooks along with the

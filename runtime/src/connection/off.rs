@@ -14,6 +14,12 @@ impl<W> Keeper<W> {
     pub(super) fn has_to_spill(&mut self) -> bool {
         false
     }
+
+    #[inline]
+    #[allow(clippy::unused_self, reason = "the same as with the feature")]
+    pub(super) fn has_to_spill_before_nested(&mut self) -> bool {
+        false
+    }
 }
 
 pub(super) async fn store_all<W: Wrapper>(_: &mut W) -> QueryResult<()> {

@@ -168,10 +168,11 @@ impl<W: Wrapper> Registry for W {
     #[cfg(feature = "durable")]
     fn store(&mut self, call: Result<NewTask, CannotStore>) -> QueryResult<TaskId> {
         let (task, call_site) = name_and_call_site(&call);
-        let queue = open_queue(self, task, call_site)?;
+        open_queue(self, task, call_site)?;
         let call = call.map_err(CommitError::TaskCannotBeStored)?;
-        let id = call.id;
-        queue.store(Ok(call));
+        self.make_room_now()?;
+        let (id, bytes) = (call.id, call.bytes());
+        open_queue(self, task, call_site)?.store(Ok(call), bytes);
         Ok(id)
     }
 }

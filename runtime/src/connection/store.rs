@@ -10,15 +10,27 @@ use super::keeper::{Interrupted, Keeper};
 use super::proof::{PROOF, read};
 use super::send::{Statement, send};
 use super::wrapper::Wrapper;
-use crate::durable::{NewTask, SPILL_BEYOND, StoredCalls, TABLE, is_due, wake_workers};
+use crate::durable::{NewTask, SPILL_BEYOND, SPILL_BEYOND_BYTES, StoredCalls, TABLE, is_due, wake_workers};
 use crate::error::{CannotStore, CommitError};
+use crate::queue::Calls;
 
 impl<W> Keeper<W> {
     /// Whether the calls of the innermost depth are more than are kept in memory.
     #[inline]
     pub(super) fn has_to_spill(&mut self) -> bool {
-        self.has_calls() && self.queue().innermost_calls() >= SPILL_BEYOND
+        self.has_calls() && are_many(self.queue.innermost_calls())
     }
+
+    /// Whether they have to be stored before a savepoint is set. They could not be while it is
+    /// open, so that what counts is the calls of all depths together.
+    #[inline]
+    pub(super) fn has_to_spill_before_nested(&mut self) -> bool {
+        self.has_calls() && are_many(self.queue.calls()) && self.queue.innermost_calls().count > 0
+    }
+}
+
+fn are_many(calls: Calls) -> bool {
+    calls.count >= SPILL_BEYOND || calls.bytes >= SPILL_BEYOND_BYTES
 }
 
 /// Stores what is left, before the outermost COMMIT. Where this fails the transaction must be
@@ -27,13 +39,11 @@ pub(super) async fn store_all<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     if conn.keeper().has_calls() { Box::pin(store(conn)).await } else { Ok(()) }
 }
 
-/// Stores the calls of the innermost transaction or savepoint, in it, where they are very many.
-/// Where this fails it must be rolled back.
+/// Stores the calls of the innermost transaction or savepoint, in it. Where this fails it must be
+/// rolled back.
 pub(super) async fn spill<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
-    if conn.keeper().has_to_spill() {
-        Box::pin(store(conn)).await?;
-        conn.keeper().has_spilled = true;
-    }
+    Box::pin(store(conn)).await?;
+    conn.keeper().has_spilled = true;
     Ok(())
 }
 
@@ -64,7 +74,7 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
         // In their place for as long as it takes: where this future is dropped meanwhile, and the
         // block around it goes on.
         let dropped = "the future that stored it was dropped before it had ended".to_owned();
-        conn.keeper().queue().store(Err(CannotStore { task, call_site, reason: dropped }));
+        conn.keeper().queue().store(Err(CannotStore { task, call_site, reason: dropped }), 0);
         let sent = send_some(conn, rest).await;
         drop(conn.keeper().queue().take_innermost_calls());
         match conn.keeper().watch.result(sent) {
@@ -86,7 +96,7 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
 /// Calls were not stored. Whoever goes on in spite of the error must not get to commit without
 /// them.
 fn refuse<W: Wrapper>(conn: &mut W, cannot_store: CannotStore, error: Error) -> Error {
-    conn.keeper().queue().store(Err(cannot_store));
+    conn.keeper().queue().store(Err(cannot_store), 0);
     error
 }
 

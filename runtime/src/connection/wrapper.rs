@@ -75,6 +75,10 @@ pub(crate) trait Wrapper: Deferring {
     #[cfg(feature = "durable")]
     fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send;
 
+    /// Stores durable calls where very many wait, if that can be done without being awaited.
+    #[cfg(feature = "durable")]
+    fn make_room_now(&mut self) -> QueryResult<()>;
+
     /// Diesel's state, or `None` where the connection is broken.
     #[inline]
     fn state(&mut self) -> Option<State> {

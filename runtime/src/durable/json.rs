@@ -1,4 +1,4 @@
-//! Writes a value as JSON, in serde_json's own form, and refuses what would not come back from it
+//! Writes a value as JSON, in `serde_json`'s own form, and refuses what would not come back from it
 //! as it went in: what nests too deep to be read, a `Some` that would be read as `None`, NaN and
 //! the infinities, and two fields of one name.
 //!
@@ -13,7 +13,7 @@ use std::ops::Range;
 use serde::Serialize;
 use serde::ser::{self, Serializer};
 
-/// How deep arrays and objects may nest: serde_json reads no more.
+/// How deep arrays and objects may nest: `serde_json` reads no more.
 pub(crate) const MAX_DEPTH: usize = 127;
 
 /// Appends values to what is written already.
@@ -106,7 +106,7 @@ impl<'j> Writer<'j> {
         Writer { json: &mut *self.json, depth: self.depth }
     }
 
-    /// What has nothing in it: as serde_json writes it.
+    /// What has nothing in it: as `serde_json` writes it.
     fn plain<T: Serialize + ?Sized>(&mut self, value: &T) -> Written {
         serde_json::to_writer(&mut *self.json, value).map_err(ser::Error::custom)
     }
@@ -280,7 +280,8 @@ impl<'j> Serializer for Writer<'j> {
     }
 }
 
-/// What serde_json calls its structs that hold JSON: a `RawValue`, and a `Number` of any precision.
+/// What `serde_json` calls its structs that hold JSON: a `RawValue`, and a `Number` of any
+/// precision.
 const AS_IT_IS: &str = "$serde_json::private::";
 
 #[cold]
@@ -374,7 +375,7 @@ enum Keys {
     All(Vec<Range<usize>>),
 }
 
-/// serde_json knows what may be a key, and how it is written: this is `{"key":null}`.
+/// `serde_json` knows what may be a key, and how it is written: this is `{"key":null}`.
 struct KeyOnly<'k, K: ?Sized>(&'k K);
 
 impl<K: Serialize + ?Sized> Serialize for KeyOnly<'_, K> {

@@ -29,7 +29,7 @@ pub use self::notify::never_notify;
 pub(crate) use self::notify::{claim_notification, give_notification_back, notification_failed};
 pub use self::operations::{TaskStatement, cancel_task, pause_queue, replay_dead, replay_task, resume_queue};
 pub use self::outbox::StoredCalls;
-pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, TABLE, TaskTable, is_due, no_outbox};
+pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, SPILL_BEYOND_BYTES, TABLE, TaskTable, is_due, no_outbox};
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]
 pub use self::payload::{Decoder, Encoder, Storable, Undecodable};
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]

@@ -11,6 +11,10 @@ use crate::report::PendingHook;
 pub enum NewTask {}
 
 impl NewTask {
+    pub(crate) fn bytes(&self) -> usize {
+        match *self {}
+    }
+
     pub(crate) fn describe(&self, _: usize) -> PendingHook {
         match *self {}
     }

@@ -56,6 +56,11 @@ impl NewTask {
         self.payload.json()
     }
 
+    /// How many bytes it takes that are not bounded by its columns.
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload.json().len()
+    }
+
     pub(crate) fn describe(&self, depth: usize) -> PendingHook {
         PendingHook {
             task: self.task,

@@ -71,8 +71,13 @@ impl Process {
     pub fn ask<T: std::str::FromStr>(&mut self, question: &str) -> T {
         use std::io::Write;
         writeln!(self.stdin.as_ref().expect("its input"), "{question}").expect("it listens");
+        self.answers()
+    }
+
+    /// Waits for its answer.
+    pub fn answers<T: std::str::FromStr>(&mut self) -> T {
         let answer = self.wait_for(ANSWER);
-        answer.parse().unwrap_or_else(|_| panic!("{question}: {answer}"))
+        answer.parse().unwrap_or_else(|_| panic!("it answered {answer}"))
     }
 
     /// Waits until it has ended by itself.
@@ -156,6 +161,7 @@ fn plays<A: AsyncDatabase>() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     match &*told(ROLE) {
         "enqueues and works" => enqueues_and_works::<A>(&url, &runtime),
+        "calls" => crate::memory::calls::<A>(&url, &runtime),
         "works on poison" => crate::poison::works::<A>(&url, &runtime),
         "works on spans" => crate::spans::works::<A>(&url, &runtime),
         role => panic!("no such role: {role}"),

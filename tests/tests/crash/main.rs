@@ -17,6 +17,7 @@ mod enqueue;
 mod journal;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod lost;
+mod memory;
 mod poison;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod restart;

@@ -1,5 +1,5 @@
-//! D14: what is beyond ten thousand calls is stored before the COMMIT, in the savepoint that it
-//! belongs to.
+//! D14, D22: what is beyond ten thousand calls, or 2 MB of arguments, is stored before the COMMIT,
+//! in the savepoint that it belongs to.
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -18,6 +18,8 @@ on_every_database! {
     d14_keys_over_several_statements,
     d14_raw_sql_is_found_out_before_a_spill,
     t01_in_a_test_transaction,
+    d22_large_calls_are_stored_at_the_next_statement_or_call_on_the_connection,
+    d22_the_calls_of_all_depths_together_are_few,
 }
 
 type Conn<C> = DeferredConnection<C>;
@@ -309,6 +311,51 @@ fn t01_in_a_test_transaction<C: Database>(db: &Scratch<C>) {
     })
     .unwrap();
     assert_eq!((inside(conn), count(db)), (10_001, 0));
+}
+
+/// D22: four of them are 2 MB.
+fn d22_large_calls_are_stored_at_the_next_statement_or_call_on_the_connection<C: Database>(db: &Scratch<C>) {
+    let conn = &mut ready(db);
+    let large = "x".repeat(512 << 10);
+    atomic!(conn, -> QueryResult<()>, {
+        for _ in 0..3 {
+            second(&large);
+        }
+        C::insert(conn, 1)?;
+        assert_eq!((inside(conn), conn.pending().len()), (0, 3), "not yet");
+        second(&large);
+        C::insert(conn, 2)?;
+        assert_eq!((inside(conn), conn.pending().len()), (4, 0));
+        for _ in 0..5 {
+            second(&large).after_commit(conn)?;
+        }
+        assert_eq!((inside(conn), conn.pending().len()), (8, 1), "without a statement");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(count(db), 9);
+}
+
+/// D22, D3: those of an outer block cannot be stored while a nested one is open.
+fn d22_the_calls_of_all_depths_together_are_few<C: Database>(db: &Scratch<C>) {
+    fn nest<C: Database>(conn: &mut Conn<C>, depth: usize, large: &str) -> QueryResult<usize> {
+        atomic!(conn, -> QueryResult<usize>, {
+            for _ in 0..3 {
+                second(large);
+            }
+            let waits = conn.pending().len();
+            if depth == 10 {
+                return rolled_back();
+            }
+            // The innermost is refused, with its three.
+            let inner = nest(conn, depth + 1, large).unwrap_or_default();
+            Ok(waits.max(inner))
+        })
+    }
+    let conn = &mut ready(db);
+    let most = nest(conn, 1, &"x".repeat(512 << 10)).unwrap();
+    assert!(most <= 6, "{most} waited");
+    assert_eq!(count(db), 27);
 }
 
 /// E10, D14: a plain transaction is believed as Diesel does, but not about durable calls: DDL has

@@ -1,5 +1,5 @@
-//! D14 on asynchronous connections: there a statement cannot wait for anything, so that room is
-//! made where a nested block begins or ends, and at COMMIT.
+//! D14, D22 on asynchronous connections: there a statement cannot wait for anything, so that room is
+//! made where a nested block begins or ends, before SQL in a batch, and at COMMIT.
 
 use diesel::result::QueryResult;
 use diesel_async::SimpleAsyncConnection;
@@ -8,7 +8,7 @@ use diesel_deferred_tests::{
     AsyncDatabase, Database, Moment, NOTHING, Scratch, cut, on_every_async_database, record_async, refusal, rolled_back,
 };
 
-use crate::tasks::{assert_usable_async, count, first, is_insert, ready_async};
+use crate::tasks::{assert_usable_async, count, first, is_insert, ready_async, second};
 
 on_every_async_database! {
     d14_where_a_nested_block_begins_and_ends,
@@ -16,6 +16,7 @@ on_every_async_database! {
     d14_a_failed_spill_fails_the_transaction,
     d14_raw_sql_is_found_out_before_a_spill,
     a02_a_nested_block_that_is_dropped_in_a_spill,
+    d22_large_calls_are_stored_before_a_batch_or_a_block,
 }
 
 type Conn<A> = AsyncDeferredConnection<A>;
@@ -123,7 +124,7 @@ async fn d14_raw_sql_is_found_out_before_a_spill<A: AsyncDatabase>(db: &Scratch<
         for id in 0..MANY {
             first(id);
         }
-        conn.batch_execute("ROLLBACK").await?;
+        conn.inner_mut().batch_execute("ROLLBACK").await?;
         let caused = atomic!(conn, -> QueryResult<()>, async { Ok(()) }).await;
         assert_eq!(refusal(&caused), "EndedEarly");
         Ok(())
@@ -172,4 +173,32 @@ async fn a02_a_nested_block_that_is_dropped_in_a_spill<A: AsyncDatabase>(db: &Sc
         }
     }
     assert!(refused > 0 && committed > 0, "refused: {refused}, committed: {committed}");
+}
+
+/// D22: four of them are 2 MB.
+async fn d22_large_calls_are_stored_before_a_batch_or_a_block<A: AsyncDatabase>(db: &Scratch<A::Blocking>) {
+    let conn = &mut ready_async::<A>(db).await;
+    let large = "x".repeat(512 << 10);
+    atomic!(conn, -> QueryResult<()>, async {
+        for _ in 0..3 {
+            second(&large);
+        }
+        conn.batch_execute("DELETE FROM witness").await?;
+        assert_eq!(conn.pending().len(), 3, "not yet");
+        second(&large);
+        conn.batch_execute("DELETE FROM witness").await?;
+        assert_eq!(conn.pending().len(), 0);
+        for _ in 0..4 {
+            second(&large);
+        }
+        atomic!(conn, -> QueryResult<()>, async {
+            assert_eq!(conn.pending().len(), 0);
+            second(&large);
+            Ok(())
+        })
+        .await
+    })
+    .await
+    .unwrap();
+    assert_eq!(count(db), 9);
 }

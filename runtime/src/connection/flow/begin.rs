@@ -96,7 +96,7 @@ pub(crate) fn ready_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> 
         keeper.can_notify = false;
         keeper.has_spilled = false;
         keeper.forget_needs();
-    } else if keeper.has_to_spill() {
+    } else if keeper.has_to_spill_before_nested() {
         return None;
     }
     abandon_leftovers(conn, state.depth);
@@ -116,8 +116,10 @@ async fn prepare_to_begin<W: Wrapper>(conn: &mut W, opening: Opening<'_>) -> Que
         if !opening.may_be_nested() {
             return Err(Error::AlreadyInTransaction);
         }
-        // Before the savepoint, which they are not a part of.
-        spill(conn).await?;
+        if conn.keeper().has_to_spill_before_nested() {
+            // Before the savepoint, which they are not a part of.
+            spill(conn).await?;
+        }
     } else {
         run_ready(conn).await;
         if conn.keeper().interrupted != Interrupted::No {

@@ -106,7 +106,9 @@ fn about_to_commit<W: Wrapper>(conn: &mut W, depth: usize, level: Level, promise
 /// What has to be there, or stored, before that is sent.
 async fn prepare<W: Wrapper>(conn: &mut W, order: Order) -> QueryResult<Stage> {
     if order == Order::Release {
-        spill(conn).await?;
+        if conn.keeper().has_to_spill() {
+            spill(conn).await?;
+        }
         return Ok(Stage::none());
     }
     let stage = stage(conn.keeper())?;

@@ -1,4 +1,4 @@
-//! D23: what is written is serde_json's own, and comes back, or it is refused.
+//! D23: what is written is `serde_json`'s own, and comes back, or it is refused.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -202,7 +202,7 @@ fn d23_a_raw_value_goes_as_it_is() {
     }
 }
 
-/// One level for each bracket, as serde_json counts them.
+/// One level for each bracket, as `serde_json` counts them.
 #[test]
 fn d23_the_deepest_that_is_written_is_the_deepest_that_is_read() {
     #[derive(Debug, Serialize, Deserialize)]

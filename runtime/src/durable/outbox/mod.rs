@@ -29,6 +29,10 @@ pub(crate) const TABLE: &str = "deferred_tasks";
 /// Some 2 MB of small calls.
 pub(crate) const SPILL_BEYOND: usize = 10_000;
 
+/// How many bytes of their arguments are. A statement has several copies of them on their way to
+/// the server.
+pub(crate) const SPILL_BEYOND_BYTES: usize = BYTES_IN_ONE_STATEMENT / 2;
+
 /// How many bytes of arguments go into one statement: a quarter of what MariaDB takes by default
 /// (`max_allowed_packet`).
 const BYTES_IN_ONE_STATEMENT: usize = 4 << 20;
@@ -53,7 +57,7 @@ pub(crate) trait Outbox<DB: Backend> {
         let mut bytes = 0;
         let fit = calls.iter().take(Self::CALLS_IN_ONE_STATEMENT).take_while(|call| {
             let is_first = bytes == 0;
-            bytes += call.payload.json().len();
+            bytes += call.bytes();
             is_first || bytes <= BYTES_IN_ONE_STATEMENT
         });
         let count = fit.count();
