@@ -13,7 +13,7 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 /// Which migration this version of the crate knows as the last one.
 #[cfg(feature = "worker")]
-pub(crate) const SCHEMA_VERSION: i32 = 1;
+pub(crate) const SCHEMA_VERSION: i32 = 2;
 
 /// The migrations that create and change the tables of durable tasks, for the database that they
 /// are run on.

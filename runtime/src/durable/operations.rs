@@ -69,9 +69,12 @@ pub fn cancel_task(id: TaskId) -> TaskStatement {
     // MySQL makes one assignment after the other: what others look at goes last.
     let cancel = Sql::new("UPDATE deferred_tasks SET cancel_requested = (state = 'running'), ended_at_ms = CASE WHEN state = 'running' THEN NULL ELSE ")
         .now()
-        .sql(" END, unique_key = NULL, state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END WHERE id = ")
+        .sql(
+            " END, unique_key = NULL, freed_key = CASE WHEN state = 'running' THEN freed_key ELSE COALESCE(task_key, freed_key) END, \
+             state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END WHERE id = ",
+        )
         .bind(id)
-        .sql(" AND state IN ('ready', 'scheduled', 'running')");
+        .sql(" AND state IN ('ready', 'blocked', 'scheduled', 'unknown', 'running')");
     TaskStatement(cancel)
 }
 
@@ -125,7 +128,8 @@ pub fn replay_dead(task: impl Into<String>) -> TaskStatement {
 }
 
 fn replay() -> Sql<'static> {
-    Sql::new("UPDATE deferred_tasks SET state = 'ready', attempts = 0, snoozes = 0, ended_at_ms = NULL, run_at_ms = ")
+    Sql::new("UPDATE deferred_tasks SET state = 'ready', attempts = 0, snoozes = 0, unique_key = NULL, refusals = 0, refused_at_ms = NULL, \
+         ended_at_ms = NULL, run_at_ms = ")
         .now()
         .sql(" WHERE ")
 }

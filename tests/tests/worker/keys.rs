@@ -103,7 +103,7 @@ async fn a_task_that_is_tried_again_holds_up_its_key_only<A: AsyncDatabase>(_: &
         notes.wait_until(|all| all.last().is_some_and(|last| last == word)).await;
     }
     let rows = db.wait_for_tasks(|rows| rows.len() == 2).await;
-    assert_eq!((rows[0].state.as_str(), rows[1].state.as_str()), ("scheduled", "ready"));
+    assert_eq!((rows[0].state.as_str(), rows[1].state.as_str()), ("scheduled", "blocked"));
     db.run_sql("UPDATE deferred_tasks SET run_at_ms = 0 WHERE state = 'scheduled'");
     assert_eq!(notes.wait_for(8).await[6..], ["head, attempt 2", "behind it"]);
     at_work.stop().await;

@@ -9,6 +9,7 @@ on_every_async_database!(
     a_worker_without_tables_says_so,
     a_worker_whose_tables_were_changed_says_so,
     a_worker_that_meets_newer_tables_says_so,
+    a_worker_that_meets_older_tables_says_so,
     tables_that_become_newer_stop_a_worker_that_works,
     a_later_migration_loses_no_rows,
 );
@@ -45,11 +46,24 @@ async fn a_worker_that_meets_newer_tables_says_so<A: AsyncDatabase>(_: &Scratch<
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
     words(db, &["a"]);
-    db.run_sql("UPDATE deferred_schema SET version = 2");
+    db.run_sql("UPDATE deferred_schema SET version = 3");
     let error = at_work!(worker::<A>(db, &notes)).fails().await;
     let message = error.to_string();
-    assert!(matches!(error, WorkerError::NewerTables { found: 2, known: 1, .. }), "{error:?}");
-    assert!(message.contains("of version 2, and this worker knows versions up to 1"), "{message}");
+    assert!(matches!(error, WorkerError::NewerTables { found: 3, known: 2, .. }), "{error:?}");
+    assert!(message.contains("of version 3, and this worker knows versions up to 2"), "{message}");
+    assert_eq!((states(db), notes.all().len()), (vec!["ready".to_owned()], 0));
+}
+
+/// Bad input: "a table with rows of the previous layout": the worker stops with words, not damage.
+async fn a_worker_that_meets_older_tables_says_so<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    words(db, &["a"]);
+    db.run_sql("UPDATE deferred_schema SET version = 1");
+    let error = at_work!(worker::<A>(db, &notes)).fails().await;
+    let message = error.to_string();
+    assert!(matches!(error, WorkerError::OlderTables { found: 1, needed: 2, .. }), "{error:?}");
+    assert!(message.contains("of version 1, and this worker needs version 2"), "{message}");
     assert_eq!((states(db), notes.all().len()), (vec!["ready".to_owned()], 0));
 }
 
@@ -61,14 +75,14 @@ async fn tables_that_become_newer_stop_a_worker_that_works<A: AsyncDatabase>(_: 
     committed(db, |conn| hold("a").after_commit(conn));
     notes.wait_for(1).await;
     assert!(!at_work.has_ended());
-    db.run_sql("UPDATE deferred_schema SET version = 2");
+    db.run_sql("UPDATE deferred_schema SET version = 3");
     let error = at_work.fails().await;
-    assert!(matches!(error, WorkerError::NewerTables { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, WorkerError::NewerTables { found: 3, known: 2, .. }), "{error:?}");
     let rows = db.tasks();
-    assert_eq!((&*rows[0].state, rows[0].attempts), ("ready", 0));
+    assert_eq!((&*rows[0].state, rows[0].attempts), ("ready", 1));
 
     // The newer worker has it at once.
-    db.run_sql("UPDATE deferred_schema SET version = 1");
+    db.run_sql("UPDATE deferred_schema SET version = 2");
     notes.add("go");
     let at_work = at_work!(worker::<A>(db, &notes));
     db.wait_for_tasks(|rows| rows.is_empty()).await;

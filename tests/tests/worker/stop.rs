@@ -11,7 +11,8 @@ use crate::support::{
 on_every_async_database!(
     it_waits_for_what_runs_and_takes_nothing_more,
     what_ends_meanwhile_is_told_at_once,
-    what_was_not_started_goes_back,
+    d19_nothing_is_taken_ahead,
+    d19_a_last_attempt_that_is_stopped_was_the_last,
     a_full_queue_is_given_back,
     a_blocking_task_is_abandoned,
     a_worker_that_has_nothing_to_do_stops_at_once,
@@ -63,24 +64,29 @@ async fn what_ends_meanwhile_is_told_at_once<A: AsyncDatabase>(_: &Scratch<A::Bl
     assert_eq!(stopping.await.expect("stopped").abandoned, []);
 }
 
-/// Q9: "what it had taken ahead goes back", which was no attempt.
-async fn what_was_not_started_goes_back<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+/// D19, D20: nothing is taken ahead, so that whatever stops a worker, or kills it, what had not
+/// started is as it was: its attempts, and what it is `unique` by.
+async fn d19_nothing_is_taken_ahead<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
     committed(db, |conn| {
-        (0..100).try_for_each(|_| note("fast").after_commit(conn).map(drop))?;
+        (0..100).try_for_each(|_| note("fast").max_attempts(1).after_commit(conn).map(drop))?;
         hold("a").after_commit(conn)?;
-        (0..100).try_for_each(|_| note("slow").after_commit(conn).map(drop))
+        (0..100).try_for_each(|_| note("slow").max_attempts(1).after_commit(conn).map(drop))
     });
     let at_work = at_work!(worker_of::<A>(db, &notes, 1).grace_period(Duration::ZERO));
     notes.wait_until(|all| all.iter().any(|note| note == "begin a")).await;
-    // It takes as many ahead as it has just finished.
+    let running = |db: &Scratch<A::Blocking>| db.tasks().iter().filter(|row| row.state == "running").count();
+    assert_eq!(running(db), 1);
     let report = at_work.stop().await;
-    assert!(report.released > 0, "{report}");
-    assert_eq!((report.ran, report.abandoned.len()), (100, 0), "{report}");
+    assert_eq!((report.ran, report.released, report.abandoned.len()), (100, 1, 0), "{report}");
     let rows = db.tasks();
     assert_eq!(rows.len(), 101);
-    assert!(rows.iter().all(|row| (&*row.state, row.attempts, &row.error) == ("ready", 0, &None)), "{rows:#?}");
+    let slow = |row: &&diesel_deferred_tests::TaskRow| row.payload.contains("slow");
+    assert!(rows.iter().filter(slow).all(|row| (&*row.state, row.attempts, &row.error) == ("ready", 0, &None)));
+    // The one that had started was an attempt.
+    let held: Vec<_> = rows.iter().filter(|row| !slow(row)).map(|row| (&*row.state, row.attempts)).collect();
+    assert_eq!(held, [("ready", 1)]);
 
     // Any other worker has them at once, in their order.
     notes.add("go");
@@ -89,6 +95,28 @@ async fn what_was_not_started_goes_back<A: AsyncDatabase>(_: &Scratch<A::Blockin
     at_work.stop().await;
     assert_eq!(with(&notes.all(), "begin ").len(), 2);
     assert_eq!(with(&notes.all(), "slow").len(), 100);
+}
+
+/// D19: a body that had started in its last attempt, and was stopped with its worker, does not start
+/// once more.
+async fn d19_a_last_attempt_that_is_stopped_was_the_last<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    committed(db, |conn| hold("a").max_attempts(1).after_commit(conn));
+    let failures = Notes::default();
+    let told = failures.clone();
+    let at_work = at_work!(
+        worker_of::<A>(db, &notes, 1)
+            .grace_period(Duration::ZERO)
+            .on_failure(move |failure| told.add(format!("{} {}", failure.attempt, failure.is_dead)))
+    );
+    notes.wait_for(1).await;
+    let report = at_work.stop().await;
+    assert_eq!((report.released, report.abandoned.len()), (0, 0), "{report}");
+    let rows = db.tasks();
+    assert_eq!((&*rows[0].state, rows[0].attempts), ("dead", 1));
+    assert_eq!(rows[0].error.as_deref(), Some("its worker stopped during its last attempt"));
+    assert_eq!(failures.all(), ["1 true"]);
 }
 
 /// Q9: "bounded": at the end of the grace period async tasks are stopped.
@@ -101,8 +129,9 @@ async fn a_full_queue_is_given_back<A: AsyncDatabase>(_: &Scratch<A::Blocking>) 
     let report = at_work.stop().await;
     assert_eq!((report.ran, report.released, report.abandoned.len()), (0, 5, 0), "{report}");
     let rows = db.tasks();
-    assert!(rows.iter().all(|row| (&*row.state, row.attempts) == ("ready", 0)), "{rows:#?}");
-    assert_eq!(rows.len(), 50);
+    // D19: the five had started.
+    assert!(rows.iter().all(|row| row.state == "ready"), "{rows:#?}");
+    assert_eq!((rows.len(), rows.iter().map(|row| row.attempts).sum::<i32>()), (50, 5));
     assert_eq!(with(&notes.all(), "end ").len(), 0);
 }
 

@@ -1,5 +1,7 @@
 //! Rows that no call of this program wrote: of older and newer programs, and changed by hand.
 
+use std::time::Duration;
+
 use diesel_deferred::{Attempt, deferred_task};
 use diesel_deferred_tests::{AsyncDatabase, Notes, Scratch, at_work, on_every_async_database};
 
@@ -18,8 +20,9 @@ async fn grown(#[state] notes: &Notes, id: i32, note: Option<String>, #[serde(de
 }
 
 on_every_async_database!(
-    what_cannot_be_read_is_a_dead_letter,
-    a_task_that_was_removed_is_a_dead_letter,
+    d21_what_cannot_be_read_waits_for_another_program,
+    d21_a_task_of_another_program_waits_for_it,
+    d21_what_no_program_can_read_is_given_up_in_the_end,
     a_call_of_an_older_version_is_read,
     numbers_that_make_no_sense_stop_nothing,
     a_row_that_claims_to_run_is_refused_or_runs,
@@ -27,9 +30,9 @@ on_every_async_database!(
     a_queue_that_nobody_works_on_is_left_alone,
 );
 
-/// D12: "undecodable payload goes to dead letter, does not stop the queue". ECOSYSTEM:
-/// `worker.run()` returns Err and ends, and so does the next one.
-async fn what_cannot_be_read_is_a_dead_letter<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+/// D21, D12: "does not stop the queue": what this program cannot read waits for the one that can,
+/// and was no attempt. ECOSYSTEM: `worker.run()` returns Err and ends, and so does the next one.
+async fn d21_what_cannot_be_read_waits_for_another_program<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let notes = Notes::default();
     words(db, &["a", "b", "c", "d", "e", "after"]);
@@ -41,7 +44,7 @@ async fn what_cannot_be_read_is_a_dead_letter<A: AsyncDatabase>(_: &Scratch<A::B
     }
     let at_work = at_work!(worker_of::<A>(db, &notes, 1));
     assert_eq!(notes.wait_for(1).await, ["after"]);
-    let rows = db.wait_for_tasks(|rows| rows.len() == 5 && rows.iter().all(|row| row.state == "dead")).await;
+    let rows = db.wait_for_tasks(|rows| rows.len() == 5 && rows.iter().all(|row| row.state == "unknown")).await;
     for (row, part) in rows.iter().zip([
         "the payload is not a JSON object",
         "the payload is not a JSON object",
@@ -52,27 +55,60 @@ async fn what_cannot_be_read_is_a_dead_letter<A: AsyncDatabase>(_: &Scratch<A::B
         let reason = row.error.as_deref().unwrap_or_default();
         assert!(reason.starts_with("its arguments are not those of `worker::support::note`: "), "{reason}");
         assert!(reason.contains(part), "{reason}");
-        assert_eq!(row.attempts, 1, "another attempt would read the same");
+        assert_eq!(row.attempts, 0);
     }
-    at_work.stop().await;
+    // Another program writes them as this one reads them: it tries again by itself.
+    db.run_sql(r#"UPDATE deferred_tasks SET payload = '{"text":"read"}'"#);
+    assert_eq!(notes.wait_for(6).await[1..], ["read"; 5]);
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
+    let report = at_work.stop().await;
+    assert!(report.refused["worker::support::note"] >= 5, "{report}");
 }
 
-/// D12, and "a task removed from the code while rows wait".
-async fn a_task_that_was_removed_is_a_dead_letter<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+/// D21: a task that this program does not have holds up nobody, also not of its key, and is the
+/// other program's as soon as that one looks.
+async fn d21_a_task_of_another_program_waits_for_it<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
     let (notes, failures) = (Notes::default(), Notes::default());
     let told = failures.clone();
-    words(db, &["removed", "after"]);
+    committed(db, |conn| {
+        ["removed", "after"].into_iter().try_for_each(|text| note(text).key("k").after_commit(conn).map(drop))
+    });
     db.run_sql(r#"UPDATE deferred_tasks SET task = 'shop::gone' WHERE payload = '{"text":"removed"}'"#);
     let at_work = at_work!(
         worker::<A>(db, &notes).on_failure(move |failure| told.add(format!("{} {}", failure.task, failure.is_dead)))
     );
     assert_eq!(notes.wait_for(1).await, ["after"]);
-    let rows = db.wait_for_tasks(|rows| rows.len() == 1 && rows[0].state == "dead").await;
+    let rows = db.wait_for_tasks(|rows| rows.len() == 1 && rows[0].state == "unknown").await;
     let reason = rows[0].error.as_deref().unwrap_or_default();
     assert!(reason.contains("no durable task of the name `shop::gone`"), "{reason}");
     assert!(reason.contains(r#"`name = "shop::gone"`"#), "{reason}");
-    assert_eq!(failures.all(), ["shop::gone true"]);
+    assert_eq!((rows[0].attempts, failures.all().len()), (0, 0));
+    // It stays there, while a program has it that reads it again and again.
+    db.run_sql("UPDATE deferred_tasks SET task = 'worker::support::note'");
+    assert_eq!(notes.wait_for(2).await, ["after", "removed"]);
+    let report = at_work.stop().await;
+    assert_eq!(report.refused["shop::gone"], 1, "{report}");
+}
+
+/// D21: "it becomes a dead letter only after a time that the user sets".
+async fn d21_what_no_program_can_read_is_given_up_in_the_end<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let (notes, failures) = (Notes::default(), Notes::default());
+    let told = failures.clone();
+    words(db, &["gone"]);
+    db.run_sql("UPDATE deferred_tasks SET task = 'shop::gone'");
+    let at_work = at_work!(
+        worker::<A>(db, &notes)
+            .poll_interval(Duration::from_millis(50))
+            .give_up_unknown_after(Duration::from_secs(3_600))
+            .on_failure(move |failure| told.add(format!("{} {}", failure.task, failure.is_dead)))
+    );
+    db.wait_for_tasks(|rows| rows.len() == 1 && rows[0].state == "unknown").await;
+    assert_eq!(failures.all().len(), 0);
+    db.run_sql("UPDATE deferred_tasks SET refused_at_ms = refused_at_ms - 3600000");
+    db.wait_for_tasks(|rows| rows[0].state == "dead").await;
+    assert_eq!(failures.wait_for(1).await, ["shop::gone true"]);
     at_work.stop().await;
 }
 

@@ -8,8 +8,10 @@ CREATE TABLE deferred_tasks (
     payload MEDIUMTEXT NOT NULL,
     -- What runs first: the lower number.
     priority SMALLINT NOT NULL DEFAULT 0,
-    -- ready: due; scheduled: due at run_at_ms; running: leased by a worker; dead: given up; cancelled.
-    state VARCHAR(9) NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'scheduled', 'running', 'dead', 'cancelled')),
+    -- ready: due; blocked: due, behind another one of its task_key; scheduled: due at run_at_ms;
+    -- running: leased by a worker; unknown: no program that met it can read it, and it is offered
+    -- again from run_at_ms on; dead: given up; cancelled.
+    state VARCHAR(9) NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'blocked', 'scheduled', 'running', 'unknown', 'dead', 'cancelled')),
     run_at_ms BIGINT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     -- How many of the attempts asked to be run again: they do not count.
@@ -17,12 +19,21 @@ CREATE TABLE deferred_tasks (
     max_attempts INTEGER NOT NULL,
     -- What it is about: tasks of one key run one after the other, in the order of their ids.
     task_key VARCHAR(255),
-    -- Until it is started, no other row of its task has this one.
+    -- Until it is started, no other row of its task that waits has this one.
     unique_key VARCHAR(255),
     -- Whether it takes the place of a row with its unique_key.
     replaces BOOLEAN NOT NULL DEFAULT FALSE,
-    -- Its task_key while it runs: no two rows have the same. There are no partial indexes here.
+    -- A key that it had, or held, when it was cancelled or replaced: a worker looks who waits behind it.
+    freed_key VARCHAR(255),
+    -- There are no partial indexes here: columns that are NULL in most rows stand in for them.
+    -- Its task_key while it runs: no two rows have the same.
     running_key VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN state = 'running' THEN task_key END) VIRTUAL,
+    -- Its task_key while it keeps the others of the key waiting.
+    held_key VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN state IN ('ready', 'running') OR (state = 'scheduled' AND attempts > 0) THEN task_key END) VIRTUAL,
+    -- Its task_key while it waits behind another one.
+    blocked_key VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN state = 'blocked' THEN task_key END) VIRTUAL,
+    -- Its unique_key until it is started.
+    waiting_unique_key VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN attempts = 0 AND state IN ('ready', 'blocked', 'scheduled', 'unknown') THEN unique_key END) VIRTUAL,
     -- Who runs it, and until when nobody else does.
     worker BINARY(16),
     lease_until_ms BIGINT,
@@ -30,15 +41,23 @@ CREATE TABLE deferred_tasks (
     -- Of the last attempt that failed.
     error TEXT,
     enqueued_at_ms BIGINT NOT NULL,
+    started_at_ms BIGINT,
     ended_at_ms BIGINT,
+    -- How often, and since when, programs gave it back that cannot read it.
+    refusals INTEGER NOT NULL DEFAULT 0,
+    refused_at_ms BIGINT,
     -- Or it would run for ever.
     CHECK (state <> 'running' OR lease_until_ms IS NOT NULL),
     INDEX deferred_tasks_ready (state, queue, priority, run_at_ms, id),
     INDEX deferred_tasks_due (state, run_at_ms),
     INDEX deferred_tasks_lease (state, lease_until_ms),
     INDEX deferred_tasks_ended (state, ended_at_ms),
-    INDEX deferred_tasks_key (task_key, id),
-    UNIQUE INDEX deferred_tasks_unique (task, unique_key),
+    INDEX deferred_tasks_held_key (held_key, id),
+    INDEX deferred_tasks_blocked_key (blocked_key, id),
+    INDEX deferred_tasks_freed_key (freed_key),
+    INDEX deferred_tasks_unknown (state, task, run_at_ms),
+    INDEX deferred_tasks_refused (state, refused_at_ms),
+    UNIQUE INDEX deferred_tasks_unique (task, waiting_unique_key),
     UNIQUE INDEX deferred_tasks_running_key (running_key)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
@@ -51,4 +70,4 @@ CREATE TABLE deferred_paused_queues (
 CREATE TABLE deferred_schema (
     version INTEGER NOT NULL
 ) ENGINE = InnoDB;
-INSERT INTO deferred_schema (version) VALUES (1);
+INSERT INTO deferred_schema (version) VALUES (2);

@@ -19,6 +19,7 @@ use diesel::backend::Backend;
 use diesel::query_builder::{QueryFragment, QueryId};
 use diesel::result::Error;
 
+use super::id::TaskId;
 use super::row::{NewTask, Schedule};
 use crate::error::{CannotStore, CommitError};
 
@@ -105,6 +106,30 @@ pub(crate) fn is_due(call: &NewTask) -> bool {
             u128::try_from(ms).is_ok_and(|ms| ms <= now)
         }
     }
+}
+
+/// Which of these calls wait behind another one of them: those that are due, of a key of which an
+/// earlier one is due. Of what else is in the table nobody asks here: who commits waits for nothing,
+/// and reads nothing. A worker finds out when it takes them.
+pub(crate) fn blocked(calls: &[NewTask]) -> Vec<bool> {
+    let is_ready = |call: &NewTask| match call.schedule {
+        Schedule::Now => true,
+        Schedule::AfterMs(ms) => ms <= 0,
+        Schedule::AtMs(_) => false,
+    };
+    // One that is `unique` may not be written.
+    let mut first: HashMap<&str, TaskId> = HashMap::new();
+    for call in calls.iter().filter(|call| is_ready(call) && call.unique_key.is_none()) {
+        if let Some(key) = &call.key {
+            let first = first.entry(key).or_insert(call.id);
+            *first = call.id.min(*first);
+        }
+    }
+    let waits = |call: &NewTask| {
+        let first = call.key.as_deref().and_then(|key| first.get(key));
+        is_ready(call) && first.is_some_and(|first| *first < call.id)
+    };
+    calls.iter().map(waits).collect()
 }
 
 impl NewTask {

@@ -6,7 +6,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
-use super::{Outbox, SPILL_BEYOND, TaskTable};
+use super::{Outbox, SPILL_BEYOND, TaskTable, blocked};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::row::{NewTask, Schedule};
 
@@ -23,6 +23,7 @@ pub(crate) struct InsertArrays<'c> {
     keys: Vec<Option<&'c str>>,
     unique_keys: Vec<Option<&'c str>>,
     replaces: Vec<bool>,
+    blocked: Vec<bool>,
     has_unique: bool,
 }
 
@@ -51,6 +52,7 @@ impl Outbox<Pg> for TaskTable {
             keys: calls.iter().map(|call| call.key.as_deref()).collect(),
             unique_keys: calls.iter().map(|call| call.unique_key.as_deref()).collect(),
             replaces: calls.iter().map(|call| call.replaces).collect(),
+            blocked: blocked(calls),
             has_unique: calls.iter().any(|call| call.unique_key.is_some()),
         }
     }
@@ -62,7 +64,8 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
             "INSERT INTO deferred_tasks (id, task, queue, payload, priority, max_attempts, task_key, unique_key, replaces, \
              state, run_at_ms, enqueued_at_ms) \
              SELECT c.id, c.task, c.queue, c.payload, c.priority, c.max_attempts, c.task_key, c.unique_key, c.replaces, \
-             CASE WHEN COALESCE(c.at_ms, now.ms + c.delay_ms) > now.ms THEN 'scheduled' ELSE 'ready' END, \
+             CASE WHEN COALESCE(c.at_ms, now.ms + c.delay_ms) > now.ms THEN 'scheduled' WHEN c.blocked THEN 'blocked' \
+             ELSE 'ready' END, \
              COALESCE(c.at_ms, now.ms + c.delay_ms, now.ms), now.ms FROM unnest(",
         );
         out.push_bind_param::<Array<SqlTaskId>, _>(&self.ids)?;
@@ -86,16 +89,22 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
         out.push_bind_param::<Array<Nullable<Text>>, _>(&self.unique_keys)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Bool>, _>(&self.replaces)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Bool>, _>(&self.blocked)?;
         out.push_sql(
-            ") AS c(id, task, queue, payload, priority, max_attempts, delay_ms, at_ms, task_key, unique_key, replaces) \
+            ") AS c(id, task, queue, payload, priority, max_attempts, delay_ms, at_ms, task_key, unique_key, replaces, blocked) \
              CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now",
         );
         if self.has_unique {
             out.push_sql(
-                " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET id = EXCLUDED.id, \
+                " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
+                 AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = EXCLUDED.id, \
                  queue = EXCLUDED.queue, payload = EXCLUDED.payload, priority = EXCLUDED.priority, \
-                 max_attempts = EXCLUDED.max_attempts, task_key = EXCLUDED.task_key, state = EXCLUDED.state, \
-                 run_at_ms = EXCLUDED.run_at_ms, enqueued_at_ms = EXCLUDED.enqueued_at_ms WHERE EXCLUDED.replaces",
+                 max_attempts = EXCLUDED.max_attempts, freed_key = CASE WHEN deferred_tasks.task_key IS NOT NULL \
+                 AND (EXCLUDED.task_key IS NULL OR EXCLUDED.task_key <> deferred_tasks.task_key OR EXCLUDED.state <> 'ready') \
+                 THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, task_key = EXCLUDED.task_key, \
+                 state = EXCLUDED.state, run_at_ms = EXCLUDED.run_at_ms, enqueued_at_ms = EXCLUDED.enqueued_at_ms, \
+                 refusals = 0, refused_at_ms = NULL WHERE EXCLUDED.replaces",
             );
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::durable::sql::Sql;
 impl Outbox<Sqlite> for TaskTable {
     type Statement<'c> = Sql<'c>;
 
-    // SQLite takes 32,766 values, and a call has eleven at most.
+    // SQLite takes 32,766 values, and a call has twelve at most.
     const CALLS_IN_ONE_STATEMENT: usize = 2_500;
 
     fn insert(calls: &[NewTask]) -> Sql<'_> {
@@ -19,10 +19,14 @@ impl Outbox<Sqlite> for TaskTable {
             return sql;
         }
         sql.sql(
-            " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET id = excluded.id, \
+            " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
+             AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = excluded.id, \
              queue = excluded.queue, payload = excluded.payload, priority = excluded.priority, \
-             max_attempts = excluded.max_attempts, task_key = excluded.task_key, state = excluded.state, \
-             run_at_ms = excluded.run_at_ms, enqueued_at_ms = excluded.enqueued_at_ms WHERE excluded.replaces",
+             max_attempts = excluded.max_attempts, freed_key = CASE WHEN deferred_tasks.task_key IS NOT NULL \
+             AND (excluded.task_key IS NULL OR excluded.task_key <> deferred_tasks.task_key OR excluded.state <> 'ready') \
+             THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, task_key = excluded.task_key, \
+             state = excluded.state, run_at_ms = excluded.run_at_ms, enqueued_at_ms = excluded.enqueued_at_ms, \
+             refusals = 0, refused_at_ms = NULL WHERE excluded.replaces",
         )
     }
 }

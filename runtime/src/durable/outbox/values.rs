@@ -1,5 +1,6 @@
 //! The INSERT for databases without arrays: a list of values a row.
 
+use super::blocked;
 use crate::durable::row::{NewTask, Schedule};
 use crate::durable::sql::Sql;
 
@@ -10,7 +11,9 @@ pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
          enqueued_at_ms, run_at_ms, state) VALUES ",
     )
     .varying();
-    for (at, call) in calls.iter().enumerate() {
+    let blocked = blocked(calls);
+    for (at, (call, blocked)) in calls.iter().zip(blocked).enumerate() {
+        let ready = if blocked { ", 'blocked')" } else { ", 'ready')" };
         sql.push_sql(if at == 0 { "(" } else { ", (" });
         sql.push_bind(call.id);
         for text in [call.task, &*call.queue, call.payload.json()] {
@@ -33,13 +36,13 @@ pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
         match call.schedule {
             Schedule::Now => {
                 sql.push_sql(now);
-                sql.push_sql(", 'ready')");
+                sql.push_sql(ready);
             }
             Schedule::AfterMs(ms) => {
                 sql.push_sql(now);
                 sql.push_sql(" + ");
                 sql.push_bind(ms);
-                sql.push_sql(if ms > 0 { ", 'scheduled')" } else { ", 'ready')" });
+                sql.push_sql(if ms > 0 { ", 'scheduled')" } else { ready });
             }
             Schedule::AtMs(ms) => {
                 sql.push_bind(ms);

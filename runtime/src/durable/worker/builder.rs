@@ -19,7 +19,7 @@ use super::source::{TableSource, WorkerConnection};
 use crate::dispatch::States;
 use crate::durable::id::TaskId;
 use crate::durable::registry::{Registered, Registry};
-use crate::durable::worker::source::{Connect, Lease};
+use crate::durable::worker::source::{Connect, Lease, Looking};
 use crate::error::BoxError;
 
 /// Takes durable tasks out of the database, and runs them.
@@ -34,21 +34,22 @@ use crate::error::BoxError;
 /// * No two workers run one task at the same time while its lease lasts. A worker extends the
 ///   leases of what it runs.
 /// * Of what is due, a worker takes by priority, then by when it was due, then in the order of the
-///   calls. What it has taken ahead (see [`batch`](WorkerBuilder::batch)) is not overtaken any
-///   more. Those that share a key run one after the other.
-/// * An attempt counts from when its task is taken, so that a task that kills its worker runs out
-///   of attempts like one that fails. One that has none left becomes a *dead letter*, which keeps
-///   its arguments and the reason, and can be [replayed](crate::replay_task). What was taken ahead
-///   when its worker died has lost an attempt, too, although it never ran: with `max_attempts = 1`
-///   it is a dead letter then, unless [`batch(0)`](WorkerBuilder::batch) has nothing taken ahead.
+///   calls. Those that share a key run one after the other.
+/// * An attempt is spent when it starts: a worker takes what it starts at once, and counts it with
+///   the same statement, so that a task that kills its worker runs out of attempts like one that
+///   fails, and never starts more often than `max_attempts`. One that was stopped with its worker
+///   has spent its attempt, too. One that has none left becomes a *dead letter*, which keeps its
+///   arguments and the reason, and can be [replayed](crate::replay_task).
 /// * Due times and leases are by the database's clock.
 ///
 /// # Failures
 /// An error, a panic, and an attempt that takes longer than the task's `timeout` are failed
 /// attempts: the task is tried again, after its `backoff`, then twice as long each time, up to six
 /// hours, a quarter more or less. [`Snooze`](crate::Snooze) and [`Discard`](crate::Discard) ask for
-/// another end. A row that cannot be read, or is of a task that this program does not have, becomes
-/// a dead letter at once.
+/// another end. A row that cannot be read, or is of a task that this program does not have, is
+/// another program's, of the version before or after: it waits for that one, spends nothing, holds up
+/// nobody, and becomes a dead letter after
+/// [`give_up_unknown_after`](WorkerBuilder::give_up_unknown_after).
 ///
 /// When the database goes away the worker goes on with what it has, and looks for it until it is
 /// back; likewise where it was not there to begin with. All that it says of that, also of a wrong
@@ -125,6 +126,7 @@ impl<C> Worker<C> {
             },
             kept: Duration::from_secs(30 * 24 * 60 * 60),
             listens: true,
+            give_up_unknown_after: Duration::from_secs(7 * 24 * 60 * 60),
         }
     }
 }
@@ -166,6 +168,7 @@ pub struct WorkerBuilder<C, L = Identity> {
     settings: Settings,
     kept: Duration,
     listens: bool,
+    give_up_unknown_after: Duration,
 }
 
 /// A hundred years: clocks cannot be asked for `Duration::MAX`.
@@ -198,8 +201,9 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// behind it. One that gives an attempt up, as a timeout does, stops an `async fn`; a plain
     /// `fn` goes on on its thread, and is tried again when that has ended.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
-        let Self { connect, queues, states, layers, lease, settings, kept, listens } = self;
-        WorkerBuilder { connect, queues, states, layers: Stack::new(layer, layers), lease, settings, kept, listens }
+        let Self { connect, queues, states, layers, lease, settings, kept, give_up_unknown_after, listens } = self;
+        let layers = Stack::new(layer, layers);
+        WorkerBuilder { connect, queues, states, layers, lease, settings, kept, give_up_unknown_after, listens }
     }
 
     /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by
@@ -233,9 +237,8 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         self
     }
 
-    /// How many tasks are taken at a time at most beyond those that can start at once: 1,000 by
-    /// default. It takes as many as it has just finished, so that long tasks are left to other
-    /// workers.
+    /// How many tasks one statement takes at most: 1,000 by default. A worker takes no more than it
+    /// starts at once.
     pub fn batch(mut self, tasks: usize) -> Self {
         self.settings.batch = tasks;
         self
@@ -244,6 +247,14 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// How long dead letters and cancelled tasks are kept: 30 days by default.
     pub fn keep_dead_for(mut self, kept: Duration) -> Self {
         self.kept = kept;
+        self
+    }
+
+    /// After which time a row becomes a dead letter that no program could read: one of a task that
+    /// none of them has, or with arguments that are not its task's. 7 days by default. Until then it
+    /// waits for the program that can, the version before or after this one.
+    pub fn give_up_unknown_after(mut self, after: Duration) -> Self {
+        self.give_up_unknown_after = after;
         self
     }
 
@@ -268,7 +279,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     where
         L: Layer<Handlers>,
     {
-        let Self { connect, mut queues, states, layers, lease, settings, kept, listens } = self;
+        let Self { connect, mut queues, states, layers, lease, settings, kept, give_up_unknown_after, listens } = self;
         let registry = Registry::collect()
             .map_err(|both| WorkerError::DuplicateTask { name: both[0].name, places: both.map(place) })?;
         if queues.is_empty() {
@@ -280,8 +291,14 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         }
         check_states(&registry, &queues, &states)?;
         let lease = Lease { worker: TaskId::new(), duration: lease };
-        let names = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
-        let source = TableSource::new(connect, lease, names, kept, listens);
+        let looking = Looking {
+            queues: queues.iter().map(|(queue, _)| Arc::clone(queue)).collect(),
+            known: registry.all().iter().map(|task| task.name).collect(),
+            kept,
+            give_up_unknown_after,
+            listens,
+        };
+        let source = TableSource::new(connect, lease, looking);
         let service = layers.layer(Handlers { states });
         Ok(Worker { engine: Engine::new(source, service, registry, queues, lease.duration, settings) })
     }

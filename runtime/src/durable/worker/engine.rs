@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use super::errors::{WorkerError, WorkerReport};
 use super::job::Job;
-use super::lane::{Lanes, SharedLanes};
+use super::lane::{Lanes, SharedLanes, Stop};
 use super::runner::{ENOUGH, OnFailure, Shared};
 use super::source::{Claim, Claimed, Source, SourceError};
 use crate::dispatch::pause;
@@ -36,12 +36,15 @@ pub(super) struct Settings {
     pub(super) on_failure: Option<OnFailure>,
 }
 
-/// How long ends of attempts wait for others, so that many are told at once, while there is
-/// something left to run.
+/// How long ends of attempts wait for others at most, so that many are told at once, while others
+/// of their queue still run.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// What runs in this time was short.
-const SOON: Duration = Duration::from_millis(50);
+/// How long ends wait whose rows somebody has locked.
+const LOCKED: Duration = Duration::from_millis(500);
+
+/// How many bytes of arguments a worker has in its hands, beyond one call a queue.
+const BYTES: i64 = 16 << 20;
 
 /// What a worker is made of.
 pub(super) struct Engine<Src, S> {
@@ -65,10 +68,8 @@ struct Timing {
 struct Round {
     /// Of which lanes there may be more to take.
     hungry: Vec<bool>,
-    /// How many tasks of each lane are worth taking ahead: as many as ended since the last
-    /// exchange, or twice as many where that was just now.
-    ahead: Vec<usize>,
-    exchanged_at: Instant,
+    /// How long the last exchange took.
+    exchange_took: Duration,
     tend_at: Instant,
     renew_at: Instant,
     /// When there is to be another look, and how long after the last one: a process that has told
@@ -78,7 +79,16 @@ struct Round {
     look_again: Option<(Instant, Duration)>,
     /// Since when ends wait to be told.
     lingering: Option<Instant>,
+    /// When ends are told that could not be.
+    resume_at: Option<Instant>,
     failures: u32,
+}
+
+impl Round {
+    /// How long ends wait for others: no longer than it takes to tell of them.
+    fn linger(&self) -> Duration {
+        self.exchange_took.min(LINGER)
+    }
 }
 
 impl<Src, S> Engine<Src, S> {
@@ -123,12 +133,12 @@ where
         let now = Instant::now();
         let mut round = Round {
             hungry: vec![true; self.queues.len()],
-            ahead: vec![0; self.queues.len()],
-            exchanged_at: now,
+            exchange_took: Duration::ZERO,
             tend_at: now,
             renew_at: now + self.lease / 3,
             look_again: None,
             lingering: None,
+            resume_at: None,
             failures: 0,
         };
         let fatal = loop {
@@ -163,6 +173,7 @@ where
                 }
                 Err(SourceError::NoTables(source)) => break Some(WorkerError::NoTables { source }),
                 Err(SourceError::Newer { found }) => break Some(WorkerError::newer(found)),
+                Err(SourceError::Older { found }) => break Some(WorkerError::older(found)),
             };
             if stopping || self.wait(&mut round, wait, shutdown.as_mut()).await {
                 break None;
@@ -192,16 +203,24 @@ where
             }
         }
         if now >= round.tend_at {
-            let outlook = limited(patience(self.lease), self.source.tend()).await?;
+            // What is not in these hands was never begun.
+            self.source.give_back(&self.shared.lanes.held()).await?;
+            let outlook = self.source.tend().await?;
             if outlook.ready {
                 round.hungry.fill(true);
             }
-            round.tend_at = now + outlook.next.map_or(self.settings.poll, |next| next.min(self.settings.poll));
+            if !outlook.given_up.is_empty() {
+                let shared = Arc::clone(&self.shared);
+                self.tracker.spawn(async move { shared.tell_rescued(&outlook.given_up).await });
+            }
+            // From now on: a look that took long is not to be followed by the next one at once.
+            let poll = self.settings.poll;
+            round.tend_at = Instant::now() + outlook.next.map_or(poll, |next| next.min(poll));
             if outlook.ended {
                 // After an outage it may be our own leases that have ended. They are still ours
                 // where nobody has noticed.
                 self.renew().await?;
-                let rescued = limited(self.lease, self.source.rescue()).await?;
+                let rescued = self.source.rescue().await?;
                 if !rescued.is_empty() {
                     let shared = Arc::clone(&self.shared);
                     // Beside the engine: the handler is a user's, and leases are to be extended
@@ -225,7 +244,7 @@ where
         if asked.is_empty() {
             return Ok(());
         }
-        let renewed = limited(patience(self.lease), self.source.renew(&asked)).await?;
+        let renewed = self.source.renew(&asked).await?;
         let ours: HashMap<_, _> = renewed.into_iter().map(|task| (task.id, task.cancel)).collect();
         self.shared.lanes.renewed(&asked, &ours, begin);
         Ok(())
@@ -233,52 +252,57 @@ where
 
     /// Tells of ends, and takes tasks, where one of the two is due.
     async fn exchange(&mut self, round: &mut Round) -> Result<(), SourceError> {
-        let (to_tell, idle) = self.shared.lanes.to_tell();
         let now = Instant::now();
+        if round.resume_at.is_some_and(|at| now >= at) {
+            round.resume_at = None;
+            self.shared.lanes.resume();
+        }
+        let (to_tell, idle) = self.shared.lanes.to_tell();
         if to_tell == 0 {
             round.lingering = None;
         } else if round.lingering.is_none() {
             round.lingering = Some(now);
         }
-        let lingered = round.lingering.is_some_and(|since| now.duration_since(since) >= LINGER);
+        let linger = round.linger();
+        let lingered = round.lingering.is_some_and(|since| now.duration_since(since) >= linger);
         let tells = to_tell > 0 && (idle || lingered || to_tell >= ENOUGH);
-        let free = self.shared.lanes.free(&round.ahead);
-        let takes = free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry);
+        // While ends linger, what they leave free is taken when they are told.
+        let free = self.shared.lanes.free();
+        let takes = to_tell == 0 && free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry);
         if !tells && !takes {
             return Ok(());
         }
         let mut settled = self.shared.lanes.take_settled();
         round.lingering = None;
-        // Short tasks get to a full batch in a few rounds; of long ones no more are taken than run
-        // in the same time.
-        let growth = if now.duration_since(round.exchanged_at) < SOON { 2 } else { 1 };
-        round.exchanged_at = now;
-        let ahead = settled.by_lane.iter().map(|ended| ended.saturating_mul(growth).min(self.settings.batch));
-        round.ahead = ahead.collect();
-        let free = self.shared.lanes.free(&round.ahead);
+        let bytes = BYTES - self.shared.lanes.bytes();
         // Where something ended, what waited for it may be taken now: the next one of its key.
         let claims: Vec<_> = free
             .into_iter()
             .enumerate()
             .filter(|&(lane, free)| free > 0 && (round.hungry[lane] || settled.by_lane[lane] > 0))
+            .filter(|&(lane, _)| bytes > 0 || self.shared.lanes.is_empty(lane))
             .map(|(lane, free)| Claim {
                 lane,
                 queue: Arc::clone(&self.queues[lane]),
-                limit: u32::try_from(free).unwrap_or(u32::MAX),
+                limit: u32::try_from(free.min(self.settings.batch.max(1))).unwrap_or(u32::MAX),
+                bytes: bytes.max(1),
             })
             .collect();
         let begin = Instant::now();
-        let claimed = limited(patience(self.lease), self.source.exchange(&settled, &claims)).await?;
+        let exchanged = self.source.exchange(&settled, &claims).await?;
+        round.exchange_took = begin.elapsed();
         // What is to run again is not looked for later than that.
         let again = settled.iter().filter_map(|settlement| begin.checked_add(settlement.outcome.again()?)).min();
         round.tend_at = again.map_or(round.tend_at, |again| again.min(round.tend_at));
-        settled.told();
-        for claim in &claims {
-            let taken = claimed.iter().filter(|task| task.lane == claim.lane).count();
-            round.hungry[claim.lane] = taken >= claim.limit as usize;
+        settled.told(&exchanged.untold);
+        if !exchanged.untold.is_empty() {
+            round.resume_at = round.resume_at.or_else(|| Instant::now().checked_add(LOCKED));
         }
-        self.start(claimed, begin);
-        Ok(())
+        for claim in &claims {
+            round.hungry[claim.lane] = exchanged.hungry.contains(&claim.lane);
+        }
+        self.start(exchanged.claimed, begin);
+        exchanged.error.map_or(Ok(()), Err)
     }
 
     /// Has tasks run.
@@ -293,17 +317,25 @@ where
 
     /// When something is to be done even if nothing happens; `None`: at once.
     fn until_something_is_due(&self, round: &Round) -> Option<Instant> {
-        let free = self.shared.lanes.free(&round.ahead);
-        if free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry) {
+        let (to_tell, idle) = self.shared.lanes.to_tell();
+        let free = self.shared.lanes.free();
+        let takes = |(lane, (free, hungry)): (usize, (&usize, &bool))| {
+            *free > 0 && *hungry && (self.shared.lanes.bytes() < BYTES || self.shared.lanes.is_empty(lane))
+        };
+        if to_tell == 0 && free.iter().zip(&round.hungry).enumerate().any(takes) {
             return None;
         }
-        let (to_tell, idle) = self.shared.lanes.to_tell();
         if to_tell > 0 && (idle || to_tell >= ENOUGH) {
             return None;
         }
         let again = round.look_again.map_or(round.tend_at, |(at, _)| at);
         let due = round.tend_at.min(round.renew_at).min(again);
-        if to_tell == 0 { Some(due) } else { Some(due.min(round.lingering.unwrap_or_else(Instant::now) + LINGER)) }
+        let due = round.resume_at.map_or(due, |at| at.min(due));
+        if to_tell == 0 {
+            Some(due)
+        } else {
+            Some(due.min(round.lingering.unwrap_or_else(Instant::now) + round.linger()))
+        }
     }
 
     /// Waits for something to happen; says whether that was the end.
@@ -366,29 +398,41 @@ where
         while !self.tracker.is_empty() && Instant::now() < end {
             // Ends are told meanwhile, and leases extended.
             let _ = self.renew().await;
-            let _ = self.tell(patience(self.lease)).await;
+            let _ = self.tell().await;
             let left = end.saturating_duration_since(Instant::now()).min(self.lease / 3);
             let mut all_ended = pin!(self.tracker.wait());
             let mut one_ended = pin!(shared.ended.notified());
             select(select(all_ended.as_mut(), one_ended.as_mut()), pin!(pause(left))).await;
         }
-        lanes.stop_all();
+        lanes.stop_all(Stop::Shutdown);
         // What waits somewhere stops at once; what is in the middle of something has a moment to
         // get there.
         select(pin!(self.tracker.wait()), pin!(pause(STOP_WITHIN))).await;
         let end = Instant::now() + TELL_WITHIN;
-        while lanes.to_tell().0 > 0 && self.tell(TELL_WITHIN / 2).await.is_err() && Instant::now() < end {
+        loop {
+            let told = limited(TELL_WITHIN / 2, self.tell()).await;
+            if (told.is_ok() && !lanes.has_untold()) || Instant::now() >= end {
+                break;
+            }
             pause(Duration::from_millis(100)).await;
         }
-        WorkerReport { ran: shared.ran(), released: lanes.released(), abandoned: lanes.left() }
+        // What was taken by a statement whose answer got lost.
+        let _ = limited(TELL_WITHIN / 2, self.source.give_back(&lanes.held())).await;
+        WorkerReport {
+            ran: shared.ran(),
+            released: lanes.released(),
+            abandoned: lanes.left(),
+            refused: shared.refused(),
+        }
     }
 
     /// Tells of ends, and takes nothing.
-    async fn tell(&mut self, limit: Duration) -> Result<(), SourceError> {
+    async fn tell(&mut self) -> Result<(), SourceError> {
+        self.shared.lanes.resume();
         let mut settled = self.shared.lanes.take_settled();
         if !settled.is_empty() {
-            limited(limit, self.source.exchange(&settled, &[])).await?;
-            settled.told();
+            let exchanged = self.source.exchange(&settled, &[]).await?;
+            settled.told(&exchanged.untold);
         }
         Ok(())
     }
@@ -400,7 +444,7 @@ struct StopAll(SharedLanes);
 impl Drop for StopAll {
     fn drop(&mut self) {
         self.0.stop_starting();
-        self.0.stop_all();
+        self.0.stop_all(Stop::Dropped);
     }
 }
 
@@ -423,13 +467,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(1);
 /// How long a worker that stops tries to reach the database: twice, as its connection may be one
 /// that hangs.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long a statement may take. What takes longer has gone wrong, although nobody says so: a
-/// connection that hangs. It is given up early enough for leases to be extended by another one:
-/// they are extended when a third is over, and that may be what hangs.
-fn patience(lease: Duration) -> Duration {
-    (lease / 3).max(Duration::from_secs(5))
-}
 
 /// Waits for the database, and not for ever.
 async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {

@@ -3,6 +3,7 @@
 //!
 //! Must not know: how it works.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -47,9 +48,21 @@ pub enum WorkerError {
         /// The newest version that this worker knows.
         known: i32,
     },
+    /// The tables are those of an older version of this crate.
+    #[non_exhaustive]
+    OlderTables {
+        /// The version of the tables.
+        found: i32,
+        /// The version that this worker needs.
+        needed: i32,
+    },
 }
 
 impl WorkerError {
+    pub(super) fn older(found: i32) -> Self {
+        Self::OlderTables { found, needed: SCHEMA_VERSION }
+    }
+
     pub(super) fn newer(found: i32) -> Self {
         Self::NewerTables { found, known: SCHEMA_VERSION }
     }
@@ -78,6 +91,12 @@ impl fmt::Display for WorkerError {
                 "the tables of durable tasks are of version {found}, and this worker knows versions up to {known}; deploy the worker \
                  with the version of diesel-deferred that migrated them. No task was lost"
             ),
+            Self::OlderTables { found, needed } => write!(
+                f,
+                "the tables of durable tasks are of version {found}, and this worker needs version {needed}; run \
+                 `conn.run_pending_migrations(diesel_deferred::migrations())` first. No task was lost. Tables of version 1 were those of a \
+                 version that was never released: have its workers empty them, then revert that migration"
+            ),
         }
     }
 }
@@ -93,7 +112,10 @@ impl StdError for WorkerError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::NoTables { source } => Some(source),
-            Self::DuplicateTask { .. } | Self::MissingState { .. } | Self::NewerTables { .. } => None,
+            Self::DuplicateTask { .. }
+            | Self::MissingState { .. }
+            | Self::NewerTables { .. }
+            | Self::OlderTables { .. } => None,
         }
     }
 }
@@ -134,6 +156,9 @@ pub struct WorkerReport {
     /// those whose end it could not tell the database. They are run again when their lease has
     /// ended.
     pub abandoned: Vec<AbandonedAttempt>,
+    /// The tasks that this program does not have, or whose arguments it could not read, by name,
+    /// and how often it left one to another program.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// An attempt that a worker did not wait for when it stopped.
@@ -155,6 +180,7 @@ impl fmt::Display for AbandonedAttempt {
 impl fmt::Display for WorkerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} attempts ran, {} tasks given back, {} abandoned", self.ran, self.released, self.abandoned.len())?;
-        self.abandoned.iter().try_for_each(|attempt| write!(f, "\n  {attempt}"))
+        self.abandoned.iter().try_for_each(|attempt| write!(f, "\n  {attempt}"))?;
+        self.refused.iter().try_for_each(|(task, times)| write!(f, "\n  {task}: left to another program {times} times"))
     }
 }

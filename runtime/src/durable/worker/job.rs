@@ -199,8 +199,8 @@ async fn within(
 pub(super) fn find(registry: &Registry, name: &str) -> Result<&'static Registered, String> {
     registry.get(name).ok_or_else(|| {
         stored(format!(
-            "this program has no durable task of the name `{name}`: it was removed or renamed while the row waited, or its crate is not \
-             linked into the worker; bring it back (`name = \"{name}\"` on the function), and replay the row"
+            "this program has no durable task of the name `{name}`: another version of it may have, or it was removed or renamed while \
+             the row waited, or its crate is not linked into the worker; bring it back (`name = \"{name}\"` on the function)"
         ))
     })
 }
@@ -234,7 +234,8 @@ fn outcome_of(job: &Job, error: &(dyn std::error::Error + Send + Sync + 'static)
             return Outcome::Dead(stored(discard.to_string()));
         }
         if let Some(undecodable) = error.downcast_ref::<Undecodable>() {
-            return Outcome::Dead(stored(format!("its arguments are not those of `{}`: {undecodable}", job.task.name)));
+            let error = stored(format!("its arguments are not those of `{}`: {undecodable}", job.task.name));
+            return Outcome::Refused { after: Duration::ZERO, error };
         }
         let part = error.to_string();
         // Many errors say what their source says.

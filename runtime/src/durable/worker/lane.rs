@@ -1,9 +1,9 @@
-//! The tasks of one queue that this worker has taken: those that wait for one of a bounded number
-//! of runners, and those that run.
+//! The tasks of one queue that this worker has taken, and the bounded number of runners that run
+//! them.
 //!
 //! Must not know: where tasks come from, or how they are run.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +26,10 @@ struct Inner {
     lanes: Vec<Lane>,
     flights: HashMap<TaskId, Flight>,
     settled: Vec<Settlement>,
+    /// Ends that could not be told, because somebody has locked their rows.
+    put_off: Vec<Settlement>,
+    /// How many bytes of arguments the flights have.
+    bytes: i64,
     /// How many were given back.
     released: usize,
     /// No task is started any more.
@@ -48,6 +52,8 @@ struct Flight {
     stop: CancellationToken,
     why: Option<Stop>,
     task: String,
+    key: Option<String>,
+    bytes: i64,
     started: bool,
 }
 
@@ -60,6 +66,15 @@ pub(super) enum Stop {
     LeaseLost,
     /// The worker stops.
     Shutdown,
+    /// The worker was dropped: nobody tells of ends any more.
+    Dropped,
+}
+
+impl Stop {
+    /// Whether the worker ends.
+    pub(super) fn is_end(self) -> bool {
+        matches!(self, Self::Shutdown | Self::Dropped)
+    }
 }
 
 impl Lanes {
@@ -69,6 +84,8 @@ impl Lanes {
             lanes: concurrencies.into_iter().map(lane).collect(),
             flights: HashMap::new(),
             settled: Vec::new(),
+            put_off: Vec::new(),
+            bytes: 0,
             released: 0,
             stopping: false,
         };
@@ -91,8 +108,16 @@ impl Lanes {
                 flight.why = flight.why.filter(|why| *why != Stop::LeaseLost);
                 continue;
             }
-            let flight =
-                Flight { leased, stop: CancellationToken::new(), why: None, task: task.task.clone(), started: false };
+            let flight = Flight {
+                leased,
+                stop: CancellationToken::new(),
+                why: None,
+                task: task.task.clone(),
+                key: task.key.clone(),
+                bytes: i64::try_from(task.payload.len()).unwrap_or(i64::MAX),
+                started: false,
+            };
+            inner.bytes = inner.bytes.saturating_add(flight.bytes);
             inner.flights.insert(task.id, flight);
             inner.lanes[task.lane].waiting.push_back(task);
         }
@@ -120,7 +145,7 @@ impl Lanes {
             }
             // Somebody else may have begun it by now: this process stood still, or cannot reach the
             // database.
-            inner.settled.push(Settlement { id: task.id, outcome: Outcome::Released });
+            inner.settle(task.id, Outcome::Released { started: false });
         }
         inner.lanes[lane].runners -= 1;
         None
@@ -129,7 +154,7 @@ impl Lanes {
     /// An attempt ended; says whether nothing waits in its lane, and how many ends wait to be told.
     pub(super) fn ended(&self, lane: usize, id: TaskId, outcome: Outcome) -> (bool, usize) {
         let mut inner = self.lock();
-        inner.settled.push(Settlement { id, outcome });
+        inner.settle(id, outcome);
         inner.lanes[lane].ended += 1;
         (inner.lanes[lane].waiting.is_empty(), inner.settled.len())
     }
@@ -139,10 +164,15 @@ impl Lanes {
         self.lock().flights.get(&id)?.why
     }
 
+    /// Whether this task was begun.
+    pub(super) fn has_started(&self, id: TaskId) -> bool {
+        self.lock().flights.get(&id).is_some_and(|flight| flight.started)
+    }
+
     /// Forgets a task without telling of it: it is somebody else's, or goes on where nobody waits
     /// for it.
     pub(super) fn forget(&self, id: TaskId) {
-        self.lock().flights.remove(&id);
+        self.lock().remove(id);
     }
 
     /// Takes the ends that are to be told. They are forgotten only when that has been done.
@@ -152,25 +182,46 @@ impl Lanes {
         Telling { settled: std::mem::take(&mut inner.settled), by_lane, lanes: Arc::clone(self) }
     }
 
-    /// How many ends wait to be told, and whether some lane has nothing left to start.
-    pub(super) fn to_tell(&self) -> (usize, bool) {
+    /// Whether there are ends that were not told.
+    pub(super) fn has_untold(&self) -> bool {
         let inner = self.lock();
-        let idle = inner.lanes.iter().any(|lane| lane.waiting.is_empty() && lane.runners < lane.concurrency);
-        (inner.settled.len(), idle)
+        !inner.settled.is_empty() || !inner.put_off.is_empty()
     }
 
-    /// How many tasks each lane has a use for now: one for each free runner, and its number of
-    /// `ahead` for those that will be free soon.
-    pub(super) fn free(&self, ahead: &[usize]) -> Vec<usize> {
+    /// What was put off is to be told now.
+    pub(super) fn resume(&self) {
+        let mut inner = self.lock();
+        let mut put_off = std::mem::take(&mut inner.put_off);
+        inner.settled.append(&mut put_off);
+    }
+
+    /// How many ends wait to be told, and whether there is a lane of theirs in which nothing runs
+    /// any more, so that nothing else can end.
+    pub(super) fn to_tell(&self) -> (usize, bool) {
         let inner = self.lock();
-        let free = |(lane, ahead): (&Lane, &usize)| {
-            if lane.waiting.len() > ahead / 2 {
-                0
-            } else {
-                lane.concurrency - lane.runners + ahead - lane.waiting.len()
-            }
-        };
-        inner.lanes.iter().zip(ahead).map(free).collect()
+        let idle = inner.lanes.iter().any(|lane| lane.ended > 0 && lane.runners == 0);
+        let released = inner.settled.len() > inner.lanes.iter().map(|lane| lane.ended).sum();
+        (inner.settled.len(), idle || released)
+    }
+
+    /// How many tasks each lane has a use for now: one for each free runner.
+    pub(super) fn free(&self) -> Vec<usize> {
+        self.lock().lanes.iter().map(|lane| lane.concurrency - lane.runners).collect()
+    }
+
+    /// How many bytes of arguments are in these hands.
+    pub(super) fn bytes(&self) -> i64 {
+        self.lock().bytes
+    }
+
+    /// Whether nothing of this lane runs.
+    pub(super) fn is_empty(&self, lane: usize) -> bool {
+        self.lock().lanes[lane].runners == 0
+    }
+
+    /// All that is in these hands.
+    pub(super) fn held(&self) -> HashSet<TaskId> {
+        self.lock().flights.keys().copied().collect()
     }
 
     /// The tasks whose lease was last extended before `time`.
@@ -197,7 +248,7 @@ impl Lanes {
                     flight.why = Some(Stop::LeaseLost);
                     flight.stop.cancel();
                     if !flight.started {
-                        inner.flights.remove(id);
+                        inner.remove(*id);
                         inner.lanes.iter_mut().for_each(|lane| lane.waiting.retain(|task| task.id != *id));
                     }
                 }
@@ -211,14 +262,14 @@ impl Lanes {
         let inner = &mut *inner;
         inner.stopping = true;
         let waiting: Vec<_> = inner.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
-        inner.settled.extend(waiting.into_iter().map(|task| Settlement { id: task.id, outcome: Outcome::Released }));
+        waiting.into_iter().for_each(|task| inner.settle(task.id, Outcome::Released { started: false }));
     }
 
     /// Stops all that runs.
-    pub(super) fn stop_all(&self) {
+    pub(super) fn stop_all(&self, why: Stop) {
         let mut inner = self.lock();
         for flight in inner.flights.values_mut() {
-            flight.why = flight.why.or(Some(Stop::Shutdown));
+            flight.why = flight.why.or(Some(why));
             flight.stop.cancel();
         }
     }
@@ -238,6 +289,21 @@ impl Lanes {
     }
 }
 
+impl Inner {
+    /// What is to be told of a task.
+    fn settle(&mut self, id: TaskId, outcome: Outcome) {
+        let key = self.flights.get(&id).and_then(|flight| flight.key.clone());
+        self.settled.push(Settlement { id, key, outcome });
+    }
+
+    /// A task is in these hands no more.
+    fn remove(&mut self, id: TaskId) {
+        if let Some(flight) = self.flights.remove(&id) {
+            self.bytes -= flight.bytes;
+        }
+    }
+}
+
 /// Ends that are being told. Where that fails, or nobody waits for it any more, they are to be told
 /// again.
 pub(super) struct Telling {
@@ -248,12 +314,15 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// They were told.
-    pub(super) fn told(&mut self) {
+    /// They were told, but for these, which are put off.
+    pub(super) fn told(&mut self, untold: &[TaskId]) {
         let mut inner = self.lanes.lock();
-        for settlement in self.settled.drain(..) {
-            inner.flights.remove(&settlement.id);
-            inner.released += usize::from(settlement.outcome == Outcome::Released);
+        let (left, told): (Vec<_>, Vec<_>) =
+            self.settled.drain(..).partition(|settlement| untold.contains(&settlement.id));
+        inner.put_off.extend(left);
+        for settlement in told {
+            inner.remove(settlement.id);
+            inner.released += usize::from(matches!(settlement.outcome, Outcome::Released { .. }));
         }
     }
 }

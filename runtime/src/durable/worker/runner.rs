@@ -3,10 +3,12 @@
 //!
 //! Must not know: where tasks come from, or when they are taken.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, Notify};
@@ -16,7 +18,7 @@ use tower_service::Service;
 use super::errors::FailedAttempt;
 use super::job::{self, Job};
 use super::lane::{Lanes, SharedLanes, Stop};
-use super::source::{Claimed, Fate, Outcome, Rescued, WORKER_DIED};
+use super::source::{Claimed, Fate, Outcome, Rescued, STOPPED_IN_LAST_ATTEMPT};
 use crate::durable::id::TaskId;
 use crate::durable::registry::Registry;
 use crate::durable::running::Attempt;
@@ -39,6 +41,20 @@ pub(super) struct Shared<S> {
     /// An attempt has ended.
     pub(super) ended: Notify,
     ran: AtomicU64,
+    /// The tasks that this program could not read: how many, and when that was told.
+    refused: std::sync::Mutex<BTreeMap<String, (u64, Option<Instant>)>>,
+}
+
+/// How often it is told that a task could not be read.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// How long a task waits that this program could not read: twice as long each time.
+fn refused_for(refusals: i32) -> Duration {
+    let times = u32::try_from(refusals).unwrap_or(0).min(10);
+    Duration::from_secs(1)
+        .saturating_mul(1 << times)
+        .min(Duration::from_secs(600))
+        .mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
 /// How an attempt ended.
@@ -59,7 +75,22 @@ impl<S> Shared<S> {
         on_failure: Option<OnFailure>,
     ) -> Self {
         let (lanes, service) = (Arc::new(lanes), Mutex::new(service));
-        Self { lanes, queues, service, registry, on_failure, ended: Notify::new(), ran: AtomicU64::new(0) }
+        Self {
+            lanes,
+            queues,
+            service,
+            registry,
+            on_failure,
+            ended: Notify::new(),
+            ran: AtomicU64::new(0),
+            refused: Default::default(),
+        }
+    }
+
+    /// The tasks that this program could not read, and how many calls of each.
+    pub(super) fn refused(&self) -> BTreeMap<String, u64> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.iter().map(|(task, (calls, _))| (task.clone(), *calls)).collect()
     }
 
     /// How many attempts have ended.
@@ -80,7 +111,7 @@ where
             let id = claimed.id;
             match self.attempt(claimed, stop).await {
                 Ended::With(outcome) => {
-                    if outcome != Outcome::Released {
+                    if !matches!(outcome, Outcome::Released { .. } | Outcome::Refused { .. }) {
                         self.ran.fetch_add(1, Ordering::Relaxed);
                     }
                     let (empty, count) = self.lanes.ended(lane, id, outcome);
@@ -97,9 +128,9 @@ where
 
     /// Runs one attempt.
     async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Ended {
-        let Claimed { lane, id, task: name, payload, attempt, max_attempts } = claimed;
+        let Claimed { lane, id, task: name, payload, attempt, max_attempts, refusals, .. } = claimed;
         if stop.is_cancelled() {
-            return self.stopped(id, false);
+            return self.stopped(id, false, None);
         }
         let number = from_one(attempt);
         let failed = |is_dead, error: &str| FailedAttempt {
@@ -111,9 +142,10 @@ where
         };
         let task = match job::find(&self.registry, &name) {
             Ok(task) => task,
-            Err(reason) => {
-                self.tell_failure(&failed(true, &reason));
-                return Ended::With(Outcome::Dead(reason));
+            // A program that has it takes it, as soon as it looks.
+            Err(error) => {
+                self.tell_refusal(id, &name, &error);
+                return Ended::With(Outcome::Refused { after: Duration::ZERO, error });
             }
         };
         let max = u32::try_from(max_attempts).unwrap_or(1);
@@ -125,7 +157,7 @@ where
             match select(running.as_mut(), pin!(stop.cancelled())).await {
                 Either::Left((outcome, _)) => Some(outcome),
                 // A thread cannot be stopped.
-                Either::Right(_) if job.is_blocking() && self.lanes.why(id) != Some(Stop::Shutdown) => {
+                Either::Right(_) if job.is_blocking() && !self.lanes.why(id).is_some_and(Stop::is_end) => {
                     Some(running.as_mut().await)
                 }
                 Either::Right(_) => None,
@@ -133,11 +165,14 @@ where
         };
         // What it holds is a user's, and so is what its `Drop` does.
         let _ = contain(|| drop(call));
-        let Some(outcome) = outcome else { return self.stopped(id, job.is_blocking()) };
+        let Some(outcome) = outcome else {
+            let last = job.attempt().is_last().then(|| failed(true, STOPPED_IN_LAST_ATTEMPT));
+            return self.stopped(id, job.is_blocking(), last);
+        };
         // A layer has given it up, but the thread goes on: nobody is to begin the task anew beside
         // it.
         while job.is_blocking() {
-            if self.lanes.why(id) == Some(Stop::Shutdown) {
+            if self.lanes.why(id).is_some_and(Stop::is_end) {
                 return Ended::NotYet;
             }
             if stop.is_cancelled() {
@@ -152,19 +187,31 @@ where
         match &outcome {
             Outcome::Retry { error, .. } => self.tell_failure(&failed(false, error)),
             Outcome::Dead(error) => self.tell_failure(&failed(true, error)),
+            Outcome::Refused { error, .. } => self.tell_refusal(id, &name, error),
             _ => {}
         }
-        Ended::With(outcome)
+        Ended::With(match outcome {
+            // Anybody may try, and this program, too: less and less often.
+            Outcome::Refused { error, .. } => Outcome::Refused { after: refused_for(refusals), error },
+            outcome => outcome,
+        })
     }
 
-    /// How an attempt ended that was stopped.
-    fn stopped(&self, id: TaskId, blocks: bool) -> Ended {
+    /// How an attempt ended that was stopped: one that had begun was an attempt, and `last` says
+    /// that it was the last one.
+    fn stopped(&self, id: TaskId, blocks: bool, last: Option<FailedAttempt>) -> Ended {
         match self.lanes.why(id) {
             Some(Stop::Cancelled) => Ended::With(Outcome::Cancelled),
-            Some(Stop::LeaseLost) => Ended::Elsewhere,
+            Some(Stop::LeaseLost | Stop::Dropped) => Ended::Elsewhere,
             Some(Stop::Shutdown) if blocks => Ended::NotYet,
             // Or its lease was lost, and is ours again.
-            Some(Stop::Shutdown) | None => Ended::With(Outcome::Released),
+            Some(Stop::Shutdown) | None => match last {
+                Some(last) => {
+                    self.tell_failure(&last);
+                    Ended::With(Outcome::Dead(last.error))
+                }
+                None => Ended::With(Outcome::Released { started: self.lanes.has_started(id) }),
+            },
         }
     }
 
@@ -180,17 +227,35 @@ where
 
     /// Tells of the attempts whose workers died, each of which may have been its task's last.
     pub(super) async fn tell_rescued(&self, rescued: &[Rescued]) {
-        for Rescued { id, task, attempt, fate } in rescued {
+        for Rescued { id, task, attempt, fate, why } in rescued {
             if *fate != Fate::Cancelled {
                 self.tell_failure(&FailedAttempt {
                     id: *id,
                     task: task.clone(),
                     attempt: from_one(*attempt),
                     is_dead: *fate == Fate::Dead,
-                    error: WORKER_DIED.to_owned(),
+                    error: (*why).to_owned(),
                 });
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Tells of a task that this program cannot read: once a minute for each name, or a deploy would
+    /// fill the logs.
+    fn tell_refusal(&self, id: TaskId, task: &str, error: &str) {
+        let is_new = {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = refused.entry(task.to_owned()).or_insert((0, None));
+            entry.0 += 1;
+            let is_new = entry.1.is_none_or(|told: Instant| told.elapsed() >= TOLD_EVERY);
+            if is_new {
+                entry.1 = Some(Instant::now());
+            }
+            is_new
+        };
+        if is_new {
+            emit(|| tracing::warn!(%id, task, error, "a durable task was left to another program, which can read it"));
         }
     }
 

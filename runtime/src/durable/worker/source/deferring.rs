@@ -9,7 +9,7 @@ use std::time::Duration;
 use diesel::result::QueryResult;
 
 use super::floor::Start;
-use super::statements::{ClaimedRow, Look, RescuedRow};
+use super::statements::{Exchange, Look, RescuedRow};
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
@@ -26,8 +26,8 @@ impl<C: WorkerConnection + AsyncDeferrable> WorkerConnection for AsyncDeferredCo
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C>> for Below {
-    async fn prepare(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
-        C::Statements::prepare(conn.inner_mut()).await
+    async fn prepare(conn: &mut AsyncDeferredConnection<C>, patience: Duration) -> QueryResult<()> {
+        C::Statements::prepare(conn.inner_mut(), patience).await
     }
 
     async fn listen(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
@@ -39,8 +39,13 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-    ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
-        C::Statements::exchange(conn.inner_mut(), lease, settled, claims).await
+        careful: bool,
+    ) -> QueryResult<Exchange> {
+        C::Statements::exchange(conn.inner_mut(), lease, settled, claims, careful).await
+    }
+
+    async fn mine(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
+        C::Statements::mine(conn.inner_mut(), lease).await
     }
 
     async fn renew(
@@ -51,8 +56,8 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::renew(conn.inner_mut(), lease, tasks).await
     }
 
-    async fn look(conn: &mut AsyncDeferredConnection<C>, queues: &[Arc<str>]) -> QueryResult<Look> {
-        C::Statements::look(conn.inner_mut(), queues).await
+    async fn look(conn: &mut AsyncDeferredConnection<C>, queues: &[Arc<str>], thorough: bool) -> QueryResult<Look> {
+        C::Statements::look(conn.inner_mut(), queues, thorough).await
     }
 
     async fn promote(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<usize> {
@@ -65,6 +70,26 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
 
     async fn prune(conn: &mut AsyncDeferredConnection<C>, kept: Duration) -> QueryResult<usize> {
         C::Statements::prune(conn.inner_mut(), kept).await
+    }
+
+    async fn give_up_refused(conn: &mut AsyncDeferredConnection<C>, after: Duration) -> QueryResult<Vec<RescuedRow>> {
+        C::Statements::give_up_refused(conn.inner_mut(), after).await
+    }
+
+    async fn adopt(conn: &mut AsyncDeferredConnection<C>, task: &str) -> QueryResult<usize> {
+        C::Statements::adopt(conn.inner_mut(), task).await
+    }
+
+    async fn free_keys(conn: &mut AsyncDeferredConnection<C>, rows: &[(TaskId, String)]) -> QueryResult<()> {
+        C::Statements::free_keys(conn.inner_mut(), rows).await
+    }
+
+    async fn next_unknown(conn: &mut AsyncDeferredConnection<C>, behind: &str) -> QueryResult<Option<(String, bool)>> {
+        C::Statements::next_unknown(conn.inner_mut(), behind).await
+    }
+
+    async fn freed(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<Vec<(TaskId, String)>> {
+        C::Statements::freed(conn.inner_mut()).await
     }
 
     async fn hinted(conn: &mut AsyncDeferredConnection<C>) -> Hint {

@@ -14,6 +14,7 @@ mod sqlite;
 mod statements;
 mod table;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -22,26 +23,30 @@ use std::time::Duration;
 use diesel::result::Error;
 
 pub use self::table::WorkerConnection;
-pub(crate) use self::table::{Connect, TableSource};
+pub(crate) use self::table::{Connect, Looking, TableSource};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 
 /// Where a worker takes tasks from.
 pub(crate) trait Source: Send + 'static {
-    /// Tells how attempts ended, then takes tasks. What an attempt of this source's is nobody
-    /// else's until its lease ends.
+    /// Tells how attempts ended, then takes tasks, each of which is to be started at once. What it
+    /// took is nobody else's until its lease ends.
     fn exchange(
         &mut self,
         settled: &[Settlement],
         claims: &[Claim],
-    ) -> impl Future<Output = Result<Vec<Claimed>, SourceError>> + Send;
+    ) -> impl Future<Output = Result<Exchanged, SourceError>> + Send;
 
     /// Renews the leases of these tasks. Returns which of them are still ours, and which of ours
     /// are to be cancelled.
     fn renew(&mut self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<Renewed>, SourceError>> + Send;
 
-    /// The periodic work: promotes scheduled tasks that are due, and deletes rows that are kept no
-    /// longer. Returns what the table has for the worker to do.
+    /// What is ours by the table, and not among `held`, was taken by a statement whose answer got
+    /// lost: it never ran, and anybody may take it. Asks only where there may be such tasks.
+    fn give_back(&mut self, held: &HashSet<TaskId>) -> impl Future<Output = Result<usize, SourceError>> + Send;
+
+    /// The periodic work: promotes what is due, and deletes rows that are kept no longer. Returns
+    /// what the table has for the worker to do.
     fn tend(&mut self) -> impl Future<Output = Result<Outlook, SourceError>> + Send;
 
     /// Takes back the tasks whose lease has ended, and returns them. The leases of tasks that run
@@ -63,6 +68,18 @@ pub(crate) enum Hint {
     Called,
     /// The connection is lost, and with it what would have been said.
     Lost,
+}
+
+/// What an exchange did.
+#[derive(Debug, Default)]
+pub(crate) struct Exchanged {
+    pub(crate) claimed: Vec<Claimed>,
+    /// The lanes of which there may be more to take.
+    pub(crate) hungry: Vec<usize>,
+    /// The ends that could not be told now, because somebody has locked their rows.
+    pub(crate) untold: Vec<TaskId>,
+    /// What went wrong behind all that.
+    pub(crate) error: Option<SourceError>,
 }
 
 /// Who takes tasks, and for how long.
@@ -87,6 +104,8 @@ pub(crate) struct Claim {
     pub(crate) lane: usize,
     pub(crate) queue: Arc<str>,
     pub(crate) limit: u32,
+    /// How many bytes of arguments are wanted; the first task is taken whatever it has.
+    pub(crate) bytes: i64,
 }
 
 /// A task that was taken.
@@ -99,6 +118,10 @@ pub(crate) struct Claimed {
     /// The number of this attempt, from 1.
     pub(crate) attempt: i32,
     pub(crate) max_attempts: i32,
+    /// Whose tasks run one after the other.
+    pub(crate) key: Option<String>,
+    /// How often programs could not read it.
+    pub(crate) refusals: i32,
 }
 
 /// Without the arguments.
@@ -112,6 +135,8 @@ impl fmt::Debug for Claimed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settlement {
     pub(crate) id: TaskId,
+    /// The key that it held.
+    pub(crate) key: Option<String>,
     pub(crate) outcome: Outcome,
 }
 
@@ -127,15 +152,18 @@ pub(crate) enum Outcome {
     Dead(String),
     /// It was cancelled while it ran.
     Cancelled,
-    /// It did not run, or was stopped with the worker: anybody may take it, and it was no attempt.
-    Released,
+    /// Anybody may take it. One that was not `started` was no attempt; one that was stopped with
+    /// its worker was one.
+    Released { started: bool },
+    /// This program cannot read it. Another one may, and gets it after this time. It was no attempt.
+    Refused { after: Duration, error: String },
 }
 
 impl Outcome {
     /// In how long the task is to run again.
     pub(crate) fn again(&self) -> Option<Duration> {
         match self {
-            Self::Retry { after, .. } | Self::Snoozed(after) => Some(*after),
+            Self::Retry { after, .. } | Self::Snoozed(after) | Self::Refused { after, .. } => Some(*after),
             _ => None,
         }
     }
@@ -156,6 +184,8 @@ pub(crate) struct Rescued {
     /// The number of the attempt, from 1.
     pub(crate) attempt: i32,
     pub(crate) fate: Fate,
+    /// What is said of that attempt.
+    pub(crate) why: &'static str,
 }
 
 /// What becomes of it.
@@ -173,8 +203,15 @@ pub(crate) enum Fate {
 pub(crate) const WORKER_DIED: &str =
     "its worker died during this attempt, or was cut off from the database for longer than the lease";
 
+/// What is said of an attempt that was the last one, and was stopped with its worker.
+pub(crate) const STOPPED_IN_LAST_ATTEMPT: &str = "its worker stopped during its last attempt";
+
+/// What is said of a task that was given up although nobody has tried it.
+pub(crate) const UNKNOWN_FOR_TOO_LONG: &str =
+    "no program that worked on its queue had this task, or could read its arguments, for as long as such rows are kept";
+
 /// What a source knows of the time to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outlook {
     /// Whether there is something to take now.
     pub(crate) ready: bool,
@@ -182,6 +219,8 @@ pub(crate) struct Outlook {
     pub(crate) ended: bool,
     /// In how long something becomes due, as far as is known.
     pub(crate) next: Option<Duration>,
+    /// What no program could read for so long that it was given up now.
+    pub(crate) given_up: Vec<Rescued>,
 }
 
 /// Why a source did not do what it was asked.
@@ -193,4 +232,6 @@ pub(crate) enum SourceError {
     NoTables(Error),
     /// The tables are of a newer version of this crate than the worker.
     Newer { found: i32 },
+    /// The tables are of an older version of this crate than the worker.
+    Older { found: i32 },
 }

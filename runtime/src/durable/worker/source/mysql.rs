@@ -1,16 +1,20 @@
 //! The statements for MySQL and MariaDB. Neither returns what an UPDATE changed, so that rows are
 //! chosen, locked, and then changed.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use diesel::OptionalExtension;
 use diesel::result::{Error, QueryResult};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, Look, LookSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow,
-    RescuedSql, TAKE, rescue, settle,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql,
+    RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, TAKE, Taken, choose, freed, keys_left, keys_of,
+    next_unknown, refunded, rescue, settle, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
@@ -29,10 +33,22 @@ pub struct OnMysql;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<AsyncMysqlConnection> for OnMysql {
-    async fn prepare(conn: &mut AsyncMysqlConnection) -> QueryResult<()> {
-        // Or a claim would lock the gaps between rows, and keep those from being written that
-        // enqueue.
-        conn.batch_execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await
+    async fn prepare(conn: &mut AsyncMysqlConnection, patience: Duration) -> QueryResult<()> {
+        // With another isolation level a claim would lock the gaps between rows, and keep those
+        // from being written that enqueue.
+        //
+        // The server gives up before the worker does: what goes on behind a lost connection would
+        // take rows for nobody.
+        let patience_s = (patience.as_secs() / 2).max(1);
+        let settings = format!(
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
+             SET SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = {patience_s}"
+        );
+        conn.batch_execute(&settings).await?;
+        // MariaDB limits all statements, in seconds; MySQL, which does not know this one, none that
+        // change something.
+        let _ = conn.batch_execute(&format!("SET SESSION max_statement_time = {patience_s}")).await;
+        Ok(())
     }
 
     async fn exchange(
@@ -40,19 +56,27 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-    ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
-        let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
-        conn.transaction::<_, Error, _>(async move |conn| {
-            for statement in settle(&lease, &settled, NOW) {
-                statement.execute(conn).await?;
+        _careful: bool,
+    ) -> QueryResult<Exchange> {
+        let untold = tell(conn, lease, settled).await?;
+        let mut exchange = Exchange { untold, ..Exchange::default() };
+        for (claim, _) in claims {
+            match take(conn, lease, claim).await {
+                Ok(taken) => exchange.taken.push(taken),
+                Err(error) => {
+                    exchange.error = Some(error);
+                    break;
+                }
             }
-            let mut rows = Vec::with_capacity(claims.len());
-            for (claim, _) in &claims {
-                rows.push(take(conn, &lease, claim).await?);
-            }
-            Ok(rows)
-        })
-        .await
+        }
+        Ok(exchange)
+    }
+
+    async fn mine(conn: &mut AsyncMysqlConnection, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
+        let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
+            "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
+        );
+        mine.bind(lease.worker).load(conn).await
     }
 
     async fn renew(
@@ -60,44 +84,25 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         lease: &Lease,
         tasks: &[TaskId],
     ) -> QueryResult<Vec<(TaskId, bool)>> {
-        let (who, tasks_of_ours) = (*lease, tasks.to_vec());
-        // One that somebody is about to cancel is locked for as long as that transaction is open:
-        // the others do not wait for it.
-        conn.transaction::<_, Error, _>(async move |conn| {
-            let choose =
-                Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
-                    .bind(who.worker)
-                    .sql(" AND id IN (")
-                    .list(tasks_of_ours)
-                    .sql(") FOR UPDATE SKIP LOCKED");
-            let free: Vec<(TaskId,)> = choose.load(conn).await?;
-            if free.is_empty() {
-                return Ok(());
-            }
-            let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
-                .bind(who.ms())
-                .sql(" WHERE id IN (")
-                .list(free.iter().map(|row| row.0))
-                .sql(")");
-            renew.execute(conn).await.map(drop)
-        })
-        .await?;
-        let ours = Sql::<RenewedSql>::new(
-            "SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ",
-        )
-        .bind(lease.worker)
-        .sql(" AND id IN (")
-        .list(tasks.iter().copied())
-        .sql(")");
-        ours.load(conn).await
+        let mut ours = Vec::with_capacity(tasks.len());
+        for tasks in tasks.chunks(LISTED) {
+            ours.extend(renew(conn, lease, tasks).await?);
+        }
+        Ok(ours)
     }
 
-    async fn look(conn: &mut AsyncMysqlConnection, queues: &[Arc<str>]) -> QueryResult<Look> {
+    async fn look(conn: &mut AsyncMysqlConnection, queues: &[Arc<str>], thorough: bool) -> QueryResult<Look> {
+        let slow = if thorough {
+            "(SELECT MIN(ended) FROM (SELECT MIN(ended_at_ms) AS ended FROM deferred_tasks WHERE state = 'dead' UNION ALL \
+             SELECT MIN(ended_at_ms) FROM deferred_tasks WHERE state = 'cancelled') AS ends), \
+             (SELECT MIN(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown')"
+        } else {
+            "CAST(NULL AS SIGNED), CAST(NULL AS SIGNED)"
+        };
         let look = Sql::<LookSql>::new(format!(
             "SELECT {NOW}, (SELECT MIN(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
              (SELECT MIN(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
-             (SELECT MIN(ended) FROM (SELECT MIN(ended_at_ms) AS ended FROM deferred_tasks WHERE state = 'dead' UNION ALL \
-             SELECT MIN(ended_at_ms) FROM deferred_tasks WHERE state = 'cancelled') AS ends), \
+             {slow}, EXISTS (SELECT 1 FROM deferred_tasks WHERE freed_key IS NOT NULL), \
              EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
         ))
         .list(queues.iter().map(|queue| &**queue))
@@ -111,27 +116,184 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     }
 
     async fn rescue(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<RescuedRow>> {
+        let rescued = conn
+            .transaction::<_, Error, _>(async move |conn| {
+                let choose = Sql::<RescuedSql>::new(format!(
+                    "SELECT {RESCUED}, {RESCUE_STATE}, task_key FROM deferred_tasks WHERE state = 'running' \
+                     AND lease_until_ms < {NOW} ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
+                ));
+                let rows: Vec<RescuedRow> = choose.load(conn).await?;
+                if rows.is_empty() {
+                    return Ok(rows);
+                }
+                let rescue = Sql::<()>::new(rescue(NOW)).sql("id IN (");
+                rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
+                match elect(conn, &keys_left(&rows)).await? {
+                    stuck if stuck.is_empty() => Ok(rows),
+                    // Somebody has the next row of a key locked: later.
+                    _ => Err(Error::RollbackTransaction),
+                }
+            })
+            .await;
+        if matches!(rescued, Err(Error::RollbackTransaction)) { Ok(Vec::new()) } else { rescued }
+    }
+
+    async fn prune(conn: &mut AsyncMysqlConnection, kept: Duration) -> QueryResult<usize> {
+        let kept = milliseconds(kept);
+        let mut pruned = 0;
+        // One after the other: there is an index for each.
+        for state in ["dead", "cancelled"] {
+            let over = format!("state = '{state}' AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms");
+            pruned += change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await?;
+        }
+        Ok(pruned)
+    }
+
+    async fn give_up_refused(conn: &mut AsyncMysqlConnection, after: Duration) -> QueryResult<Vec<RescuedRow>> {
+        let after = milliseconds(after);
         conn.transaction::<_, Error, _>(async move |conn| {
             let choose = Sql::<RescuedSql>::new(format!(
-                "SELECT {RESCUED}, {RESCUE_STATE} FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
-                 ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
+                "SELECT {RESCUED}, 'dead', task_key FROM deferred_tasks WHERE state = 'unknown' \
+                 AND refused_at_ms < {NOW} - {after} ORDER BY refused_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
             ));
             let rows: Vec<RescuedRow> = choose.load(conn).await?;
-            if rows.is_empty() {
-                return Ok(rows);
+            if !rows.is_empty() {
+                let give_up = Sql::<()>::new(format!(
+                    "UPDATE deferred_tasks SET state = 'dead', ended_at_ms = {NOW} WHERE id IN ("
+                ));
+                give_up.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
             }
-            let rescue = Sql::<()>::new(rescue(NOW)).sql("id IN (");
-            rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
             Ok(rows)
         })
         .await
     }
 
-    async fn prune(conn: &mut AsyncMysqlConnection, kept: Duration) -> QueryResult<usize> {
-        let kept = milliseconds(kept);
-        let over = format!("state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept}");
-        change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await
+    async fn adopt(conn: &mut AsyncMysqlConnection, task: &str) -> QueryResult<usize> {
+        let task = task.to_owned();
+        conn.transaction::<_, Error, _>(async move |conn| {
+            let choose = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'unknown' AND task = ")
+                .bind(task)
+                .sql(format!(" AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"));
+            let rows: Vec<(TaskId,)> = choose.load(conn).await?;
+            if !rows.is_empty() {
+                let adopt = Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (");
+                adopt.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
+            }
+            Ok(rows.len())
+        })
+        .await
     }
+
+    async fn free_keys(conn: &mut AsyncMysqlConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
+        let rows = rows.to_vec();
+        conn.transaction::<_, Error, _>(async move |conn| {
+            let stuck = elect(conn, &rows.iter().map(|(_, key)| &**key).collect::<Vec<_>>()).await?;
+            let seen: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();
+            let free = lock(conn, &seen).await?;
+            if !free.is_empty() {
+                let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
+                clear.list(free).sql(")").execute(conn).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn next_unknown(conn: &mut AsyncMysqlConnection, behind: &str) -> QueryResult<Option<(String, bool)>> {
+        next_unknown(behind, NOW).get_result(conn).await.optional()
+    }
+
+    async fn freed(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<(TaskId, String)>> {
+        freed().load(conn).await
+    }
+}
+
+/// Locks those of these rows that nobody else has locked.
+async fn lock(conn: &mut AsyncMysqlConnection, tasks: &[TaskId]) -> QueryResult<Vec<TaskId>> {
+    let mut locked = Vec::with_capacity(tasks.len());
+    for tasks in tasks.chunks(LISTED) {
+        let lock = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE id IN (")
+            .list(tasks.iter().copied())
+            .sql(") FOR UPDATE SKIP LOCKED");
+        locked.extend(lock.load::<(TaskId,)>(conn).await?.into_iter().map(|row| row.0));
+    }
+    Ok(locked)
+}
+
+/// Extends these leases.
+async fn renew(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+    let (who, tasks_of_ours) = (*lease, tasks.to_vec());
+    // One that somebody is about to cancel is locked for as long as that transaction is open: the
+    // others do not wait for it.
+    conn.transaction::<_, Error, _>(async move |conn| {
+        let choose = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
+            .bind(who.worker)
+            .sql(" AND id IN (")
+            .list(tasks_of_ours)
+            .sql(") FOR UPDATE SKIP LOCKED");
+        let free: Vec<(TaskId,)> = choose.load(conn).await?;
+        if free.is_empty() {
+            return Ok(());
+        }
+        let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+            .bind(who.ms())
+            .sql(" WHERE id IN (")
+            .list(free.iter().map(|row| row.0))
+            .sql(")");
+        renew.execute(conn).await.map(drop)
+    })
+    .await?;
+    let ours =
+        Sql::<RenewedSql>::new("SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ")
+            .bind(lease.worker)
+            .sql(" AND id IN (")
+            .list(tasks.iter().copied())
+            .sql(")");
+    ours.load(conn).await
+}
+
+/// Tells how attempts ended. Returns the ends that were not told, because somebody has locked their
+/// rows, or the next row of their key.
+async fn tell(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<Vec<TaskId>> {
+    let mut untold = Vec::new();
+    let mut left = settled.to_vec();
+    // A few times, then for the next round.
+    for _ in 0..4 {
+        if left.is_empty() {
+            return Ok(untold);
+        }
+        let (who, ends) = (*lease, left.clone());
+        let told = conn
+            .transaction::<_, Told, _>(async move |conn| {
+                // Whose rows are locked is not waited for: InnoDB would end one of two that wait for
+                // each other.
+                let ids: Vec<_> = ends.iter().map(|settlement| settlement.id).collect();
+                let free: HashSet<_> = lock(conn, &ids).await?.into_iter().collect();
+                let (ends, locked): (Vec<_>, Vec<_>) = ends.into_iter().partition(|end| free.contains(&end.id));
+                forget_unique(conn, &refunded(&ends)).await?;
+                for statement in settle(&who, &ends, NOW) {
+                    statement.execute(conn).await?;
+                }
+                let stuck = elect(conn, &keys_of(&ends)).await?;
+                if stuck.is_empty() { Ok(locked) } else { Err(Told::Stuck(stuck)) }
+            })
+            .await;
+        let stuck = match told {
+            Ok(locked) => {
+                // One that is not there any more is nobody's to be told of.
+                let locked: Vec<_> = locked.iter().map(|settlement| settlement.id).collect();
+                untold.extend(still_there(conn, lease, &locked).await?);
+                return Ok(untold);
+            }
+            Err(Told::Stuck(stuck)) => stuck,
+            Err(Told::Failed(error)) => return Err(error),
+        };
+        let is_stuck = |settlement: &Settlement| settlement.key.as_ref().is_some_and(|key| stuck.contains(key));
+        untold.extend(left.iter().filter(|settlement| is_stuck(settlement)).map(|settlement| settlement.id));
+        left.retain(|settlement| !is_stuck(settlement));
+    }
+    untold.extend(left.iter().map(|settlement| settlement.id));
+    Ok(untold)
 }
 
 /// Chooses rows that nobody else has locked, and does something with them.
@@ -151,31 +313,169 @@ async fn change(conn: &mut AsyncMysqlConnection, of: String, change: String) -> 
     .await
 }
 
-async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> QueryResult<Vec<ClaimedRow>> {
+/// Why ends were not told.
+enum Told {
+    /// The next rows of these keys are locked.
+    Stuck(Vec<String>),
+    Failed(Error),
+}
+
+impl From<Error> for Told {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Which of these are still ours.
+async fn still_there(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<TaskId>> {
+    let mut ours = Vec::new();
+    for tasks in tasks.chunks(LISTED) {
+        let select = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
+            .bind(lease.worker)
+            .sql(" AND id IN (")
+            .list(tasks.iter().copied())
+            .sql(")");
+        ours.extend(select.load::<(TaskId,)>(conn).await?.into_iter().map(|row| row.0));
+    }
+    Ok(ours)
+}
+
+/// Has the first one that is blocked of each of these keys be ready, where nothing is in its way.
+/// Returns the keys of which that one is locked by somebody.
+async fn elect(conn: &mut AsyncMysqlConnection, keys: &[&str]) -> QueryResult<Vec<String>> {
+    let mut stuck = Vec::new();
+    for keys in keys.chunks(LISTED) {
+        let first = Sql::<(Nullable<Text>, SqlTaskId)>::new(
+            "SELECT blocked_key, MIN(id) FROM deferred_tasks WHERE blocked_key IN (",
+        )
+        .list(keys.iter().copied())
+        .sql(") GROUP BY blocked_key");
+        let first: Vec<(Option<String>, TaskId)> = first.load(conn).await?;
+        let mut first: HashMap<_, _> = first.into_iter().filter_map(|(key, id)| Some((key?, id))).collect();
+        if first.is_empty() {
+            continue;
+        }
+        let held = Sql::<(Nullable<Text>, SqlTaskId, BigInt)>::new(
+            "SELECT held_key, MIN(id), MAX(state = 'running') FROM deferred_tasks WHERE held_key IN (",
+        )
+        .list(first.keys().map(String::as_str).collect::<Vec<_>>())
+        .sql(") GROUP BY held_key");
+        let held: Vec<(Option<String>, TaskId, i64)> = held.load(conn).await?;
+        let held: HashMap<_, _> = held.into_iter().filter_map(|(key, id, runs)| Some((key?, (id, runs)))).collect();
+        first.retain(|key, id| held.get(key).is_none_or(|(holder, runs)| *runs == 0 && *id < *holder));
+        let wanted: Vec<_> = first.values().copied().collect();
+        let mut free = Vec::new();
+        for wanted in wanted.chunks(LISTED) {
+            let lock = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'blocked' AND id IN (")
+                .list(wanted.iter().copied())
+                .sql(") FOR UPDATE SKIP LOCKED");
+            free.extend(lock.load::<(TaskId,)>(conn).await?.into_iter().map(|row| row.0));
+        }
+        stuck.extend(first.into_iter().filter(|(_, id)| !free.contains(id)).map(|(key, _)| key));
+        if !free.is_empty() {
+            let elect = Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (");
+            elect.list(free).sql(")").execute(conn).await?;
+        }
+    }
+    Ok(stuck)
+}
+
+/// These wait again as if they had never been taken. Where another one has come meanwhile that is
+/// the same, they are two now.
+async fn forget_unique(conn: &mut AsyncMysqlConnection, tasks: &[TaskId]) -> QueryResult<()> {
+    for tasks in tasks.chunks(LISTED) {
+        let forget = Sql::<()>::new(
+            "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task AND o.waiting_unique_key = t.unique_key \
+             SET t.unique_key = NULL WHERE t.id IN (",
+        );
+        forget.list(tasks.iter().copied()).sql(")").execute(conn).await?;
+    }
+    Ok(())
+}
+
+/// Claims from the front of the queue. Rows there that have to wait for others of their key are
+/// moved out of the way, and out of the index.
+async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> QueryResult<Taken> {
+    let mut look_at = i64::from(claim.limit);
+    for _ in 0..LOOKS {
+        let (lease, claim, at) = (*lease, claim.clone(), look_at);
+        let (taken, moved) =
+            conn.transaction::<_, Error, _>(async move |conn| take_of(conn, &lease, &claim, at).await).await?;
+        if !taken.rows.is_empty() || !taken.more {
+            return Ok(taken);
+        }
+        match wider(look_at) {
+            Some(further) => look_at = further,
+            // The same ones are in the way.
+            None if !moved => break,
+            None => {}
+        }
+    }
+    Ok(Taken { rows: Vec::new(), more: true })
+}
+
+/// How often a claim looks at more, before others have their turn.
+const LOOKS: usize = 10;
+
+/// Claims among so many rows at the front; says also whether it moved some out of the way.
+async fn take_of(
+    conn: &mut AsyncMysqlConnection,
+    lease: &Lease,
+    claim: &Claim,
+    look_at: i64,
+) -> QueryResult<(Taken, bool)> {
     let queue = &*claim.queue;
-    let choose = Sql::<ClaimedSql>::new(format!(
-        "SELECT {CLAIMED} FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = "
+    let front = Sql::<CandidateSql>::new(format!(
+        "SELECT c.id, CAST(LENGTH(c.payload) AS SIGNED), CASE WHEN c.task_key IS NOT NULL THEN (SELECT h.id \
+         FROM deferred_tasks AS h WHERE h.held_key = c.task_key AND {IN_THE_WAY} ORDER BY h.id LIMIT 1) END \
+         FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = "
     ))
     .bind(queue)
     .sql(") AND c.state = 'ready' AND c.queue = ")
     .bind(queue)
-    .sql(format!(" AND {ITS_TURN} ORDER BY c.priority, c.run_at_ms, c.id LIMIT "))
-    .bind(i64::from(claim.limit))
+    .sql(" ORDER BY c.priority, c.run_at_ms, c.id LIMIT ")
+    .bind(look_at)
     .sql(" FOR UPDATE SKIP LOCKED");
-    let mut rows: Vec<ClaimedRow> = choose.load(conn).await?;
-    if rows.is_empty() {
-        return Ok(rows);
+    let seen: Vec<Candidate> = front.load(conn).await?;
+    let mut free = choose(&seen, claim.bytes);
+    free.truncate(claim.limit as usize);
+    let behind: Vec<_> = seen.iter().filter_map(|row| Some((row.id, row.behind?))).collect();
+    let moved = block(conn, &behind).await?;
+    let more = seen.len() >= usize::try_from(look_at).unwrap_or(usize::MAX) || free.len() + behind.len() < seen.len();
+    let mut rows = Vec::with_capacity(free.len());
+    for free in free.chunks(LISTED) {
+        let take = Sql::<()>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
+            .bind(lease.worker)
+            .sql(format!(", started_at_ms = {NOW}, lease_until_ms = {NOW} + "))
+            .bind(lease.ms())
+            .sql(" WHERE id IN (")
+            .list(free.iter().copied())
+            .sql(")");
+        take.execute(conn).await?;
+        let read = Sql::<ClaimedSql>::new(format!("SELECT {CLAIMED} FROM deferred_tasks WHERE id IN ("));
+        rows.extend(read.list(free.iter().copied()).sql(")").load::<ClaimedRow>(conn).await?);
     }
-    let take = Sql::<()>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
-        .bind(lease.worker)
-        .sql(format!(", lease_until_ms = {NOW} + "))
-        .bind(lease.ms())
-        .sql(" WHERE id IN (")
-        .list(rows.iter().map(|row| row.0))
-        .sql(")");
-    take.execute(conn).await?;
-    for row in &mut rows {
-        row.3 = row.3.saturating_add(1);
+    Ok((Taken { rows, more }, moved))
+}
+
+/// Has rows that have to wait for others of their key be blocked; says whether there were any. Each
+/// one that is in the way is locked meanwhile, so that it cannot end without seeing who waits
+/// behind it.
+async fn block(conn: &mut AsyncMysqlConnection, behind: &[(TaskId, TaskId)]) -> QueryResult<bool> {
+    let mut holders: Vec<_> = behind.iter().map(|(_, holder)| *holder).collect();
+    holders.sort_unstable();
+    holders.dedup();
+    let mut locked = HashSet::new();
+    for holders in holders.chunks(LISTED) {
+        let lock = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE held_key IS NOT NULL AND id IN (")
+            .list(holders.iter().copied())
+            .sql(") FOR UPDATE SKIP LOCKED");
+        locked.extend(lock.load::<(TaskId,)>(conn).await?.into_iter().map(|row| row.0));
     }
-    Ok(rows)
+    let free: Vec<_> = behind.iter().filter(|(_, holder)| locked.contains(holder)).map(|(id, _)| *id).collect();
+    for free in free.chunks(LISTED) {
+        let block = Sql::<()>::new("UPDATE deferred_tasks SET state = 'blocked' WHERE id IN (");
+        block.list(free.iter().copied()).sql(")").execute(conn).await?;
+    }
+    Ok(!free.is_empty())
 }

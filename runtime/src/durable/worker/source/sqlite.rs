@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::result::QueryResult;
-use diesel::{RunQueryDsl, SqliteConnection};
+use diesel::sql_types::{Nullable, Text};
+use diesel::{OptionalExtension, RunQueryDsl, SqliteConnection};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, ClaimedSql, ITS_TURN, Look, LookSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, TAKE,
-    rescue, settle,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
+    LookSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, TAKE, Taken, UNIQUE_WAITS, choose, freed, keys_left, keys_of,
+    next_unknown, refunded, rescue, settle, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
-use crate::durable::id::TaskId;
+use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 
 impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
@@ -31,9 +33,11 @@ pub struct OnSqlite;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
-    async fn prepare(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<()> {
-        // One writes at a time: the others wait their turn, for five seconds at most.
-        conn.spawn_blocking(|conn| conn.batch_execute("PRAGMA busy_timeout = 5000")).await
+    async fn prepare(conn: &mut SyncConnectionWrapper<SqliteConnection>, patience: Duration) -> QueryResult<()> {
+        // One writes at a time: the others wait their turn. Not for as long as the worker's patience
+        // lasts, or a statement that it has given up would go on by itself.
+        let wait_ms = milliseconds(patience) / 2;
+        conn.spawn_blocking(move |conn| conn.batch_execute(&format!("PRAGMA busy_timeout = {wait_ms}"))).await
     }
 
     async fn exchange(
@@ -41,15 +45,33 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-    ) -> QueryResult<Vec<Vec<ClaimedRow>>> {
+        _careful: bool,
+    ) -> QueryResult<Exchange> {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
+                forget_unique(conn, &refunded(&settled))?;
                 settle(&lease, &settled, NOW)
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
-                claims.iter().map(|(claim, _)| take(conn, &lease, claim)).collect()
+                elect(conn, &keys_of(&settled))?;
+                let taken = claims.iter().map(|(claim, _)| take(conn, &lease, claim)).collect::<QueryResult<_>>()?;
+                Ok(Exchange { taken, ..Exchange::default() })
             })
+        })
+        .await
+    }
+
+    async fn mine(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        lease: &Lease,
+    ) -> QueryResult<Vec<(TaskId, Option<String>)>> {
+        let worker = lease.worker;
+        conn.spawn_blocking(move |conn| {
+            let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
+                "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
+            );
+            mine.bind(worker).load(conn)
         })
         .await
     }
@@ -61,25 +83,39 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
     ) -> QueryResult<Vec<(TaskId, bool)>> {
         let (lease, tasks) = (*lease, tasks.to_vec());
         conn.spawn_blocking(move |conn| {
-            let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
-                .bind(lease.ms())
-                .sql(" WHERE state = 'running' AND worker = ")
-                .bind(lease.worker)
-                .sql(" AND id IN (")
-                .list(tasks)
-                .sql(") RETURNING id, cancel_requested");
-            renew.load(conn)
+            let mut renewed = Vec::with_capacity(tasks.len());
+            for tasks in tasks.chunks(LISTED) {
+                let renew = Sql::<RenewedSql>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+                    .bind(lease.ms())
+                    .sql(" WHERE state = 'running' AND worker = ")
+                    .bind(lease.worker)
+                    .sql(" AND id IN (")
+                    .list(tasks.iter().copied())
+                    .sql(") RETURNING id, cancel_requested");
+                renewed.extend(renew.load::<(TaskId, bool)>(conn)?);
+            }
+            Ok(renewed)
         })
         .await
     }
 
-    async fn look(conn: &mut SyncConnectionWrapper<SqliteConnection>, queues: &[Arc<str>]) -> QueryResult<Look> {
+    async fn look(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        queues: &[Arc<str>],
+        thorough: bool,
+    ) -> QueryResult<Look> {
         let queues = queues.to_vec();
         conn.spawn_blocking(move |conn| {
+            let slow = if thorough {
+                "(SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
+                 (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown')"
+            } else {
+                "NULL, NULL"
+            };
             let look = Sql::<LookSql>::new(format!(
                 "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
                  (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
-                 (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
+                 {slow}, EXISTS (SELECT 1 FROM deferred_tasks WHERE freed_key IS NOT NULL), \
                  EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
             ))
             .list(queues.iter().map(|queue| &**queue))
@@ -102,11 +138,15 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
 
     async fn rescue(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<Vec<RescuedRow>> {
         conn.spawn_blocking(|conn| {
-            let rescue = Sql::<RescuedSql>::new(rescue(NOW)).sql(format!(
-                "id IN (SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
-                 ORDER BY lease_until_ms LIMIT {BATCH}) RETURNING {RESCUED}, state"
-            ));
-            rescue.load(conn)
+            conn.immediate_transaction(|conn| {
+                let rescue = Sql::<RescuedSql>::new(rescue(NOW)).sql(format!(
+                    "id IN (SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < {NOW} \
+                     ORDER BY lease_until_ms LIMIT {BATCH}) RETURNING {RESCUED}, state, task_key"
+                ));
+                let rows: Vec<RescuedRow> = rescue.load(conn)?;
+                elect(conn, &keys_left(&rows))?;
+                Ok(rows)
+            })
         })
         .await
     }
@@ -116,29 +156,145 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         conn.spawn_blocking(move |conn| {
             let prune = Sql::<()>::new(format!(
                 "DELETE FROM deferred_tasks WHERE id IN (SELECT id FROM deferred_tasks \
-                 WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept} LIMIT {BATCH})"
+                 WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms LIMIT {BATCH})"
             ));
             prune.execute(conn)
         })
         .await
     }
+
+    async fn give_up_refused(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        after: Duration,
+    ) -> QueryResult<Vec<RescuedRow>> {
+        let after = milliseconds(after);
+        conn.spawn_blocking(move |conn| {
+            let give_up = Sql::<RescuedSql>::new(format!(
+                "UPDATE deferred_tasks SET state = 'dead', ended_at_ms = {NOW} WHERE id IN (SELECT id FROM deferred_tasks \
+                 WHERE state = 'unknown' AND refused_at_ms < {NOW} - {after} ORDER BY refused_at_ms LIMIT {BATCH}) \
+                 RETURNING {RESCUED}, state, task_key"
+            ));
+            give_up.load(conn)
+        })
+        .await
+    }
+
+    async fn adopt(conn: &mut SyncConnectionWrapper<SqliteConnection>, task: &str) -> QueryResult<usize> {
+        let task = task.to_owned();
+        conn.spawn_blocking(move |conn| {
+            let adopt = Sql::<()>::new(
+                "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (SELECT id FROM deferred_tasks \
+                 WHERE state = 'unknown' AND task = ",
+            )
+            .bind(task)
+            .sql(format!(" AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH})"));
+            adopt.execute(conn)
+        })
+        .await
+    }
+
+    async fn free_keys(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        rows: &[(TaskId, String)],
+    ) -> QueryResult<()> {
+        let rows = rows.to_vec();
+        conn.spawn_blocking(move |conn| {
+            conn.immediate_transaction(|conn| {
+                elect(conn, &rows.iter().map(|(_, key)| &**key).collect::<Vec<_>>())?;
+                let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
+                clear.list(rows.iter().map(|(id, _)| *id)).sql(")").execute(conn).map(drop)
+            })
+        })
+        .await
+    }
+
+    async fn next_unknown(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        behind: &str,
+    ) -> QueryResult<Option<(String, bool)>> {
+        let behind = behind.to_owned();
+        conn.spawn_blocking(move |conn| next_unknown(&behind, NOW).get_result(conn).optional()).await
+    }
+
+    async fn freed(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<Vec<(TaskId, String)>> {
+        conn.spawn_blocking(|conn| freed().load(conn)).await
+    }
 }
 
-fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResult<Vec<ClaimedRow>> {
-    let queue = &*claim.queue;
-    let take = Sql::<ClaimedSql>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
-        .bind(lease.worker)
-        .sql(format!(", lease_until_ms = {NOW} + "))
-        .bind(lease.ms())
-        .sql(
-            " WHERE id IN (SELECT c.id FROM deferred_tasks AS c \
-             WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = ",
-        )
+/// Has the first one that is blocked of each of these keys be ready, where nothing is in its way.
+fn elect(conn: &mut SqliteConnection, keys: &[&str]) -> QueryResult<()> {
+    for keys in keys.chunks(LISTED) {
+        let mut elect =
+            Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (WITH k(key) AS (VALUES ").varying();
+        for (at, key) in keys.iter().enumerate() {
+            elect.push_sql(if at == 0 { "(" } else { ", (" });
+            elect.push_bind(*key);
+            elect.push_sql(")");
+        }
+        let elect = elect.sql(format!(
+            ") SELECT c.id FROM (SELECT key, (SELECT id FROM deferred_tasks WHERE task_key = k.key AND state = 'blocked' \
+             ORDER BY id LIMIT 1) AS id FROM k) AS c WHERE c.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM deferred_tasks AS h \
+             WHERE h.task_key = c.key AND {HOLDS} AND {IN_THE_WAY}))"
+        ));
+        elect.execute(conn)?;
+    }
+    Ok(())
+}
+
+/// These wait again as if they had never been taken. Where another one has come meanwhile that is
+/// the same, they are two now.
+fn forget_unique(conn: &mut SqliteConnection, tasks: &[TaskId]) -> QueryResult<()> {
+    tasks.chunks(LISTED).try_for_each(|tasks| {
+        let forget = Sql::<()>::new("UPDATE deferred_tasks SET unique_key = NULL WHERE id IN (");
+        let forget = forget.list(tasks.iter().copied()).sql(format!(
+            ") AND EXISTS (SELECT 1 FROM deferred_tasks AS o WHERE o.task = deferred_tasks.task \
+             AND o.unique_key = deferred_tasks.unique_key AND {UNIQUE_WAITS})"
+        ));
+        forget.execute(conn).map(drop)
+    })
+}
+
+/// Claims from the front of the queue. Rows there that have to wait for others of their key are
+/// moved out of the way, and out of the index.
+fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResult<Taken> {
+    let mut look_at = i64::from(claim.limit);
+    loop {
+        let queue = &*claim.queue;
+        let front = Sql::<CandidateSql>::new(format!(
+            "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN (SELECT h.id \
+             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) END \
+             FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = "
+        ))
         .bind(queue)
         .sql(") AND c.state = 'ready' AND c.queue = ")
         .bind(queue)
-        .sql(format!(" AND {ITS_TURN} ORDER BY c.priority, c.run_at_ms, c.id LIMIT "))
-        .bind(i64::from(claim.limit))
-        .sql(format!(") RETURNING {CLAIMED}"));
-    take.load(conn)
+        .sql(" ORDER BY c.priority, c.run_at_ms, c.id LIMIT ")
+        .bind(look_at);
+        let seen: Vec<Candidate> = front.load(conn)?;
+        let blocked: Vec<_> = seen.iter().filter(|row| row.behind.is_some()).map(|row| row.id).collect();
+        for blocked in blocked.chunks(LISTED) {
+            let block = Sql::<()>::new("UPDATE deferred_tasks SET state = 'blocked' WHERE id IN (");
+            block.list(blocked.iter().copied()).sql(")").execute(conn)?;
+        }
+        let mut free = choose(&seen, claim.bytes);
+        free.truncate(claim.limit as usize);
+        let more =
+            seen.len() >= usize::try_from(look_at).unwrap_or(usize::MAX) || free.len() + blocked.len() < seen.len();
+        if free.is_empty() && more {
+            look_at = wider(look_at).unwrap_or(look_at);
+            continue;
+        }
+        let mut rows = Vec::with_capacity(free.len());
+        for free in free.chunks(LISTED) {
+            let take = Sql::<ClaimedSql>::new(format!("UPDATE deferred_tasks SET {TAKE}"))
+                .bind(lease.worker)
+                .sql(format!(", started_at_ms = {NOW}, lease_until_ms = {NOW} + "))
+                .bind(lease.ms())
+                .sql(" WHERE id IN (")
+                .list(free.iter().copied())
+                .sql(format!(") RETURNING {CLAIMED}"));
+            rows.extend(take.load::<ClaimedRow>(conn)?);
+        }
+        return Ok(Taken { rows, more });
+    }
 }

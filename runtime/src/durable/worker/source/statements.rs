@@ -7,28 +7,44 @@ use super::Lease;
 use super::{Outcome, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
-#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
 use crate::durable::sql::Sql;
 
+use diesel::result::Error;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
 /// The rows of a claim.
-pub(super) type ClaimedSql = (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt);
+pub(super) type ClaimedSql = (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer);
 
-/// Id, task, payload, attempts that count, attempts at most, priority, and when it was due.
-pub(super) type ClaimedRow = (TaskId, String, String, i32, i32, i16, i64);
+/// See [`ClaimedSql`].
+#[derive(Debug, diesel::Queryable)]
+#[diesel(sql_type = ClaimedSql)]
+pub(super) struct ClaimedRow {
+    pub(super) id: TaskId,
+    pub(super) task: String,
+    pub(super) payload: String,
+    /// Those that count.
+    pub(super) attempts: i32,
+    pub(super) max_attempts: i32,
+    pub(super) priority: i16,
+    /// When it was due.
+    pub(super) run_at_ms: i64,
+    pub(super) key: Option<String>,
+    /// How often programs could not read it.
+    pub(super) refusals: i32,
+}
 
 /// The columns of one.
-pub(super) const CLAIMED: &str = "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms";
+pub(super) const CLAIMED: &str =
+    "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms, task_key, refusals";
 
 /// The rows of what is still ours.
 pub(super) type RenewedSql = (SqlTaskId, Bool);
 
-/// The row of a look: now, the next scheduled, the end of the next lease, the oldest end of a task,
-/// whether anything is ready, and the version of the tables.
-pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Bool, Nullable<Integer>);
+/// The row of a look.
+pub(super) type LookSql =
+    (BigInt, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Bool, Bool, Nullable<Integer>);
 
-/// See [`LookSql`].
+/// What there is.
 #[derive(Debug, diesel::Queryable)]
 #[diesel(sql_type = LookSql)]
 pub(super) struct Look {
@@ -37,20 +53,34 @@ pub(super) struct Look {
     pub(super) next_lease_end_ms: Option<i64>,
     /// When the oldest of those ended that are kept.
     pub(super) oldest_end_ms: Option<i64>,
+    /// Since when the oldest of those waits that no program could read.
+    pub(super) oldest_refusal_ms: Option<i64>,
+    /// Whether there is a key that a row left.
+    pub(super) freed: bool,
+    /// Whether a task of one of the worker's queues is ready.
     pub(super) ready: bool,
+    /// The version of the tables.
     pub(super) version: Option<i32>,
 }
 
-/// Tasks of one key run one after the other, in the order of their ids: `c` has to wait while
-/// another one of its key runs, or an earlier one is due or is being tried again. One that is
-/// scheduled, and was never tried, keeps nobody waiting.
-pub(super) const ITS_TURN: &str = "(c.task_key IS NULL OR NOT EXISTS (SELECT 1 FROM deferred_tasks e \
-     WHERE e.task_key = c.task_key AND e.id <> c.id AND (e.state = 'running' OR (e.id < c.id \
-     AND (e.state = 'ready' OR (e.state = 'scheduled' AND e.attempts > 0))))))";
+/// Whether `h` keeps the others of its key waiting: it runs, is ready to, or is tried again. The
+/// words are those of the index.
+#[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+pub(super) const HOLDS: &str =
+    "h.task_key IS NOT NULL AND (h.state IN ('ready', 'running') OR (h.state = 'scheduled' AND h.attempts > 0))";
+
+/// Whether `h`, which [holds](HOLDS) its key, is in the way of `c`, which is of the same key: of
+/// those that do not run the first one is next.
+pub(super) const IN_THE_WAY: &str = "h.id <> c.id AND (h.state = 'running' OR h.id < c.id)";
+
+/// Whose `unique_key` counts: what waits, and was never started. The words are those of the index.
+#[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+pub(super) const UNIQUE_WAITS: &str =
+    "o.unique_key IS NOT NULL AND o.attempts = 0 AND o.state IN ('ready', 'blocked', 'scheduled', 'unknown')";
 
 /// What a claim does with a row. A number that somebody wrote by hand must not end the statement,
 /// which is that of other rows too.
-pub(super) const TAKE: &str = "state = 'running', unique_key = NULL, \
+pub(super) const TAKE: &str = "state = 'running', \
      attempts = CASE WHEN attempts < 2147483647 THEN attempts + 1 ELSE attempts END, worker = ";
 
 /// What is left of a row that nobody runs any more.
@@ -72,14 +102,89 @@ pub(super) fn rescue(now: &str) -> String {
     )
 }
 
-/// The rows of what was taken back: id, task, attempts that count, state.
-pub(super) type RescuedSql = (SqlTaskId, Text, Integer, Text);
+/// The rows of what was taken back: id, task, attempts that count, state, and key.
+pub(super) type RescuedSql = (SqlTaskId, Text, Integer, Text, Nullable<Text>);
 
-/// The columns of one, but for the state, which may be the one to come.
+/// The columns of one, but for the state, which may be the one to come, and the key behind it.
 pub(super) const RESCUED: &str = "id, task, attempts - snoozes";
 
 /// See [`RescuedSql`].
-pub(super) type RescuedRow = (TaskId, String, i32, String);
+pub(super) type RescuedRow = (TaskId, String, i32, String, Option<String>);
+
+/// The keys of rows that keep nobody waiting any more.
+pub(super) fn keys_left(rescued: &[RescuedRow]) -> Vec<&str> {
+    distinct(rescued.iter().filter(|row| row.3 != "ready").filter_map(|row| row.4.as_deref()))
+}
+
+/// The keys of rows whose attempts ended.
+pub(super) fn keys_of(settled: &[Settlement]) -> Vec<&str> {
+    distinct(settled.iter().filter_map(|settlement| settlement.key.as_deref()))
+}
+
+fn distinct<'k>(keys: impl Iterator<Item = &'k str>) -> Vec<&'k str> {
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// What an exchange did with the table.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    /// The ends that were not told, because somebody has locked their rows, or the next row of their
+    /// key.
+    pub(super) untold: Vec<TaskId>,
+    /// For each claim, in their order; fewer where one of them failed.
+    pub(super) taken: Vec<Taken>,
+    /// How that one failed.
+    pub(super) error: Option<Error>,
+}
+
+/// What a claim took.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) rows: Vec<ClaimedRow>,
+    /// Whether there may be more.
+    pub(super) more: bool,
+}
+
+/// A row at the front of its queue.
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+#[derive(Debug, diesel::Queryable)]
+#[diesel(sql_type = CandidateSql)]
+pub(super) struct Candidate {
+    pub(super) id: TaskId,
+    pub(super) bytes: i64,
+    /// The row of its key that is in its way.
+    pub(super) behind: Option<TaskId>,
+}
+
+/// See [`Candidate`].
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+pub(super) type CandidateSql = (SqlTaskId, BigInt, Nullable<SqlTaskId>);
+
+/// Which of these candidates are taken: those that nothing is in the way of, up to these bytes,
+/// and one at least.
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+pub(super) fn choose(candidates: &[Candidate], bytes: i64) -> Vec<TaskId> {
+    let mut before = 0_i64;
+    let free = candidates.iter().filter(|candidate| candidate.behind.is_none());
+    let fits = |candidate: &&Candidate| {
+        let fits = before == 0 || before < bytes;
+        before = before.saturating_add(candidate.bytes);
+        fits
+    };
+    free.take_while(fits).map(|candidate| candidate.id).collect()
+}
+
+/// How many rows at the front of a queue are looked at when so many were that a claim could not
+/// take, because they have to wait for others of their key; `None`: that is enough for now.
+pub(super) fn wider(looked_at: i64) -> Option<i64> {
+    (looked_at < FURTHEST).then(|| (looked_at.saturating_mul(4)).clamp(64, FURTHEST))
+}
+
+/// How many rows at the front of a queue are looked at most.
+pub(super) const FURTHEST: i64 = 4_096;
 
 /// How many rows are moved or deleted by one statement that tidies up.
 pub(super) const BATCH: i32 = 1_000;
@@ -93,12 +198,21 @@ pub(super) struct Left<'s> {
     pub(super) refund: i32,
     /// How many attempts asked to be run again.
     pub(super) snoozed: i32,
+    /// Whether this program could not read it.
+    pub(super) refused: bool,
+}
+
+impl Left<'_> {
+    /// Whether it waits again, if nobody has cancelled it.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self.state, "scheduled" | "ready" | "unknown")
+    }
 }
 
 impl Settlement {
     /// The row that is left; `None` where it is deleted.
     pub(super) fn left(&self) -> Option<Left<'_>> {
-        let left = |state| Left { state, delay_ms: None, error: None, refund: 0, snoozed: 0 };
+        let left = |state| Left { state, delay_ms: None, error: None, refund: 0, snoozed: 0, refused: false };
         let ms = |after: &std::time::Duration| Some(milliseconds(*after));
         Some(match &self.outcome {
             Outcome::Done => return None,
@@ -107,7 +221,10 @@ impl Settlement {
             Outcome::Snoozed(after) => Left { delay_ms: ms(after), snoozed: 1, ..left("scheduled") },
             Outcome::Dead(error) => Left { error: Some(error), ..left("dead") },
             Outcome::Cancelled => left("cancelled"),
-            Outcome::Released => Left { refund: 1, ..left("ready") },
+            Outcome::Released { started } => Left { refund: i32::from(!*started), ..left("ready") },
+            Outcome::Refused { after, error } => {
+                Left { delay_ms: ms(after), error: Some(error), refund: 1, refused: true, ..left("unknown") }
+            }
         })
     }
 
@@ -121,19 +238,22 @@ impl Settlement {
     }
 }
 
+/// How many values are listed in one statement at most. SQLite takes 32,766, MySQL 65,535.
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+pub(super) const LISTED: usize = 1_000;
+
 /// What tells of ends where there are no arrays: a statement for all that ended well, and one for
 /// each other; `now` is the SQL of the time.
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
 pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static str) -> Vec<Sql<'s>> {
     let mut statements = Vec::new();
-    let done = Settlement::done(settled);
-    if !done.is_empty() {
+    for done in Settlement::done(settled).chunks(LISTED) {
         let delete = Sql::new("DELETE FROM deferred_tasks WHERE worker = ").bind(lease.worker);
-        statements.push(delete.sql(" AND id IN (").list(done).sql(")"));
+        statements.push(delete.sql(" AND id IN (").list(done.iter().copied()).sql(")"));
     }
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };
-        let goes_on = matches!(left.state, "scheduled" | "ready");
+        let goes_on = left.goes_on();
         // MySQL makes one assignment after the other, SQLite all at once: none looks at what
         // another one has changed before it.
         let update = Sql::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
@@ -150,6 +270,11 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
             .bind(left.refund)
             .sql(format!(", {SNOOZES}"))
             .bind(left.snoozed)
+            .sql(format!(
+                ", refused_at_ms = CASE WHEN {0} THEN COALESCE(refused_at_ms, {now}) ELSE refused_at_ms END, \
+                 refusals = refusals + {0}",
+                i32::from(left.refused)
+            ))
             .sql(", error = COALESCE(")
             .bind(left.error)
             .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
@@ -159,4 +284,24 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
         statements.push(update);
     }
     statements
+}
+
+/// The rows whose attempts did not count, and which wait again. In a list, a statement takes it.
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+pub(super) fn refunded(settled: &[Settlement]) -> Vec<TaskId> {
+    let is_refunded = |settlement: &&Settlement| settlement.left().is_some_and(|left| left.refund > 0);
+    settled.iter().filter(is_refunded).map(|settlement| settlement.id).collect()
+}
+
+/// The next task behind this one of which there are rows that no program could read, and whether
+/// they are offered again; `now` is the SQL of the time.
+pub(super) fn next_unknown<'s>(behind: &'s str, now: &str) -> Sql<'s, (Text, Bool)> {
+    Sql::new(format!("SELECT task, run_at_ms <= {now} FROM deferred_tasks WHERE state = 'unknown' AND task > "))
+        .bind(behind)
+        .sql(" ORDER BY task, run_at_ms LIMIT 1")
+}
+
+/// Rows that left a key, and the keys.
+pub(super) fn freed() -> Sql<'static, (SqlTaskId, Text)> {
+    Sql::new("SELECT id, freed_key FROM deferred_tasks WHERE freed_key IS NOT NULL ORDER BY freed_key LIMIT 100")
 }

@@ -2,19 +2,25 @@
 //!
 //! Must not know: the SQL of any database.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel_async::AsyncConnection;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, ClaimedRow, Look, RescuedRow};
-use super::{Claim, Claimed, Fate, Hint, Lease, Outlook, Renewed, Rescued, Settlement, Source, SourceError};
+use super::statements::{BATCH, Exchange, Look, RescuedRow};
+use super::{
+    Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
+    UNKNOWN_FOR_TOO_LONG, WORKER_DIED,
+};
+use crate::dispatch::pause;
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
@@ -38,8 +44,9 @@ pub trait WorkerConnection: AsyncConnection + 'static {
 /// What is done with the table by a connection of the type `C`.
 #[allow(private_interfaces, private_bounds, reason = "nobody can name the trait")]
 pub trait Statements<C> {
-    /// Makes a new one ready for a worker.
-    fn prepare(conn: &mut C) -> impl Future<Output = QueryResult<()>> + Send;
+    /// Makes a new one ready for a worker, which waits so long for an answer. The server gives up
+    /// before that.
+    fn prepare(conn: &mut C, patience: Duration) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Has a new one be given hints, where the database has any.
     fn listen(conn: &mut C) -> impl Future<Output = QueryResult<()>> + Send {
@@ -47,13 +54,17 @@ pub trait Statements<C> {
         std::future::ready(Ok(()))
     }
 
-    /// See [`Source::exchange`].
+    /// See [`Source::exchange`]. A `careful` one does not wait for rows that somebody has locked.
     fn exchange(
         conn: &mut C,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-    ) -> impl Future<Output = QueryResult<Vec<Vec<ClaimedRow>>>> + Send;
+        careful: bool,
+    ) -> impl Future<Output = QueryResult<Exchange>> + Send;
+
+    /// What runs here by the table, and its keys.
+    fn mine(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<Vec<(TaskId, Option<String>)>>> + Send;
 
     /// See [`Source::renew`].
     fn renew(
@@ -62,8 +73,8 @@ pub trait Statements<C> {
         tasks: &[TaskId],
     ) -> impl Future<Output = QueryResult<Vec<(TaskId, bool)>>> + Send;
 
-    /// What there is, by one statement.
-    fn look(conn: &mut C, queues: &[Arc<str>]) -> impl Future<Output = QueryResult<Look>> + Send;
+    /// What there is, by one statement. Only a `thorough` one looks at what is in no hurry.
+    fn look(conn: &mut C, queues: &[Arc<str>], thorough: bool) -> impl Future<Output = QueryResult<Look>> + Send;
 
     /// Scheduled tasks that are due become ready; says how many.
     fn promote(conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
@@ -73,6 +84,22 @@ pub trait Statements<C> {
 
     /// Deletes what ended so long ago; says how many.
     fn prune(conn: &mut C, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// Those that no program could read for so long are given up; says which.
+    fn give_up_refused(conn: &mut C, after: Duration) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
+
+    /// What no program could read so far, of this task, becomes ready; says how many.
+    fn adopt(conn: &mut C, task: &str) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// Looks who waits behind the keys that these rows left.
+    fn free_keys(conn: &mut C, rows: &[(TaskId, String)]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// The next task behind this one of which there are rows that no program could read, and
+    /// whether they are offered again.
+    fn next_unknown(conn: &mut C, behind: &str) -> impl Future<Output = QueryResult<Option<(String, bool)>>> + Send;
+
+    /// Rows that left a key.
+    fn freed(conn: &mut C) -> impl Future<Output = QueryResult<Vec<(TaskId, String)>>> + Send;
 
     /// See [`Source::hinted`].
     fn hinted(conn: &mut C) -> impl Future<Output = Hint> + Send {
@@ -84,47 +111,121 @@ pub trait Statements<C> {
 /// How one is opened.
 pub(crate) type Connect<C> = Box<dyn Fn() -> BoxFuture<'static, ConnectionResult<C>> + Send + Sync>;
 
+/// How a worker looks at the table.
+pub(crate) struct Looking {
+    pub(crate) queues: Vec<Arc<str>>,
+    /// The names of the tasks that this program has.
+    pub(crate) known: HashSet<&'static str>,
+    pub(crate) kept: Duration,
+    /// After which time it gives up what no program can read.
+    pub(crate) give_up_unknown_after: Duration,
+    /// Whether it is to be given hints.
+    pub(crate) listens: bool,
+}
+
 /// The table on one database.
 pub(crate) struct TableSource<C> {
     connect: Connect<C>,
     conn: Option<C>,
     lease: Lease,
-    queues: Vec<Arc<str>>,
+    looking: Looking,
     beginnings: Vec<Beginning>,
-    kept: Duration,
-    listens: bool,
+    /// Until when a statement whose answer got lost may still take tasks.
+    doubt: Option<Instant>,
+    /// Until when some rows of ours are expected to be locked.
+    careful: Option<Instant>,
+    /// Behind which name it looks for tasks that no program could read.
+    unknown_behind: String,
+    looks: u32,
 }
 
+/// How long a statement may take. What takes longer has gone wrong, although nobody says so: a
+/// connection that hangs. It is given up early enough for leases to be extended by another one:
+/// they are extended when a third is over, and that may be what hangs.
+fn patience(lease: Duration) -> Duration {
+    (lease / 3).max(Duration::from_secs(5))
+}
+
+/// For how long rows of ours are expected to stay locked.
+const CAREFUL: Duration = Duration::from_secs(5);
+
+/// One of so many looks is for what is in no hurry, too: what is kept no longer, and what no program
+/// could read.
+const THOROUGH_EVERY: u32 = 5;
+
+/// How many names of tasks that no program could read are looked at in one look.
+const NAMES: usize = 20;
+
 impl<C: WorkerConnection> TableSource<C> {
-    pub(crate) fn new(connect: Connect<C>, lease: Lease, queues: Vec<Arc<str>>, kept: Duration, listens: bool) -> Self {
-        let beginnings = vec![Beginning::default(); queues.len()];
-        Self { connect, conn: None, lease, queues, beginnings, kept, listens }
+    pub(crate) fn new(connect: Connect<C>, lease: Lease, looking: Looking) -> Self {
+        let beginnings = vec![Beginning::default(); looking.queues.len()];
+        Self {
+            connect,
+            conn: None,
+            lease,
+            looking,
+            beginnings,
+            doubt: None,
+            careful: None,
+            unknown_behind: String::new(),
+            looks: 0,
+        }
     }
 
-    /// Takes the connection out: a new one where there is none. Who is stopped before it is
-    /// [kept](Self::keep) drops it in the middle of whatever it was doing, and begins with a new
-    /// one.
-    async fn connected(&mut self) -> Result<C, SourceError> {
-        if let Some(conn) = self.conn.take() {
-            return Ok(conn);
-        }
-        let mut conn = (self.connect)().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
-        C::Statements::prepare(&mut conn).await.map_err(|error| SourceError::Passing(Box::new(error)))?;
-        if self.listens {
-            C::Statements::listen(&mut conn).await.map_err(|error| SourceError::Passing(Box::new(error)))?;
-        }
-        Ok(conn)
-    }
-
-    /// Puts it back where it works, and says what an error means.
-    fn keep<T>(&mut self, conn: C, result: QueryResult<T>) -> Result<T, SourceError> {
-        if result.as_ref().err().is_none_or(is_about_others) {
+    /// Does something on the connection: on a new one where there is none. Whoever is stopped in the
+    /// middle of it drops the connection, whatever it was doing, and begins with a new one.
+    async fn with<T>(&mut self, work: impl AsyncFnOnce(&mut C) -> QueryResult<T>) -> Result<T, SourceError> {
+        let patience = patience(self.lease.duration);
+        let done = {
+            let work = async {
+                let mut conn = match self.conn.take() {
+                    Some(conn) => conn,
+                    None => {
+                        let mut conn = (self.connect)().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
+                        let mut prepared = C::Statements::prepare(&mut conn, patience).await;
+                        if prepared.is_ok() && self.looking.listens {
+                            prepared = C::Statements::listen(&mut conn).await;
+                        }
+                        prepared.map_err(|error| SourceError::Passing(Box::new(error)))?;
+                        conn
+                    }
+                };
+                let done = work(&mut conn).await;
+                Ok((conn, done))
+            };
+            match select(pin!(work), pin!(pause(patience))).await {
+                Either::Left((done, _)) => done?,
+                Either::Right(_) => return Err(SourceError::Passing("the database did not answer".into())),
+            }
+        };
+        let (conn, done) = done;
+        if done.as_ref().err().is_none_or(is_about_others) {
             self.conn = Some(conn);
         }
-        result.map_err(|error| match &error {
-            Error::DatabaseError(_, about) if says_missing(about.message()) => SourceError::NoTables(error),
-            _ => SourceError::Passing(Box::new(error)),
-        })
+        done.map_err(what_it_means)
+    }
+
+    /// Adopts what no program could read so far, and this one may.
+    async fn adopt(&mut self) -> Result<usize, SourceError> {
+        let mut adopted = 0;
+        for _ in 0..NAMES {
+            let behind = std::mem::take(&mut self.unknown_behind);
+            let next = self.with(async |conn| C::Statements::next_unknown(conn, &behind).await).await?;
+            let Some((task, offered)) = next else { return Ok(adopted) };
+            if offered && self.looking.known.contains(&*task) {
+                adopted += self.with(async |conn| C::Statements::adopt(conn, &task).await).await?;
+            }
+            self.unknown_behind = task;
+        }
+        Ok(adopted)
+    }
+}
+
+/// What an error of the database means for the worker.
+fn what_it_means(error: Error) -> SourceError {
+    match &error {
+        Error::DatabaseError(_, about) if says_missing(about.message()) => SourceError::NoTables(error),
+        _ => SourceError::Passing(Box::new(error)),
     }
 }
 
@@ -145,74 +246,148 @@ fn says_missing(message: &str) -> bool {
 }
 
 impl<C: WorkerConnection> Source for TableSource<C> {
-    async fn exchange(&mut self, settled: &[Settlement], claims: &[Claim]) -> Result<Vec<Claimed>, SourceError> {
+    async fn exchange(&mut self, settled: &[Settlement], claims: &[Claim]) -> Result<Exchanged, SourceError> {
         let lease = self.lease;
-        let mut conn = self.connected().await?;
         let begin = Instant::now();
         let claims: Vec<_> =
             claims.iter().map(|claim| (claim.clone(), self.beginnings[claim.lane].at(begin))).collect();
-        let mut rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
-        if rows.as_ref().is_err_and(is_about_others) {
-            // All of it was one transaction, which the other worker has undone; on PostgreSQL each
-            // claim is one, and tried again by itself.
-            rows = C::Statements::exchange(&mut conn, &lease, settled, &claims).await;
+        let careful = self.careful.is_some_and(|until| begin < until);
+        // Whatever happens now, and also where nobody waits for it to happen: until it is known to
+        // have gone well it may have taken tasks that nobody is told of.
+        if !claims.is_empty() {
+            self.doubt = begin.checked_add(patience(lease.duration) * 2);
         }
-        let rows = self.keep(conn, rows)?;
+        let mut exchanged = None;
+        // Two workers that were in each other's way are not when it is done again.
+        for _ in 0..2 {
+            let done =
+                self.with(async |conn| C::Statements::exchange(conn, &lease, settled, &claims, careful).await).await;
+            let again = matches!(&done, Err(SourceError::Passing(_))) && self.conn.is_some();
+            exchanged = Some(done);
+            if !again {
+                break;
+            }
+        }
+        let Some(done) = exchanged else { return Ok(Exchanged::default()) };
+        let Exchange { untold, taken, error } = done?;
         let end = Instant::now();
-        let mut claimed = Vec::with_capacity(rows.iter().map(Vec::len).sum());
-        for ((Claim { lane, limit, .. }, start), mut rows) in claims.into_iter().zip(rows) {
+        let in_the_way = error.as_ref().is_some_and(is_about_others);
+        let error = error.filter(|_| !in_the_way);
+        if error.is_none() {
+            self.doubt = None;
+        } else {
+            self.conn = None;
+        }
+        if !untold.is_empty() {
+            self.careful = end.checked_add(CAREFUL);
+        }
+        let mut exchanged = Exchanged { untold, error: error.map(what_it_means), ..Exchanged::default() };
+        if in_the_way {
+            exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));
+        }
+        for ((Claim { lane, limit, .. }, start), mut taken) in claims.into_iter().zip(taken) {
             // Databases return them in any order.
-            rows.sort_unstable_by_key(|&(id, _, _, _, _, priority, run_at_ms)| (priority, run_at_ms, id));
-            let last = rows.last().filter(|_| rows.len() >= limit as usize);
-            let last = last.map(|&(id, .., priority, run_at_ms)| Floor { priority, run_at_ms, id });
+            taken.rows.sort_unstable_by_key(|row| (row.priority, row.run_at_ms, row.id));
+            let last = taken.rows.last().filter(|_| taken.rows.len() >= limit as usize);
+            let last = last.map(|row| Floor { priority: row.priority, run_at_ms: row.run_at_ms, id: row.id });
             self.beginnings[lane].claimed(start, last, end - begin, end);
-            claimed.extend(rows.into_iter().map(|(id, task, payload, attempt, max_attempts, ..)| Claimed {
+            if taken.more {
+                exchanged.hungry.push(lane);
+            }
+            exchanged.claimed.extend(taken.rows.into_iter().map(|row| Claimed {
                 lane,
-                id,
-                task,
-                payload,
-                attempt,
-                max_attempts,
+                id: row.id,
+                task: row.task,
+                payload: row.payload,
+                attempt: row.attempts,
+                max_attempts: row.max_attempts,
+                key: row.key,
+                refusals: row.refusals,
             }));
         }
-        Ok(claimed)
+        Ok(exchanged)
     }
 
     async fn renew(&mut self, tasks: &[TaskId]) -> Result<Vec<Renewed>, SourceError> {
         let lease = self.lease;
-        let mut conn = self.connected().await?;
-        let rows = C::Statements::renew(&mut conn, &lease, tasks).await;
-        let rows = self.keep(conn, rows)?;
+        let rows = self.with(async |conn| C::Statements::renew(conn, &lease, tasks).await).await?;
         Ok(rows.into_iter().map(|(id, cancel)| Renewed { id, cancel }).collect())
     }
 
+    async fn give_back(&mut self, held: &HashSet<TaskId>) -> Result<usize, SourceError> {
+        let Some(until) = self.doubt else { return Ok(0) };
+        let (lease, begin) = (self.lease, Instant::now());
+        let mine = self.with(async |conn| C::Statements::mine(conn, &lease).await).await?;
+        let lost: Vec<_> = mine.into_iter().filter(|(id, _)| !held.contains(id)).collect();
+        for lost in lost.chunks(BATCH as usize) {
+            let released = |(id, key): &(TaskId, Option<String>)| Settlement {
+                id: *id,
+                key: key.clone(),
+                outcome: Outcome::Released { started: false },
+            };
+            let released: Vec<_> = lost.iter().map(released).collect();
+            self.with(async |conn| C::Statements::exchange(conn, &lease, &released, &[], true).await).await?;
+        }
+        // By now the server has given up, too.
+        if begin >= until {
+            self.doubt = None;
+        }
+        Ok(lost.len())
+    }
+
     async fn tend(&mut self) -> Result<Outlook, SourceError> {
-        let mut conn = self.connected().await?;
-        let looked = C::Statements::look(&mut conn, &self.queues).await;
-        let look = self.keep(conn, looked)?;
+        let queues = self.looking.queues.clone();
+        let thorough = self.looks.is_multiple_of(THOROUGH_EVERY);
+        self.looks = self.looks.wrapping_add(1);
+        let look: Look = self.with(async |conn| C::Statements::look(conn, &queues, thorough).await).await?;
         match look.version {
             Some(found) if found > SCHEMA_VERSION => return Err(SourceError::Newer { found }),
+            Some(found) if found < SCHEMA_VERSION => return Err(SourceError::Older { found }),
             Some(_) => {}
             None => return Err(SourceError::NoTables(Error::NotFound)),
         }
         let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
         let has_ended = look.next_lease_end_ms.is_some_and(|time| time < look.now_ms);
-        let mut outlook = Outlook { ready: look.ready, ended: has_ended, next: None };
+        let mut outlook = Outlook { ready: look.ready, ended: has_ended, next: None, given_up: Vec::new() };
         let mut more = false;
         if is_due {
-            let mut conn = self.connected().await?;
-            let promoted = C::Statements::promote(&mut conn).await;
-            let promoted = self.keep(conn, promoted)?;
+            let promoted = self.with(async |conn| C::Statements::promote(conn).await).await?;
+            if promoted > 0 {
+                // They may have to start before those that were claimed last.
+                self.called();
+            }
             outlook.ready |= promoted > 0;
             // What is due next stands behind those, and was not seen.
             more |= promoted > 0;
         }
-        let kept_since = look.now_ms.saturating_sub(milliseconds(self.kept));
-        if look.oldest_end_ms.is_some_and(|ended| ended < kept_since) {
-            let mut conn = self.connected().await?;
-            let pruned = C::Statements::prune(&mut conn, self.kept).await;
+        if look.freed {
+            let rows = self.with(async |conn| C::Statements::freed(conn).await).await?;
+            self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
+            outlook.ready = true;
+        }
+        let kept = self.looking.kept;
+        if look.oldest_end_ms.is_some_and(|ended| ended < look.now_ms.saturating_sub(milliseconds(kept))) {
+            let pruned = self.with(async |conn| C::Statements::prune(conn, kept).await).await?;
             // Where that was a full batch there is more to do.
-            more |= self.keep(conn, pruned)? >= BATCH as usize;
+            if pruned >= BATCH as usize {
+                more = true;
+                self.looks = 0;
+            }
+        }
+        if let Some(since) = look.oldest_refusal_ms {
+            if self.adopt().await? > 0 {
+                self.called();
+                outlook.ready = true;
+            }
+            let after = self.looking.give_up_unknown_after;
+            if since < look.now_ms.saturating_sub(milliseconds(after)) {
+                let rows = self.with(async |conn| C::Statements::give_up_refused(conn, after).await).await?;
+                if rows.len() >= BATCH as usize {
+                    more = true;
+                    self.looks = 0;
+                }
+                outlook.given_up = rows.into_iter().map(|row| rescued(row, UNKNOWN_FOR_TOO_LONG)).collect();
+            }
         }
         // What is due, and was left, others have in their hands.
         let scheduled = look.next_scheduled_ms.filter(|_| !is_due);
@@ -227,18 +402,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     }
 
     async fn rescue(&mut self) -> Result<Vec<Rescued>, SourceError> {
-        let mut conn = self.connected().await?;
-        let rows = C::Statements::rescue(&mut conn).await;
-        let rows = self.keep(conn, rows)?;
-        let rescued = rows.into_iter().map(|(id, task, attempt, state)| {
-            let fate = match &*state {
-                "dead" => Fate::Dead,
-                "cancelled" => Fate::Cancelled,
-                _ => Fate::Again,
-            };
-            Rescued { id, task, attempt, fate }
-        });
-        Ok(rescued.collect())
+        let rows = self.with(async |conn| C::Statements::rescue(conn).await).await?;
+        Ok(rows.into_iter().map(|row| rescued(row, WORKER_DIED)).collect())
     }
 
     fn called(&mut self) {
@@ -247,7 +412,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
 
     async fn hinted(&mut self) {
         let hint = match &mut self.conn {
-            Some(conn) if self.listens => C::Statements::hinted(conn).await,
+            Some(conn) if self.looking.listens => C::Statements::hinted(conn).await,
             _ => std::future::pending().await,
         };
         if hint == Hint::Lost {
@@ -258,8 +423,20 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     }
 }
 
+fn rescued((id, task, attempt, state, _): RescuedRow, why: &'static str) -> Rescued {
+    let fate = match &*state {
+        "dead" => Fate::Dead,
+        "cancelled" => Fate::Cancelled,
+        _ => Fate::Again,
+    };
+    Rescued { id, task, attempt, fate, why }
+}
+
 impl<C> fmt::Debug for TableSource<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TableSource").field("lease", &self.lease).field("queues", &self.queues).finish_non_exhaustive()
+        f.debug_struct("TableSource")
+            .field("lease", &self.lease)
+            .field("queues", &self.looking.queues)
+            .finish_non_exhaustive()
     }
 }
