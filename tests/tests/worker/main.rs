@@ -9,6 +9,8 @@ mod locked;
 mod operations;
 mod order;
 mod panics;
+#[cfg(feature = "postgres")]
+mod plans;
 mod retries;
 mod schema;
 mod secrets;

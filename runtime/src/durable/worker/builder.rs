@@ -293,6 +293,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         let lease = Lease { worker: TaskId::new(), duration: lease };
         let looking = Looking {
             queues: queues.iter().map(|(queue, _)| Arc::clone(queue)).collect(),
+            poll: settings.poll,
             known: registry.all().iter().map(|task| task.name).collect(),
             kept,
             give_up_unknown_after,

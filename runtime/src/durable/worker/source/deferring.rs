@@ -3,13 +3,12 @@
 //!
 //! Must not know: the SQL of any database.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::result::QueryResult;
 
 use super::floor::Start;
-use super::statements::{Exchange, Look, RescuedRow};
+use super::statements::{Exchange, Look, Past, RescuedRow, Since};
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
@@ -56,8 +55,12 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::renew(conn.inner_mut(), lease, tasks).await
     }
 
-    async fn look(conn: &mut AsyncDeferredConnection<C>, queues: &[Arc<str>], thorough: bool) -> QueryResult<Look> {
-        C::Statements::look(conn.inner_mut(), queues, thorough).await
+    async fn look(conn: &mut AsyncDeferredConnection<C>, from: &Since) -> QueryResult<Look> {
+        C::Statements::look(conn.inner_mut(), from).await
+    }
+
+    async fn look_back(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<Past> {
+        C::Statements::look_back(conn.inner_mut()).await
     }
 
     async fn promote(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<usize> {

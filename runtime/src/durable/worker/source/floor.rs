@@ -17,6 +17,13 @@ pub(crate) struct Floor {
     pub(super) id: TaskId,
 }
 
+impl Floor {
+    /// A place as long before it as those that were written before may commit behind it.
+    fn with_slack(self) -> Self {
+        Self { run_at_ms: self.run_at_ms.saturating_sub(SLACK_MS), ..self }
+    }
+}
+
 /// Where a claim begins that does not begin at the front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Start {
@@ -24,41 +31,76 @@ pub(crate) struct Start {
     /// Rows of a more urgent priority than the floor are claimed first, because new ones may have
     /// been enqueued.
     pub(super) urgent_first: bool,
+    /// What is done where there is not enough behind the floor.
+    pub(super) front: Front,
 }
 
-/// How long claims begin behind the last one, at least: what commits late, or was given back, lies
-/// before it.
-const LASTS: Duration = Duration::from_millis(500);
+/// Whether a claim looks at the front, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Front {
+    No,
+    IfThereIsNothingBehind,
+    Yes,
+}
 
-/// And at most.
-const LASTS_AT_MOST: Duration = Duration::from_secs(2);
+/// Who is called has a row that was due a moment ago: those that are committed up to this much
+/// later than another one are not overlooked.
+const SLACK_MS: i64 = 1_000;
+
+/// How long claims begin behind the last one, at most: what commits later still, or was given back,
+/// lies before it.
+const LASTS: Duration = Duration::from_millis(500);
 
 /// What is known of a queue's last claims.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Beginning {
-    /// Where the last one ended, and until when others begin there; `None`: there was nothing more.
-    floor: Option<(Floor, Instant)>,
+    /// Where the last one ended.
+    floor: Option<Floor>,
+    /// When there was a claim at the front, and how long it took.
+    front: Option<(Instant, Duration)>,
     /// Somebody called since then.
     called: bool,
+    /// Rows may have become ready that lie before the floor.
+    before: bool,
 }
 
 impl Beginning {
-    /// Where a claim begins now; `None`: at the front.
+    /// Where the next claim begins; `None`: at the front.
     pub(super) fn at(&self, now: Instant) -> Option<Start> {
-        let (behind, until) = self.floor?;
-        (now < until).then_some(Start { behind, urgent_first: self.called })
+        let behind = self.floor?;
+        let (last, took) = self.front?;
+        let since = now.saturating_duration_since(last);
+        // Where much is dead it takes long from the front: it is not to become most of what is done.
+        let may = since >= took * 10;
+        if may && since >= LASTS {
+            return None;
+        }
+        let front = match (may, self.before, self.called) {
+            (true, true, _) => Front::Yes,
+            (true, false, true) => Front::IfThereIsNothingBehind,
+            _ => Front::No,
+        };
+        Some(Start { behind, urgent_first: self.called, front })
     }
 
-    /// A claim that began there has ended, after this time. It took all that it was to take, up to
-    /// `last`, or there was no more.
-    pub(super) fn claimed(&mut self, start: Option<Start>, last: Option<Floor>, took: Duration, end: Instant) {
-        let until = match (start, self.floor) {
-            (Some(_), Some((_, until))) => until,
-            // Where there is much that is dead it takes long from the front: it is not to become
-            // most of what is done.
-            _ => end + (took * 10).clamp(LASTS, LASTS_AT_MOST),
-        };
-        self.floor = last.map(|last| (last, until));
+    /// Where a look begins.
+    pub(super) fn floor(&self) -> Option<Floor> {
+        self.floor
+    }
+
+    /// A claim has ended. It took rows up to `last`, as many as it was to take or all that there
+    /// were; `front` is how long it took there, if it was there.
+    pub(super) fn claimed(&mut self, full: bool, last: Option<Floor>, front: Option<Duration>, end: Instant) {
+        match last {
+            Some(last) if full => self.floor = Some(last),
+            // There is no more: the next one is a new one.
+            Some(last) => self.floor = Some(last.with_slack()),
+            None => {}
+        }
+        if let Some(took) = front {
+            self.front = Some((end, took));
+            self.before = false;
+        }
         self.called = false;
     }
 
@@ -66,6 +108,11 @@ impl Beginning {
     /// less urgent.
     pub(super) fn called(&mut self) {
         self.called = true;
+    }
+
+    /// Rows have become ready that may lie before the floor.
+    pub(super) fn before(&mut self) {
+        self.before = true;
     }
 }
 
@@ -79,20 +126,20 @@ mod tests {
         Floor { priority: 0, run_at_ms, id: TaskId::new() }
     }
 
-    fn behind(behind: Floor) -> Option<Start> {
-        Some(Start { behind, urgent_first: false })
+    fn start(behind: Floor, urgent_first: bool, front: Front) -> Option<Start> {
+        Some(Start { behind, urgent_first, front })
     }
 
     #[test]
     fn begins_behind_the_last_claim_for_a_while() {
-        for (took, lasts) in [(1, 500), (50, 500), (51, 510), (200, 2_000), (60_000, 2_000)] {
+        for (took, lasts) in [(1, 500), (50, 500), (51, 510), (200, 2_000)] {
             let (mut beginning, end) = (Beginning::default(), Instant::now());
             assert_eq!(beginning.at(end), None);
             let (first, second) = (floor(1), floor(2));
-            beginning.claimed(None, Some(first), took * MS, end);
-            assert_eq!(beginning.at(end), behind(first));
-            beginning.claimed(behind(first), Some(second), 300 * MS, end + 300 * MS);
-            assert_eq!(beginning.at(end + (lasts - 1) * MS), behind(second));
+            beginning.claimed(true, Some(first), Some(took * MS), end);
+            assert_eq!(beginning.at(end), start(first, false, Front::No));
+            beginning.claimed(true, Some(second), None, end + 300 * MS);
+            assert_eq!(beginning.at(end + (lasts - 1) * MS), start(second, false, Front::No));
             assert_eq!(beginning.at(end + lasts * MS), None);
         }
     }
@@ -100,21 +147,33 @@ mod tests {
     #[test]
     fn looks_for_what_is_more_urgent_once_a_call() {
         let (mut beginning, end, last) = (Beginning::default(), Instant::now(), floor(1));
+        beginning.claimed(true, Some(last), Some(MS), end);
         beginning.called();
-        beginning.claimed(None, Some(last), MS, end);
-        assert_eq!(beginning.at(end), behind(last));
-        beginning.called();
-        let start = Some(Start { behind: last, urgent_first: true });
-        assert_eq!(beginning.at(end), start);
-        beginning.claimed(start, Some(last), MS, end);
-        assert_eq!(beginning.at(end), behind(last));
+        assert_eq!(beginning.at(end), start(last, true, Front::No));
+        assert_eq!(beginning.at(end + 10 * MS), start(last, true, Front::IfThereIsNothingBehind));
+        beginning.claimed(true, Some(last), None, end);
+        assert_eq!(beginning.at(end + 10 * MS), start(last, false, Front::No));
     }
 
     #[test]
-    fn begins_at_the_front_where_there_was_no_more() {
+    fn looks_before_the_floor_where_something_became_ready() {
         let (mut beginning, end, last) = (Beginning::default(), Instant::now(), floor(1));
-        beginning.claimed(None, Some(last), MS, end);
-        beginning.claimed(behind(last), None, MS, end);
-        assert_eq!(beginning.at(end), None);
+        beginning.claimed(true, Some(last), Some(MS), end);
+        beginning.before();
+        beginning.claimed(true, Some(last), None, end);
+        assert_eq!(beginning.at(end + 10 * MS), start(last, false, Front::Yes));
+        beginning.claimed(true, Some(last), Some(MS), end);
+        assert_eq!(beginning.at(end + 10 * MS), start(last, false, Front::No));
+    }
+
+    #[test]
+    fn begins_a_little_before_the_last_one_where_there_was_no_more() {
+        let (mut beginning, end) = (Beginning::default(), Instant::now());
+        let last = floor(5_000);
+        beginning.claimed(false, Some(last), Some(MS), end);
+        let before = Floor { run_at_ms: 4_000, ..last };
+        assert_eq!(beginning.at(end), start(before, false, Front::No));
+        beginning.claimed(false, None, None, end);
+        assert_eq!(beginning.at(end), start(before, false, Front::No));
     }
 }

@@ -2,7 +2,6 @@
 //! chosen, locked, and then changed.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::OptionalExtension;
@@ -12,9 +11,9 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsy
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql,
-    RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, TAKE, Taken, choose, freed, keys_left, keys_of,
-    next_unknown, refunded, rescue, settle, wider,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql, Past,
+    PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed, keys_left,
+    keys_of, next_unknown, refunded, rescue, settle, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
@@ -91,22 +90,33 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         Ok(ours)
     }
 
-    async fn look(conn: &mut AsyncMysqlConnection, queues: &[Arc<str>], thorough: bool) -> QueryResult<Look> {
-        let slow = if thorough {
-            "(SELECT MIN(ended) FROM (SELECT MIN(ended_at_ms) AS ended FROM deferred_tasks WHERE state = 'dead' UNION ALL \
-             SELECT MIN(ended_at_ms) FROM deferred_tasks WHERE state = 'cancelled') AS ends), \
-             (SELECT MIN(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown')"
-        } else {
-            "CAST(NULL AS SIGNED), CAST(NULL AS SIGNED)"
-        };
+    async fn look(conn: &mut AsyncMysqlConnection, from: &Since) -> QueryResult<Look> {
+        let since_ms = from.since_ms.unwrap_or(i64::MIN);
         let look = Sql::<LookSql>::new(format!(
-            "SELECT {NOW}, (SELECT MIN(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
-             (SELECT MIN(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
-             {slow}, EXISTS (SELECT 1 FROM deferred_tasks WHERE freed_key IS NOT NULL), \
+            "SELECT {NOW}, (SELECT MIN(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled' AND run_at_ms >= "
+        ))
+        .bind(since_ms)
+        .sql(
+            "), (SELECT MIN(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+             EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'running' AND lease_until_ms >= ",
+        )
+        .bind(since_ms)
+        .sql(format!(
+            " AND lease_until_ms < {NOW}), EXISTS (SELECT 1 FROM deferred_tasks WHERE freed_key IS NOT NULL), \
              EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
         ))
-        .list(queues.iter().map(|queue| &**queue))
-        .sql(")), (SELECT MAX(version) FROM deferred_schema)");
+        .list(from.queues.iter().map(|(queue, _)| &**queue))
+        .sql("))");
+        look.get_result(conn).await
+    }
+
+    async fn look_back(conn: &mut AsyncMysqlConnection) -> QueryResult<Past> {
+        let look = Sql::<PastSql>::new(
+            "SELECT (SELECT MIN(ended) FROM (SELECT MIN(ended_at_ms) AS ended FROM deferred_tasks WHERE state = 'dead' UNION ALL \
+             SELECT MIN(ended_at_ms) FROM deferred_tasks WHERE state = 'cancelled') AS ends), \
+             (SELECT MIN(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown'), \
+             (SELECT MAX(version) FROM deferred_schema)",
+        );
         look.get_result(conn).await
     }
 
@@ -411,7 +421,7 @@ async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> 
             None => {}
         }
     }
-    Ok(Taken { rows: Vec::new(), more: true })
+    Ok(Taken { rows: Vec::new(), more: true, front: None })
 }
 
 /// How often a claim looks at more, before others have their turn.
@@ -455,7 +465,7 @@ async fn take_of(
         let read = Sql::<ClaimedSql>::new(format!("SELECT {CLAIMED} FROM deferred_tasks WHERE id IN ("));
         rows.extend(read.list(free.iter().copied()).sql(")").load::<ClaimedRow>(conn).await?);
     }
-    Ok((Taken { rows, more }, moved))
+    Ok((Taken { rows, more, front: None }, moved))
 }
 
 /// Has rows that have to wait for others of their key be blocked; says whether there were any. Each

@@ -1,8 +1,7 @@
 //! The statements for PostgreSQL. Lists of values go as one text each, so that the statements' own
 //! text stays the same, and they stay prepared.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::OptionalExtension;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
@@ -11,10 +10,10 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncC
 use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
-use super::floor::{Floor, Start};
+use super::floor::{Floor, Front, Start};
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, RESCUED, RenewedSql, RescuedRow,
-    RescuedSql, TAKE, Taken, UNIQUE_WAITS, freed, keys_left, keys_of, next_unknown, rescue, wider,
+    BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Past, PastSql, RESCUED, RenewedSql,
+    RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, keys_left, keys_of, next_unknown, rescue, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement};
@@ -139,32 +138,57 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         ours.load(conn).await
     }
 
-    async fn look(conn: &mut AsyncPgConnection, queues: &[Arc<str>], thorough: bool) -> QueryResult<Look> {
-        let slow = if thorough {
-            "(SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
-             (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown')"
+    async fn look(conn: &mut AsyncPgConnection, from: &Since) -> QueryResult<Look> {
+        let since_ms = from.since_ms.unwrap_or(i64::MIN);
+        let mut look = Sql::<LookSql>::new(
+            "SELECT n.ms, (SELECT run_at_ms FROM deferred_tasks WHERE state = 'scheduled' AND run_at_ms >= ",
+        )
+        .bind(since_ms)
+        .sql(if from.since_ms.is_none() {
+            " ORDER BY run_at_ms LIMIT 1), (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+                 EXISTS (SELECT FROM deferred_tasks WHERE state = 'running' AND lease_until_ms >= "
         } else {
-            "NULL::bigint, NULL::bigint"
-        };
-        let mut look = Sql::<LookSql>::new(format!(
-            "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
-             (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
-             {slow}, EXISTS (SELECT FROM deferred_tasks WHERE freed_key IS NOT NULL LIMIT 1), FALSE"
-        ));
+            " ORDER BY run_at_ms LIMIT 1), NULL::bigint, \
+                 EXISTS (SELECT FROM deferred_tasks WHERE state = 'running' AND lease_until_ms >= "
+        })
+        .bind(since_ms)
+        .sql(
+            " AND lease_until_ms < n.ms LIMIT 1), \
+             EXISTS (SELECT FROM deferred_tasks WHERE freed_key IS NOT NULL LIMIT 1), FALSE",
+        );
         // One by one: as a join, it would be planned by what the table had when it was analyzed.
-        for queue in queues {
-            look.push_sql(" OR EXISTS (SELECT FROM deferred_tasks WHERE state = 'ready' AND queue = ");
+        for (queue, floor) in &from.queues {
+            look.push_sql(" OR EXISTS (SELECT FROM deferred_tasks AS c WHERE c.state = 'ready' AND c.queue = ");
             look.push_bind(&**queue);
+            if let Some(Floor { priority, run_at_ms, id }) = *floor {
+                look.push_sql(" AND (c.priority, c.run_at_ms, c.id) > (");
+                look.push_bind(priority);
+                look.push_sql(", ");
+                look.push_bind(run_at_ms);
+                look.push_sql(", ");
+                look.push_bind(id);
+                look.push_sql(")");
+            }
             look.push_sql(" LIMIT 1)");
         }
-        look.sql(", (SELECT max(version) FROM deferred_schema)").get_result(conn).await
+        // With and without a floor these are some texts for each number of queues.
+        look.sql(format!(" FROM (SELECT {NOW} AS ms OFFSET 0) AS n")).get_result(conn).await
+    }
+
+    async fn look_back(conn: &mut AsyncPgConnection) -> QueryResult<Past> {
+        let look = Sql::<PastSql>::new(
+            "SELECT (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
+             (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown'), \
+             (SELECT max(version) FROM deferred_schema)",
+        );
+        look.get_result(conn).await
     }
 
     async fn promote(conn: &mut AsyncPgConnection) -> QueryResult<usize> {
         // The time is asked for once, in a subquery: a function that may change its answer is no
         // condition of an index.
         let promote = Sql::<()>::new(format!(
-            "UPDATE deferred_tasks SET state = 'ready' WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
+            "UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
              WHERE state = 'scheduled' AND run_at_ms <= (SELECT {NOW}) ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
         ));
         promote.execute(conn).await
@@ -173,7 +197,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     async fn rescue(conn: &mut AsyncPgConnection) -> QueryResult<Vec<RescuedRow>> {
         conn.transaction::<_, Error, _>(async move |conn| {
             let rescue = Sql::<RescuedSql>::new(rescue(NOW)).sql(format!(
-                "id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < (SELECT {NOW}) \
+                "ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < (SELECT {NOW}) \
                  ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state, task_key"
             ));
             let rows: Vec<RescuedRow> = rescue.load(conn).await?;
@@ -189,7 +213,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
 
     async fn prune(conn: &mut AsyncPgConnection, kept: Duration) -> QueryResult<usize> {
         let prune = Sql::<()>::new(format!(
-            "DELETE FROM deferred_tasks WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
+            "DELETE FROM deferred_tasks WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
              WHERE state IN ('dead', 'cancelled') AND ended_at_ms < (SELECT {NOW}) - "
         ))
         .bind(milliseconds(kept))
@@ -199,7 +223,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
 
     async fn give_up_refused(conn: &mut AsyncPgConnection, after: Duration) -> QueryResult<Vec<RescuedRow>> {
         let give_up = Sql::<RescuedSql>::new(format!(
-            "UPDATE deferred_tasks SET state = 'dead', ended_at_ms = (SELECT {NOW}) WHERE id = ANY(ARRAY(SELECT id \
+            "UPDATE deferred_tasks SET state = 'dead', ended_at_ms = (SELECT {NOW}) WHERE ctid = ANY(ARRAY(SELECT ctid \
              FROM deferred_tasks WHERE state = 'unknown' AND refused_at_ms < (SELECT {NOW}) - "
         ))
         .bind(milliseconds(after))
@@ -211,7 +235,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
 
     async fn adopt(conn: &mut AsyncPgConnection, task: &str) -> QueryResult<usize> {
         let adopt = Sql::<()>::new(
-            "UPDATE deferred_tasks SET state = 'ready' WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks \
+            "UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
              WHERE state = 'unknown' AND task = ",
         )
         .bind(task)
@@ -411,22 +435,33 @@ enum Part {
 }
 
 /// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that
-/// is not enough, rows before it: there may be the next task of a key that was busy then.
+/// is not enough, rows before it, if there may be some.
 async fn take_all(
     conn: &mut AsyncPgConnection,
     lease: &Lease,
     claim: &Claim,
     start: Option<Start>,
 ) -> QueryResult<Taken> {
-    let urgent = start.filter(|start| start.urgent_first).map(|start| Part::MoreUrgentThan(start.behind.priority));
-    let behind = start.map(|start| Part::Behind(start.behind));
     let mut all = Taken::default();
-    for part in urgent.into_iter().chain(behind).chain([Part::All]) {
+    let parts = match start {
+        None => vec![Part::All],
+        Some(Start { behind, urgent_first, front }) => {
+            let mut parts = Vec::with_capacity(3);
+            parts.extend(urgent_first.then_some(Part::MoreUrgentThan(behind.priority)));
+            parts.push(Part::Behind(behind));
+            parts.extend((front != Front::No).then_some(Part::All));
+            parts
+        }
+    };
+    for part in parts {
         let limit = claim.limit.saturating_sub(u32::try_from(all.rows.len()).unwrap_or(u32::MAX));
         let bytes = claim.bytes - all.rows.iter().map(bytes_of).sum::<i64>();
-        if limit == 0 || (bytes <= 0 && !all.rows.is_empty()) {
+        let is_front = matches!(part, Part::All);
+        let only_if_nothing = start.is_some_and(|start| start.front == Front::IfThereIsNothingBehind);
+        if limit == 0 || (bytes <= 0 || (is_front && only_if_nothing)) && !all.rows.is_empty() {
             break;
         }
+        let begin = Instant::now();
         match take_part(conn, lease, &Claim { limit, bytes, ..claim.clone() }, part).await {
             Ok(taken) => {
                 all.more = taken.more;
@@ -436,6 +471,7 @@ async fn take_all(
             Err(Error::DatabaseError(..)) if !all.rows.is_empty() => all.more = true,
             Err(error) => return Err(error),
         }
+        all.front = is_front.then(|| begin.elapsed());
     }
     Ok(all)
 }
@@ -497,7 +533,7 @@ struct Counts {
 fn front(claim: &Claim, part: Part, look_at: i64) -> Sql<'_, TakenSql> {
     let queue = &*claim.queue;
     let front = Sql::new(
-        "WITH c AS MATERIALIZED (SELECT c.id, c.task_key, c.priority, c.run_at_ms, octet_length(c.payload) AS bytes \
+        "WITH c AS MATERIALIZED (SELECT c.ctid AS place, c.id, c.task_key, c.priority, c.run_at_ms, octet_length(c.payload) AS bytes \
          FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT FROM deferred_paused_queues WHERE queue = ",
     )
     .bind(queue)
@@ -547,7 +583,7 @@ async fn take(
 ) -> QueryResult<(Vec<ClaimedRow>, Counts)> {
     let take = front(claim, part, look_at)
         .sql(format!(
-            ", f AS MATERIALIZED (SELECT c.id, sum(c.bytes) OVER o - c.bytes AS before, row_number() OVER o AS at FROM c \
+            ", f AS MATERIALIZED (SELECT c.place, sum(c.bytes) OVER o - c.bytes AS before, row_number() OVER o AS at FROM c \
              WHERE c.task_key IS NULL OR NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = c.task_key \
              AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) WINDOW o AS (ORDER BY c.priority, c.run_at_ms, c.id)), \
              t AS (UPDATE deferred_tasks SET {TAKE}"
@@ -558,8 +594,8 @@ async fn take(
         .sql(format!(", started_at_ms = (SELECT {NOW}), lease_until_ms = (SELECT {NOW}) + "))
         .bind(lease.ms())
         // An array, which is made once: a subquery could be run again by the plan, and take more
-        // than the limit.
-        .sql(" WHERE id = ANY(ARRAY(SELECT f.id FROM f WHERE f.at <= ")
+        // than the limit. The rows are locked, so that they stay in their places.
+        .sql(" WHERE ctid = ANY(ARRAY(SELECT f.place FROM f WHERE f.at <= ")
         .bind(limit)
         .sql(" AND (f.at = 1 OR f.before < ")
         .bind(bytes)
@@ -603,7 +639,7 @@ async fn take(
 /// is in the way is locked meanwhile, so that it cannot end without seeing who waits behind it.
 async fn block(conn: &mut AsyncPgConnection, claim: &Claim, part: Part, look_at: i64) -> QueryResult<i64> {
     let block = front(claim, part, look_at).sql(format!(
-        " UPDATE deferred_tasks SET state = 'blocked' WHERE id = ANY(ARRAY(SELECT c.id FROM c CROSS JOIN LATERAL \
+        " UPDATE deferred_tasks SET state = 'blocked' WHERE ctid = ANY(ARRAY(SELECT c.place FROM c CROSS JOIN LATERAL \
          (SELECT h.id FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} \
          LIMIT 1 FOR SHARE SKIP LOCKED) AS h))"
     ));

@@ -1,7 +1,6 @@
 //! The statements for SQLite, whose connection is a synchronous one: each round is one transaction
 //! on a thread for blocking work, because it is commits that cost there.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -13,8 +12,8 @@ use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
-    LookSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, TAKE, Taken, UNIQUE_WAITS, choose, freed, keys_left, keys_of,
-    next_unknown, refunded, rescue, settle, wider,
+    LookSql, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose,
+    freed, keys_left, keys_of, next_unknown, refunded, rescue, settle, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
@@ -99,27 +98,37 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         .await
     }
 
-    async fn look(
-        conn: &mut SyncConnectionWrapper<SqliteConnection>,
-        queues: &[Arc<str>],
-        thorough: bool,
-    ) -> QueryResult<Look> {
-        let queues = queues.to_vec();
+    async fn look(conn: &mut SyncConnectionWrapper<SqliteConnection>, from: &Since) -> QueryResult<Look> {
+        let from = from.clone();
         conn.spawn_blocking(move |conn| {
-            let slow = if thorough {
-                "(SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
-                 (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown')"
-            } else {
-                "NULL, NULL"
-            };
+            let since_ms = from.since_ms.unwrap_or(i64::MIN);
             let look = Sql::<LookSql>::new(format!(
-                "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled'), \
-                 (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
-                 {slow}, EXISTS (SELECT 1 FROM deferred_tasks WHERE freed_key IS NOT NULL), \
+                "SELECT {NOW}, (SELECT min(run_at_ms) FROM deferred_tasks WHERE state = 'scheduled' AND run_at_ms >= "
+            ))
+            .bind(since_ms)
+            .sql(
+                "), (SELECT min(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), \
+                 EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'running' AND lease_until_ms >= ",
+            )
+            .bind(since_ms)
+            .sql(format!(
+                " AND lease_until_ms < {NOW}), EXISTS (SELECT 1 FROM deferred_tasks WHERE freed_key IS NOT NULL), \
                  EXISTS (SELECT 1 FROM deferred_tasks WHERE state = 'ready' AND queue IN ("
             ))
-            .list(queues.iter().map(|queue| &**queue))
-            .sql(")), (SELECT max(version) FROM deferred_schema)");
+            .list(from.queues.iter().map(|(queue, _)| &**queue))
+            .sql("))");
+            look.get_result(conn)
+        })
+        .await
+    }
+
+    async fn look_back(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<Past> {
+        conn.spawn_blocking(|conn| {
+            let look = Sql::<PastSql>::new(
+                "SELECT (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
+                 (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown'), \
+                 (SELECT max(version) FROM deferred_schema)",
+            );
             look.get_result(conn)
         })
         .await
@@ -295,6 +304,6 @@ fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResul
                 .sql(format!(") RETURNING {CLAIMED}"));
             rows.extend(take.load::<ClaimedRow>(conn)?);
         }
-        return Ok(Taken { rows, more });
+        return Ok(Taken { rows, more, front: None });
     }
 }

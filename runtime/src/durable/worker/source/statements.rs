@@ -4,10 +4,14 @@
 
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
 use super::Lease;
+use super::floor::Floor;
 use super::{Outcome, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::result::Error;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
@@ -40,9 +44,17 @@ pub(super) const CLAIMED: &str =
 /// The rows of what is still ours.
 pub(super) type RenewedSql = (SqlTaskId, Bool);
 
+/// From where on one looks: what was before it has been seen, and what is dead there costs time.
+#[derive(Debug, Clone)]
+pub(super) struct Since {
+    /// Of what is due at a time, and leases that end at one; `None`: from the beginning.
+    pub(super) since_ms: Option<i64>,
+    /// Of each queue.
+    pub(super) queues: Vec<(Arc<str>, Option<Floor>)>,
+}
+
 /// The row of a look.
-pub(super) type LookSql =
-    (BigInt, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Bool, Bool, Nullable<Integer>);
+pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Bool, Bool, Bool);
 
 /// What there is.
 #[derive(Debug, diesel::Queryable)]
@@ -50,15 +62,27 @@ pub(super) type LookSql =
 pub(super) struct Look {
     pub(super) now_ms: i64,
     pub(super) next_scheduled_ms: Option<i64>,
+    /// Only where one looks from the beginning: all that has ended since lies before it.
     pub(super) next_lease_end_ms: Option<i64>,
-    /// When the oldest of those ended that are kept.
-    pub(super) oldest_end_ms: Option<i64>,
-    /// Since when the oldest of those waits that no program could read.
-    pub(super) oldest_refusal_ms: Option<i64>,
+    /// Whether a lease has ended.
+    pub(super) lease_ended: bool,
     /// Whether there is a key that a row left.
     pub(super) freed: bool,
     /// Whether a task of one of the worker's queues is ready.
     pub(super) ready: bool,
+}
+
+/// The row of a look at what is in no hurry.
+pub(super) type PastSql = (Nullable<BigInt>, Nullable<BigInt>, Nullable<Integer>);
+
+/// What is in no hurry.
+#[derive(Debug, diesel::Queryable)]
+#[diesel(sql_type = PastSql)]
+pub(super) struct Past {
+    /// When the oldest of those ended that are kept.
+    pub(super) oldest_end_ms: Option<i64>,
+    /// Since when the oldest of those waits that no program could read.
+    pub(super) oldest_refusal_ms: Option<i64>,
     /// The version of the tables.
     pub(super) version: Option<i32>,
 }
@@ -146,6 +170,8 @@ pub(super) struct Taken {
     pub(super) rows: Vec<ClaimedRow>,
     /// Whether there may be more.
     pub(super) more: bool,
+    /// How long it took at the front of the queue, where it was there in the end.
+    pub(super) front: Option<Duration>,
 }
 
 /// A row at the front of its queue.

@@ -15,7 +15,7 @@ use diesel_async::AsyncConnection;
 use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, Exchange, Look, RescuedRow};
+use super::statements::{BATCH, Exchange, Look, Past, RescuedRow, Since};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
     UNKNOWN_FOR_TOO_LONG, WORKER_DIED,
@@ -73,8 +73,11 @@ pub trait Statements<C> {
         tasks: &[TaskId],
     ) -> impl Future<Output = QueryResult<Vec<(TaskId, bool)>>> + Send;
 
-    /// What there is, by one statement. Only a `thorough` one looks at what is in no hurry.
-    fn look(conn: &mut C, queues: &[Arc<str>], thorough: bool) -> impl Future<Output = QueryResult<Look>> + Send;
+    /// What there is from there on, by one statement.
+    fn look(conn: &mut C, from: &Since) -> impl Future<Output = QueryResult<Look>> + Send;
+
+    /// What there is that is in no hurry: what is kept no longer, and what no program could read.
+    fn look_back(conn: &mut C) -> impl Future<Output = QueryResult<Past>> + Send;
 
     /// Scheduled tasks that are due become ready; says how many.
     fn promote(conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
@@ -114,6 +117,7 @@ pub(crate) type Connect<C> = Box<dyn Fn() -> BoxFuture<'static, ConnectionResult
 /// How a worker looks at the table.
 pub(crate) struct Looking {
     pub(crate) queues: Vec<Arc<str>>,
+    pub(crate) poll: Duration,
     /// The names of the tasks that this program has.
     pub(crate) known: HashSet<&'static str>,
     pub(crate) kept: Duration,
@@ -136,7 +140,10 @@ pub(crate) struct TableSource<C> {
     careful: Option<Instant>,
     /// Behind which name it looks for tasks that no program could read.
     unknown_behind: String,
-    looks: u32,
+    /// When it last looked, by the clock of the database.
+    looked_at_ms: Option<i64>,
+    /// When it looks at all from the beginning, and at what is in no hurry.
+    thorough_at: Option<Instant>,
 }
 
 /// How long a statement may take. What takes longer has gone wrong, although nobody says so: a
@@ -149,9 +156,8 @@ fn patience(lease: Duration) -> Duration {
 /// For how long rows of ours are expected to stay locked.
 const CAREFUL: Duration = Duration::from_secs(5);
 
-/// One of so many looks is for what is in no hurry, too: what is kept no longer, and what no program
-/// could read.
-const THOROUGH_EVERY: u32 = 5;
+/// How long before the last look another one begins: a transaction may have committed behind it.
+const SLACK_MS: i64 = 2_000;
 
 /// How many names of tasks that no program could read are looked at in one look.
 const NAMES: usize = 20;
@@ -168,7 +174,8 @@ impl<C: WorkerConnection> TableSource<C> {
             doubt: None,
             careful: None,
             unknown_behind: String::new(),
-            looks: 0,
+            looked_at_ms: None,
+            thorough_at: None,
         }
     }
 
@@ -203,6 +210,42 @@ impl<C: WorkerConnection> TableSource<C> {
             self.conn = Some(conn);
         }
         done.map_err(what_it_means)
+    }
+
+    /// Rows may have become ready that lie before the last claims.
+    fn may_lie_before(&mut self) {
+        self.called();
+        self.beginnings.iter_mut().for_each(Beginning::before);
+    }
+
+    /// Looks at what is in no hurry; says what there is where there is more of that to be done.
+    async fn look_back(&mut self) -> Result<Option<Outlook>, SourceError> {
+        let past: Past = self.with(async |conn| C::Statements::look_back(conn).await).await?;
+        match past.version {
+            Some(found) if found > SCHEMA_VERSION => return Err(SourceError::Newer { found }),
+            Some(found) if found < SCHEMA_VERSION => return Err(SourceError::Older { found }),
+            Some(_) => {}
+            None => return Err(SourceError::NoTables(Error::NotFound)),
+        }
+        let now_ms = self.looked_at_ms.unwrap_or(i64::MAX);
+        let (kept, after) = (self.looking.kept, self.looking.give_up_unknown_after);
+        let mut more = false;
+        if past.oldest_end_ms.is_some_and(|ended| ended < now_ms.saturating_sub(milliseconds(kept))) {
+            let pruned = self.with(async |conn| C::Statements::prune(conn, kept).await).await?;
+            more |= pruned >= BATCH as usize;
+        }
+        let mut given_up = Vec::new();
+        if past.oldest_refusal_ms.is_some_and(|since| since < now_ms.saturating_sub(milliseconds(after))) {
+            let rows = self.with(async |conn| C::Statements::give_up_refused(conn, after).await).await?;
+            more |= rows.len() >= BATCH as usize;
+            given_up.extend(rows.into_iter().map(|row| rescued(row, UNKNOWN_FOR_TOO_LONG)));
+        }
+        Ok((more || !given_up.is_empty()).then_some(Outlook {
+            ready: false,
+            ended: false,
+            next: Some(Duration::ZERO),
+            given_up,
+        }))
     }
 
     /// Adopts what no program could read so far, and this one may.
@@ -278,6 +321,11 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         } else {
             self.conn = None;
         }
+        // What waited behind them may be ready now, or they themselves are.
+        let is_back = |settlement: &Settlement| settlement.key.is_some() || settlement.left().is_some();
+        if settled.iter().any(is_back) {
+            self.may_lie_before();
+        }
         if !untold.is_empty() {
             self.careful = end.checked_add(CAREFUL);
         }
@@ -285,12 +333,13 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         if in_the_way {
             exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));
         }
-        for ((Claim { lane, limit, .. }, start), mut taken) in claims.into_iter().zip(taken) {
+        for ((Claim { lane, limit, .. }, _), mut taken) in claims.into_iter().zip(taken) {
             // Databases return them in any order.
             taken.rows.sort_unstable_by_key(|row| (row.priority, row.run_at_ms, row.id));
-            let last = taken.rows.last().filter(|_| taken.rows.len() >= limit as usize);
-            let last = last.map(|row| Floor { priority: row.priority, run_at_ms: row.run_at_ms, id: row.id });
-            self.beginnings[lane].claimed(start, last, end - begin, end);
+            let full = taken.rows.len() >= limit as usize;
+            let last =
+                taken.rows.last().map(|row| Floor { priority: row.priority, run_at_ms: row.run_at_ms, id: row.id });
+            self.beginnings[lane].claimed(full, last, taken.front, end);
             if taken.more {
                 exchanged.hungry.push(lane);
             }
@@ -336,73 +385,71 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     }
 
     async fn tend(&mut self) -> Result<Outlook, SourceError> {
-        let queues = self.looking.queues.clone();
-        let thorough = self.looks.is_multiple_of(THOROUGH_EVERY);
-        self.looks = self.looks.wrapping_add(1);
-        let look: Look = self.with(async |conn| C::Statements::look(conn, &queues, thorough).await).await?;
-        match look.version {
-            Some(found) if found > SCHEMA_VERSION => return Err(SourceError::Newer { found }),
-            Some(found) if found < SCHEMA_VERSION => return Err(SourceError::Older { found }),
-            Some(_) => {}
-            None => return Err(SourceError::NoTables(Error::NotFound)),
+        let begin = Instant::now();
+        let thorough = self.thorough_at.is_none_or(|at| begin >= at);
+        if thorough && let Some(outlook) = self.look_back().await? {
+            // There is more of that.
+            return Ok(outlook);
         }
+        let from = Since {
+            since_ms: self.looked_at_ms.filter(|_| !thorough).map(|ms| ms.saturating_sub(SLACK_MS)),
+            queues: self
+                .looking
+                .queues
+                .iter()
+                .zip(&self.beginnings)
+                .map(|(queue, beginning)| (Arc::clone(queue), beginning.floor().filter(|_| !thorough)))
+                .collect(),
+        };
+        let look: Look = self.with(async |conn| C::Statements::look(conn, &from).await).await?;
+        self.looked_at_ms = Some(look.now_ms);
         let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
-        let has_ended = look.next_lease_end_ms.is_some_and(|time| time < look.now_ms);
-        let mut outlook = Outlook { ready: look.ready, ended: has_ended, next: None, given_up: Vec::new() };
+        let mut outlook = Outlook { ready: look.ready, ended: look.lease_ended, next: None, given_up: Vec::new() };
         let mut more = false;
         if is_due {
             let promoted = self.with(async |conn| C::Statements::promote(conn).await).await?;
             if promoted > 0 {
-                // They may have to start before those that were claimed last.
-                self.called();
+                self.may_lie_before();
+                outlook.ready = true;
             }
-            outlook.ready |= promoted > 0;
             // What is due next stands behind those, and was not seen.
             more |= promoted > 0;
         }
         if look.freed {
             let rows = self.with(async |conn| C::Statements::freed(conn).await).await?;
             self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
+            self.may_lie_before();
             outlook.ready = true;
         }
-        let kept = self.looking.kept;
-        if look.oldest_end_ms.is_some_and(|ended| ended < look.now_ms.saturating_sub(milliseconds(kept))) {
-            let pruned = self.with(async |conn| C::Statements::prune(conn, kept).await).await?;
-            // Where that was a full batch there is more to do.
-            if pruned >= BATCH as usize {
-                more = true;
-                self.looks = 0;
+        if thorough {
+            if look.ready {
+                self.may_lie_before();
             }
-        }
-        if let Some(since) = look.oldest_refusal_ms {
             if self.adopt().await? > 0 {
-                self.called();
+                self.may_lie_before();
                 outlook.ready = true;
             }
-            let after = self.looking.give_up_unknown_after;
-            if since < look.now_ms.saturating_sub(milliseconds(after)) {
-                let rows = self.with(async |conn| C::Statements::give_up_refused(conn, after).await).await?;
-                if rows.len() >= BATCH as usize {
-                    more = true;
-                    self.looks = 0;
-                }
-                outlook.given_up = rows.into_iter().map(|row| rescued(row, UNKNOWN_FOR_TOO_LONG)).collect();
-            }
+            // It is not to become most of what is done, where much is dead.
+            let now = Instant::now();
+            self.thorough_at = now.checked_add((now - begin).saturating_mul(50).max(self.looking.poll * 5));
         }
         // What is due, and was left, others have in their hands.
         let scheduled = look.next_scheduled_ms.filter(|_| !is_due);
-        let lease_end = look.next_lease_end_ms.filter(|_| !has_ended);
-        let next = scheduled.into_iter().chain(lease_end).min();
         outlook.next = if more {
             Some(Duration::ZERO)
         } else {
-            next.and_then(|time| u64::try_from(time.saturating_sub(look.now_ms)).ok()).map(Duration::from_millis)
+            let lease_end = look.next_lease_end_ms.filter(|_| !look.lease_ended);
+            let next = scheduled.into_iter().chain(lease_end).min();
+            let next = next.and_then(|time| u64::try_from(time.saturating_sub(look.now_ms)).ok());
+            // Leases that end later are seen by then.
+            Some(next.map_or(Duration::MAX, Duration::from_millis).min(self.lease.duration))
         };
         Ok(outlook)
     }
 
     async fn rescue(&mut self) -> Result<Vec<Rescued>, SourceError> {
         let rows = self.with(async |conn| C::Statements::rescue(conn).await).await?;
+        self.may_lie_before();
         Ok(rows.into_iter().map(|row| rescued(row, WORKER_DIED)).collect())
     }
 
