@@ -49,7 +49,7 @@ impl Visit for Fields {
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("diesel_deferred") && *metadata.level() <= Level::WARN
+        metadata.target().starts_with("diesel_deferred") && *metadata.level() <= Level::INFO
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -19,5 +19,6 @@ mod stop;
 mod strange_rows;
 mod support;
 mod times;
+mod told;
 mod unique;
 mod wake;

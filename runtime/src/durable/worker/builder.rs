@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use tower_layer::{Identity, Layer, Stack};
 use tower_service::Service;
 
-use super::engine::{Engine, Settings};
+use super::engine::{Engine, Settings, Work};
 use super::errors::{FailedAttempt, WorkerError, WorkerReport};
 use super::job::{Handlers, Job};
 use super::source::{TableSource, WorkerConnection};
@@ -53,7 +53,8 @@ use crate::error::BoxError;
 ///
 /// When the database goes away the worker goes on with what it has, and looks for it until it is
 /// back; likewise where it was not there to begin with. All that it says of that, also of a wrong
-/// address, are `tracing` events. It has one connection, which must be its own: a pooler that gives
+/// address, are `tracing` events, which tell a lost connection, a lock, a deadlock, a full disk and a
+/// time limit apart. It has one connection, which must be its own: a pooler that gives
 /// each transaction another one (PgBouncer's transaction mode) takes its settings and notifications
 /// away; the latter it can do without ([`poll_only`](WorkerBuilder::poll_only)).
 ///
@@ -144,8 +145,12 @@ where
     /// It must be awaited on a tokio runtime. Where it is dropped before its end, async tasks are
     /// stopped, and what it had taken is taken by other workers when its lease has ended.
     ///
+    /// It begins with a `tracing` event at INFO: its queues, how many tasks there are, and which of
+    /// them are of other queues; and one at WARN for each queue that no task of the program names.
+    ///
     /// # Errors
-    /// The tables are not there, or are newer than this worker. What runs is given back.
+    /// The tables are not there, or are newer than this worker: what runs is given back. Or the
+    /// worker's role lacks a right when it starts; one that it loses later is an event, and it waits.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
         self.engine.run(shutdown).await
     }
@@ -176,6 +181,9 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How many tasks of a queue run at a time, where nobody says so.
 const CONCURRENCY: usize = 10;
+
+/// The queue of tasks that name none.
+const DEFAULT: &str = "default";
 
 impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// Works on this queue, so many tasks at a time (1 at least). Without any, the worker works on
@@ -283,8 +291,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         let registry = Registry::collect()
             .map_err(|both| WorkerError::DuplicateTask { name: both[0].name, places: both.map(place) })?;
         if queues.is_empty() {
-            let mut names: Vec<&str> =
-                registry.all().iter().map(|task| task.defaults.queue).chain(["default"]).collect();
+            let mut names: Vec<&str> = registry.all().iter().map(|task| task.defaults.queue).chain([DEFAULT]).collect();
             names.sort_unstable();
             names.dedup();
             queues = names.into_iter().map(|name| (Arc::from(name), CONCURRENCY)).collect();
@@ -301,8 +308,19 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         };
         let source = TableSource::new(connect, lease, looking);
         let service = layers.layer(Handlers { states });
-        Ok(Worker { engine: Engine::new(source, service, registry, queues, lease.duration, settings) })
+        let work = work(&registry, lease.worker, queues);
+        Ok(Worker { engine: Engine::new(source, service, registry, work, lease.duration, settings) })
     }
+}
+
+/// What a worker says at its start.
+fn work(registry: &Registry, worker: TaskId, queues: Vec<(Arc<str>, usize)>) -> Work {
+    let all = registry.all();
+    let ours = |queue: &str| queues.iter().any(|(ours, _)| **ours == *queue);
+    let elsewhere = all.iter().map(|task| (task.name, task.defaults.queue)).filter(|(_, queue)| !ours(queue)).collect();
+    let is_named = |queue: &str| queue == DEFAULT || all.iter().any(|task| task.defaults.queue == queue);
+    let unnamed = queues.iter().map(|(queue, _)| Arc::clone(queue)).filter(|queue| !is_named(queue)).collect();
+    Work { worker, tasks: all.len(), elsewhere, unnamed, queues }
 }
 
 fn place(task: &Registered) -> String {

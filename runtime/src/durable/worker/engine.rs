@@ -22,6 +22,8 @@ use super::lane::{Lanes, SharedLanes, Stop};
 use super::runner::{ENOUGH, OnFailure, Shared};
 use super::source::{Claim, Claimed, Source, SourceError};
 use crate::dispatch::pause;
+use crate::durable::id::TaskId;
+use crate::durable::migrations::SCHEMA_VERSION;
 use crate::durable::notify::WINDOW as NOTIFY_WINDOW;
 use crate::durable::registry::Registry;
 use crate::durable::wake::Bell;
@@ -34,6 +36,56 @@ pub(super) struct Settings {
     pub(super) grace: Duration,
     pub(super) batch: usize,
     pub(super) on_failure: Option<OnFailure>,
+}
+
+/// What it works on, as it says at its start.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) worker: TaskId,
+    /// The queues, with how many tasks of each run at a time.
+    pub(super) queues: Vec<(Arc<str>, usize)>,
+    /// How many durable tasks the program has.
+    pub(super) tasks: usize,
+    /// Those of them whose queue it does not work on, and those queues.
+    pub(super) elsewhere: Vec<(&'static str, &'static str)>,
+    /// The queues that no task of the program names.
+    pub(super) unnamed: Vec<Arc<str>>,
+}
+
+/// How many names are listed in one event.
+const LISTED: usize = 20;
+
+impl Work {
+    fn tell(&self) {
+        let queues = listed(self.queues.iter().map(|(queue, concurrency)| format!("{queue} ({concurrency})")));
+        let elsewhere = listed(self.elsewhere.iter().map(|(task, queue)| format!("{task} ({queue})")));
+        tracing::info!(
+            worker = %self.worker,
+            queues,
+            tasks = self.tasks,
+            elsewhere,
+            version = env!("CARGO_PKG_VERSION"),
+            tables = SCHEMA_VERSION,
+            "a worker of durable tasks starts; `elsewhere` are tasks of this program whose queues it does not work on"
+        );
+        for queue in &self.unnamed {
+            tracing::warn!(
+                queue = &**queue,
+                "no durable task of this program names this queue of its worker: it has nothing to do unless calls name it \
+                 with `.queue(…)`, or the tasks are of a crate that this program is not linked with"
+            );
+        }
+    }
+}
+
+/// Names as a list, with how many more there are.
+fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
+    let more = names.len().saturating_sub(LISTED);
+    let mut list = names.take(LISTED).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        list.push_str(&format!(" and {more} more"));
+    }
+    list
 }
 
 /// How long ends of attempts wait for others at most, so that many are told at once, while others
@@ -53,6 +105,7 @@ pub(super) struct Engine<Src, S> {
     queues: Vec<Arc<str>>,
     lease: Duration,
     settings: Timing,
+    work: Work,
     bell: Bell,
     tracker: TaskTracker,
 }
@@ -81,6 +134,8 @@ struct Round {
     lingering: Option<Instant>,
     /// When ends are told that could not be.
     resume_at: Option<Instant>,
+    /// Whether there was a round that did what it was to do.
+    worked: bool,
     failures: u32,
 }
 
@@ -89,6 +144,15 @@ impl Round {
     fn linger(&self) -> Duration {
         self.exchange_took.min(LINGER)
     }
+
+    /// It did not do what it was to do; says when the next one is to begin.
+    fn failed(&mut self) -> Instant {
+        self.failures += 1;
+        // Whatever was called out meanwhile was not heard.
+        self.hungry.fill(true);
+        self.tend_at = Instant::now();
+        Instant::now() + outage_pause(self.failures)
+    }
 }
 
 impl<Src, S> Engine<Src, S> {
@@ -96,19 +160,20 @@ impl<Src, S> Engine<Src, S> {
         source: Src,
         service: S,
         registry: Registry,
-        queues: Vec<(Arc<str>, usize)>,
+        work: Work,
         lease: Duration,
         settings: Settings,
     ) -> Self {
         let Settings { poll, grace, batch, on_failure } = settings;
-        let names: Vec<_> = queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
-        let lanes = Lanes::new(queues.iter().map(|(_, concurrency)| *concurrency), lease);
+        let names: Vec<_> = work.queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
+        let lanes = Lanes::new(work.queues.iter().map(|(_, concurrency)| *concurrency), lease);
         Self {
             source,
             shared: Arc::new(Shared::new(lanes, names.clone(), service, registry, on_failure)),
             queues: names,
             lease,
             settings: Timing { poll, grace, batch },
+            work,
             bell: Bell::new(),
             tracker: TaskTracker::new(),
         }
@@ -128,6 +193,7 @@ where
 {
     /// Works until `shutdown` is ready.
     pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
+        emit(|| self.work.tell());
         let mut shutdown = pin!(shutdown.fuse());
         let _stop = StopAll(Arc::clone(&self.shared.lanes));
         let now = Instant::now();
@@ -139,6 +205,7 @@ where
             look_again: None,
             lingering: None,
             resume_at: None,
+            worked: false,
             failures: 0,
         };
         let fatal = loop {
@@ -160,16 +227,26 @@ where
             };
             let wait = match done {
                 Ok(()) => {
+                    round.worked = true;
                     round.failures = 0;
                     self.until_something_is_due(&round)
                 }
-                Err(SourceError::Passing(error)) => {
-                    round.failures += 1;
-                    // Whatever was called out meanwhile was not heard.
-                    round.hungry.fill(true);
-                    round.tend_at = Instant::now();
-                    emit(|| tracing::warn!(%error, failures = round.failures, "a worker could not reach its database"));
-                    Some(Instant::now() + outage_pause(round.failures))
+                Err(SourceError::Passing(trouble, error)) => {
+                    let wait = round.failed();
+                    emit(|| tracing::warn!(%error, failures = round.failures, "{trouble}"));
+                    Some(wait)
+                }
+                // At the start nobody has seen it work: whoever set it up is to be told at once.
+                Err(SourceError::NoRight { missing, error }) if !round.worked => {
+                    break Some(WorkerError::missing_right(missing, error));
+                }
+                Err(SourceError::NoRight { missing, error }) => {
+                    let wait = round.failed();
+                    let failed = WorkerError::missing_right(missing, error);
+                    emit(
+                        || tracing::error!(error = %failed, failures = round.failures, "a worker lacks a right that it had"),
+                    );
+                    Some(wait)
                 }
                 Err(SourceError::NoTables(source)) => break Some(WorkerError::NoTables { source }),
                 Err(SourceError::Newer { found }) => break Some(WorkerError::newer(found)),
@@ -472,7 +549,7 @@ const TELL_WITHIN: Duration = Duration::from_secs(5);
 async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
     match select(pin!(work), pin!(pause(limit))).await {
         Either::Left((result, _)) => result,
-        Either::Right(_) => Err(SourceError::Passing("the database did not answer".into())),
+        Either::Right(_) => Err(SourceError::no_answer()),
     }
 }
 

@@ -9,8 +9,10 @@ use std::fmt;
 
 use diesel::result::Error;
 
+use super::source::MissingRight;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
+use crate::error::BoxError;
 
 /// Why a worker cannot work.
 #[non_exhaustive]
@@ -39,6 +41,16 @@ pub enum WorkerError {
         /// What the database says.
         source: Error,
     },
+    /// The worker's role lacks a right.
+    #[non_exhaustive]
+    MissingRight {
+        /// Which one, where the database says so.
+        right: Option<String>,
+        /// What it is a right to: a table, or `schema …`, `database …`.
+        to: String,
+        /// What the database says.
+        source: BoxError,
+    },
     /// The tables were changed by a newer version of this crate, which this worker does not
     /// understand.
     #[non_exhaustive]
@@ -58,7 +70,15 @@ pub enum WorkerError {
     },
 }
 
+/// All that a worker does.
+const GRANTS: &str = "GRANT SELECT, UPDATE, DELETE ON deferred_tasks TO …; GRANT SELECT ON deferred_schema TO …; \
+     GRANT SELECT ON deferred_paused_queues TO …";
+
 impl WorkerError {
+    pub(super) fn missing_right(MissingRight { right, to }: MissingRight, source: BoxError) -> Self {
+        Self::MissingRight { right, to, source }
+    }
+
     pub(super) fn older(found: i32) -> Self {
         Self::OlderTables { found, needed: SCHEMA_VERSION }
     }
@@ -86,6 +106,13 @@ impl fmt::Display for WorkerError {
                 "the tables of durable tasks are not there, or were changed by hand ({source}); create them with \
                  `conn.run_pending_migrations(diesel_deferred::migrations())`"
             ),
+            Self::MissingRight { right, to, source } => {
+                match right {
+                    Some(right) => write!(f, "the worker lacks the right {right} to {to}")?,
+                    None => write!(f, "the worker lacks a right to {to}")?,
+                }
+                write!(f, " ({source}); its role needs `{GRANTS}`, and the schema or database that these are in")
+            }
             Self::NewerTables { found, known } => write!(
                 f,
                 "the tables of durable tasks are of version {found}, and this worker knows versions up to {known}; deploy the worker \
@@ -112,6 +139,7 @@ impl StdError for WorkerError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::NoTables { source } => Some(source),
+            Self::MissingRight { source, .. } => Some(&**source),
             Self::DuplicateTask { .. }
             | Self::MissingState { .. }
             | Self::NewerTables { .. }

@@ -25,6 +25,8 @@ impl<C: WorkerConnection + AsyncDeferrable> WorkerConnection for AsyncDeferredCo
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C>> for Below {
+    const HAS_ROLES: bool = C::Statements::HAS_ROLES;
+
     async fn prepare(conn: &mut AsyncDeferredConnection<C>, patience: Duration) -> QueryResult<()> {
         C::Statements::prepare(conn.inner_mut(), patience).await
     }

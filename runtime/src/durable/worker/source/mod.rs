@@ -13,6 +13,7 @@ mod postgres;
 mod sqlite;
 mod statements;
 mod table;
+mod trouble;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,10 +21,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::result::Error;
-
 pub use self::table::WorkerConnection;
 pub(crate) use self::table::{Connect, Looking, TableSource};
+pub(crate) use self::trouble::{MissingRight, SourceError};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 
@@ -221,17 +221,4 @@ pub(crate) struct Outlook {
     pub(crate) next: Option<Duration>,
     /// What no program could read for so long that it was given up now.
     pub(crate) given_up: Vec<Rescued>,
-}
-
-/// Why a source did not do what it was asked.
-#[derive(Debug)]
-pub(crate) enum SourceError {
-    /// It may be otherwise in a while.
-    Passing(Box<dyn std::error::Error + Send + Sync>),
-    /// The tables are not there.
-    NoTables(Error),
-    /// The tables are of a newer version of this crate than the worker.
-    Newer { found: i32 },
-    /// The tables are of an older version of this crate than the worker.
-    Older { found: i32 },
 }

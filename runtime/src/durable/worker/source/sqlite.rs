@@ -32,6 +32,8 @@ pub struct OnSqlite;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
+    const HAS_ROLES: bool = false;
+
     async fn prepare(conn: &mut SyncConnectionWrapper<SqliteConnection>, patience: Duration) -> QueryResult<()> {
         // One writes at a time: the others wait their turn. Not for as long as the worker's patience
         // lasts, or a statement that it has given up would go on by itself.

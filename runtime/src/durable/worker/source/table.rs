@@ -16,6 +16,7 @@ use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
 use super::statements::{BATCH, Exchange, Look, Past, RescuedRow, Since};
+use super::trouble::{RIGHTS, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
     UNKNOWN_FOR_TOO_LONG, WORKER_DIED,
@@ -44,6 +45,9 @@ pub trait WorkerConnection: AsyncConnection + 'static {
 /// What is done with the table by a connection of the type `C`.
 #[allow(private_interfaces, private_bounds, reason = "nobody can name the trait")]
 pub trait Statements<C> {
+    /// Whether the database has roles, which may lack rights.
+    const HAS_ROLES: bool = true;
+
     /// Makes a new one ready for a worker, which waits so long for an answer. The server gives up
     /// before that.
     fn prepare(conn: &mut C, patience: Duration) -> impl Future<Output = QueryResult<()>> + Send;
@@ -138,6 +142,8 @@ pub(crate) struct TableSource<C> {
     doubt: Option<Instant>,
     /// Until when some rows of ours are expected to be locked.
     careful: Option<Instant>,
+    /// Whether it is known to have its rights.
+    may_work: bool,
     /// Behind which name it looks for tasks that no program could read.
     unknown_behind: String,
     /// When it last looked, by the clock of the database.
@@ -173,6 +179,7 @@ impl<C: WorkerConnection> TableSource<C> {
             beginnings,
             doubt: None,
             careful: None,
+            may_work: !C::Statements::HAS_ROLES,
             unknown_behind: String::new(),
             looked_at_ms: None,
             thorough_at: None,
@@ -188,12 +195,12 @@ impl<C: WorkerConnection> TableSource<C> {
                 let mut conn = match self.conn.take() {
                     Some(conn) => conn,
                     None => {
-                        let mut conn = (self.connect)().await.map_err(|error| SourceError::Passing(Box::new(error)))?;
+                        let mut conn = (self.connect)().await.map_err(of_connecting)?;
                         let mut prepared = C::Statements::prepare(&mut conn, patience).await;
                         if prepared.is_ok() && self.looking.listens {
                             prepared = C::Statements::listen(&mut conn).await;
                         }
-                        prepared.map_err(|error| SourceError::Passing(Box::new(error)))?;
+                        prepared.map_err(what_it_means)?;
                         conn
                     }
                 };
@@ -202,7 +209,7 @@ impl<C: WorkerConnection> TableSource<C> {
             };
             match select(pin!(work), pin!(pause(patience))).await {
                 Either::Left((done, _)) => done?,
-                Either::Right(_) => return Err(SourceError::Passing("the database did not answer".into())),
+                Either::Right(_) => return Err(SourceError::no_answer()),
             }
         };
         let (conn, done) = done;
@@ -248,6 +255,23 @@ impl<C: WorkerConnection> TableSource<C> {
         }))
     }
 
+    /// Finds out whether there are the rights that a worker needs, before it takes something that
+    /// it could not complete.
+    async fn check_rights(&mut self) -> Result<(), SourceError> {
+        if self.may_work {
+            return Ok(());
+        }
+        for (right, table, statement) in RIGHTS {
+            let tried = self.with(async |conn| Ok(conn.batch_execute(statement).await)).await?;
+            if let Err(error) = tried {
+                self.conn = None;
+                return Err(of_right(error, right, table));
+            }
+        }
+        self.may_work = true;
+        Ok(())
+    }
+
     /// Adopts what no program could read so far, and this one may.
     async fn adopt(&mut self) -> Result<usize, SourceError> {
         let mut adopted = 0;
@@ -264,28 +288,12 @@ impl<C: WorkerConnection> TableSource<C> {
     }
 }
 
-/// What an error of the database means for the worker.
-fn what_it_means(error: Error) -> SourceError {
-    match &error {
-        Error::DatabaseError(_, about) if says_missing(about.message()) => SourceError::NoTables(error),
-        _ => SourceError::Passing(Box::new(error)),
-    }
-}
-
 /// Whether it was another worker that was in the way, on a connection that works.
 fn is_about_others(error: &Error) -> bool {
     matches!(
         error,
         Error::DatabaseError(DatabaseErrorKind::UniqueViolation | DatabaseErrorKind::SerializationFailure, _)
     )
-}
-
-/// Each database has its own words for a table, or a column of one, that is not there. By this
-/// connection nothing else is asked for.
-fn says_missing(message: &str) -> bool {
-    let missing = ["does not exist", "doesn't exist", "no such table", "no such column", "Unknown column"];
-    missing.iter().any(|words| message.contains(words))
-        && ["deferred_", "column"].iter().any(|ours| message.contains(ours))
 }
 
 impl<C: WorkerConnection> Source for TableSource<C> {
@@ -305,7 +313,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         for _ in 0..2 {
             let done =
                 self.with(async |conn| C::Statements::exchange(conn, &lease, settled, &claims, careful).await).await;
-            let again = matches!(&done, Err(SourceError::Passing(_))) && self.conn.is_some();
+            let again = matches!(&done, Err(SourceError::Passing(..))) && self.conn.is_some();
             exchanged = Some(done);
             if !again {
                 break;
@@ -385,6 +393,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     }
 
     async fn tend(&mut self) -> Result<Outlook, SourceError> {
+        self.check_rights().await?;
         let begin = Instant::now();
         let thorough = self.thorough_at.is_none_or(|at| begin >= at);
         if thorough && let Some(outlook) = self.look_back().await? {
