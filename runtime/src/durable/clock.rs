@@ -12,27 +12,3 @@ pub(crate) const SQLITE_NOW_MS: &str = "CAST(ROUND((julianday('now') - 2440587.5
 /// Not `UNIX_TIMESTAMP(NOW())`, which is ambiguous in the hour in which summer time ends.
 #[cfg(any(feature = "mysql", feature = "async-mysql"))]
 pub(crate) const MYSQL_NOW_MS: &str = "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000)";
-
-/// A backend whose clock can be asked.
-pub(crate) trait Clock {
-    /// The time, as SQL.
-    const NOW_MS: &'static str;
-}
-
-macro_rules! clocks {
-    ($($(#[$attribute:meta])* $backend:ty => $now:ident;)*) => {$(
-        $(#[$attribute])*
-        impl Clock for $backend {
-            const NOW_MS: &'static str = $now;
-        }
-    )*};
-}
-
-clocks! {
-    #[cfg(any(feature = "postgres", feature = "async-postgres"))]
-    diesel::pg::Pg => POSTGRES_NOW_MS;
-    #[cfg(feature = "sqlite")]
-    diesel::sqlite::Sqlite => SQLITE_NOW_MS;
-    #[cfg(any(feature = "mysql", feature = "async-mysql"))]
-    diesel::mysql::Mysql => MYSQL_NOW_MS;
-}

@@ -6,6 +6,7 @@
 
 mod call;
 mod clock;
+mod dialect;
 mod id;
 mod json;
 mod migrations;

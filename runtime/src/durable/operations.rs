@@ -155,13 +155,8 @@ fn replay() -> Sql<'static> {
 /// # fn main() {}
 /// ```
 pub fn pause_queue(queue: impl Into<String>) -> TaskStatement {
-    let queue = queue.into();
-    let pause = Sql::new("INSERT INTO deferred_paused_queues (queue) SELECT ")
-        .bind(queue.clone())
-        .sql(" FROM (SELECT 1 AS one) AS row_of_one WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = ")
-        .bind(queue)
-        .sql(")");
-    TaskStatement(pause)
+    let pause = Sql::new("INSERT INTO deferred_paused_queues (queue) VALUES (").bind(queue.into());
+    TaskStatement(pause.sql(")").unless_there())
 }
 
 /// Has workers take tasks of a queue again.

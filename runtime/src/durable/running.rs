@@ -132,9 +132,10 @@ pub struct Snooze {
 }
 
 impl Snooze {
-    /// Asks for another run after this time.
+    /// Asks for another run after this time, and a second at least: a task that asks for less would
+    /// keep its worker and the database busy.
     pub fn new(after: Duration) -> Self {
-        Self { after }
+        Self { after: after.max(Duration::from_secs(1)) }
     }
 
     /// How long it asks to wait.

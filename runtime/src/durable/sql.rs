@@ -11,7 +11,7 @@ use diesel::result::QueryResult;
 use diesel::serialize::ToSql;
 use diesel::sql_types::{BigInt, Bool, HasSqlType, Integer, Nullable, SmallInt, Text};
 
-use super::clock::Clock;
+use super::dialect::Dialect;
 use super::id::{SqlTaskId, TaskId};
 
 /// A statement whose rows are of the SQL type `R`; of one without rows it is `()`.
@@ -28,6 +28,8 @@ enum Piece<'a> {
     Text(Cow<'static, str>),
     /// The time in milliseconds.
     Now,
+    /// Where there is such a row, it stays.
+    UnlessThere,
     Bind(Bind<'a>),
 }
 
@@ -88,6 +90,12 @@ impl<'a, R> Sql<'a, R> {
         self
     }
 
+    /// Ends an INSERT: where there is such a row, it stays.
+    pub(crate) fn unless_there(mut self) -> Self {
+        self.pieces.push(Piece::UnlessThere);
+        self
+    }
+
     pub(crate) fn push_sql(&mut self, text: impl Into<Cow<'static, str>>) {
         self.pieces.push(Piece::Text(text.into()));
     }
@@ -115,7 +123,7 @@ impl<'a, R> Sql<'a, R> {
 
 impl<DB, R> QueryFragment<DB> for Sql<'_, R>
 where
-    DB: Backend + Clock + HasSqlType<SqlTaskId> + HasSqlType<Bool>,
+    DB: Backend + Dialect + HasSqlType<SqlTaskId> + HasSqlType<Bool>,
     TaskId: ToSql<SqlTaskId, DB>,
     str: ToSql<Text, DB>,
     i16: ToSql<SmallInt, DB>,
@@ -132,6 +140,7 @@ where
             match piece {
                 Piece::Text(text) => out.push_sql(text),
                 Piece::Now => out.push_sql(DB::NOW_MS),
+                Piece::UnlessThere => out.push_sql(DB::UNLESS_THERE),
                 Piece::Bind(Bind::Id(id)) => out.push_bind_param::<SqlTaskId, _>(id)?,
                 Piece::Bind(Bind::Text(text)) => out.push_bind_param::<Text, str>(text)?,
                 Piece::Bind(Bind::OptionalText(text)) => out.push_bind_param::<Nullable<Text>, _>(text)?,

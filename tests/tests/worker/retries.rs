@@ -160,6 +160,16 @@ async fn an_error_that_cannot_be_stored_as_it_is_holds_up_nothing<A: AsyncDataba
     at_work.stop().await;
 }
 
+/// FINDINGS C13: "`Snooze(ZERO)` spins".
+#[test]
+fn a_snooze_is_a_second_at_least() {
+    for (asked, after) in
+        [(Duration::ZERO, 1_000), (Duration::from_millis(999), 1_000), (Duration::from_millis(1_001), 1_001)]
+    {
+        assert_eq!(Snooze::new(asked).after(), Duration::from_millis(after));
+    }
+}
+
 /// Q6: "snooze does not burn an attempt".
 async fn snooze_is_no_attempt<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
     let db = &Scratch::<A::Blocking>::with_tasks();
