@@ -116,6 +116,48 @@ impl Dispatcher {
         self.0.lists().closed
     }
 
+    /// Waits until nothing runs or waits, and no transaction is about to hand tasks over: also for
+    /// what those call meanwhile. It goes on taking tasks; without any it returns at once.
+    ///
+    /// A task that waits for it waits for itself.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "sqlite")]
+    /// # mod example {
+    /// use diesel::prelude::*;
+    /// use diesel_deferred::{DeferredConnection, Dispatcher, atomic, deferred_task};
+    ///
+    /// #[deferred_task]
+    /// async fn greet(name: String) {
+    ///     println!("hello {name}");
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let conn = &mut DeferredConnection::<SqliteConnection>::establish(":memory:")?;
+    /// atomic!(conn, -> QueryResult<()>, {
+    ///     greet("you".to_owned());
+    ///     Ok(())
+    /// })?;
+    /// Dispatcher::global().idle().await;
+    /// assert_eq!(Dispatcher::global().in_flight(), 0);
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # #[cfg(feature = "sqlite")]
+    /// # example::main().unwrap();
+    /// ```
+    pub async fn idle(&self) {
+        let tracker = &self.0.tracker;
+        // One that is not closed is never over. It takes what comes all the same.
+        tracker.close();
+        // It may have been empty for a moment only.
+        while !tracker.is_empty() {
+            tracker.wait().await;
+        }
+    }
+
     /// Takes no new tasks, waits for those that it has, `deadline` at most, and says what it had to
     /// abandon.
     ///

@@ -8,6 +8,7 @@
 mod dead_runtimes;
 mod drops;
 mod failures;
+mod idle;
 mod nonblocking;
 mod places;
 mod process;

@@ -36,6 +36,7 @@ on_every_async_database!(
     a_lost_lease_stops_the_task_here,
     a_late_end_is_not_told,
     a_worker_that_was_away_for_long_goes_on,
+    no_lease_lasts_for_longer_because_the_clock_went_back,
 );
 
 /// Q10: "heartbeat rescue does not rescue a live long job". Three leases long, with another worker
@@ -198,4 +199,35 @@ async fn a_worker_that_was_away_for_long_goes_on<A: AsyncDatabase>(_: &Scratch<A
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     assert_eq!(notes.all(), ["begin a", "go", "end a"]);
     at_work.stop().await;
+}
+
+/// FINDINGS C13: "the database's clock goes back an hour: a dead worker's row is stuck for an hour".
+/// That of a worker that lives stays with it.
+async fn no_lease_lasts_for_longer_because_the_clock_went_back<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    committed(db, |conn| hold_on("alive").after_commit(conn));
+    let alive = at_work!(worker::<A>(db, &notes).lease(Duration::from_secs(3)));
+    notes.wait_for(1).await;
+    // As if all of this had been an hour later; and a worker that died just before the clock went
+    // back.
+    let dead = at_work!(worker::<A>(db, &notes).queue("dead", 1).lease(SHORT));
+    committed(db, |conn| hold_on("dead").queue("dead").after_commit(conn));
+    notes.wait_until(|all| with(all, "begin ").len() == 2).await;
+    dead.kill().await;
+    db.run_sql(
+        "UPDATE deferred_tasks SET lease_until_ms = lease_until_ms + 3600000, started_at_ms = started_at_ms + 3600000",
+    );
+    let other = at_work!(worker::<A>(db, &notes).queue("dead", 1).lease(SHORT));
+    notes.wait_until(|all| with(all, "begin ") == ["alive", "dead", "dead"]).await;
+    // The one that lives has renewed its lease, which ends when it should.
+    let of_alive = "SELECT lease_until_ms AS number FROM deferred_tasks WHERE queue = 'default'";
+    let ends = A::Blocking::number(&mut db.observer(), of_alive);
+    let now = A::Blocking::now_ms(&mut db.observer());
+    assert!(ends <= now + 4_000, "it ends {} ms from now", ends - now);
+    notes.add("go");
+    db.wait_for_tasks(|rows| rows.is_empty()).await;
+    assert_eq!(with(&notes.all(), "end ").len(), 2);
+    alive.stop().await;
+    other.stop().await;
 }

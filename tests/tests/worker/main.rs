@@ -21,4 +21,5 @@ mod support;
 mod times;
 mod told;
 mod unique;
+mod until_empty;
 mod wake;

@@ -152,7 +152,48 @@ where
     /// The tables are not there, or are newer than this worker: what runs is given back. Or the
     /// worker's role lacks a right when it starts; one that it loses later is an event, and it waits.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
-        self.engine.run(shutdown).await
+        self.engine.run(shutdown, false).await
+    }
+
+    /// Works until nothing of its queues is due, then ends: for tests, and for a job that is started
+    /// now and then. What is called meanwhile, by the tasks themselves or by others, is done, too.
+    ///
+    /// What is due later is not waited for: calls with a delay, attempts that are tried again after
+    /// their backoff, snoozes. Neither is what other workers run, and what is in paused queues.
+    ///
+    /// # Errors
+    /// As those of [`run`](Self::run).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # #[cfg(all(feature = "sqlite", feature = "async-sqlite"))]
+    /// # mod example {
+    /// use diesel::prelude::*;
+    /// use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+    /// use diesel_deferred::{DeferredConnection, Worker, atomic, deferred_task};
+    /// use diesel_migrations::MigrationHarness;
+    ///
+    /// #[deferred_task(durable)]
+    /// async fn count_down(from: u32) {
+    ///     println!("{from}");
+    /// }
+    ///
+    /// # pub async fn test(url: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let conn = &mut DeferredConnection::<SqliteConnection>::establish(url)?;
+    /// conn.run_pending_migrations(diesel_deferred::migrations())?;
+    /// atomic!(conn, -> QueryResult<()>, {
+    ///     count_down(2);
+    ///     count_down(1);
+    ///     Ok(())
+    /// })?;
+    /// let worker = Worker::<SyncConnectionWrapper<SqliteConnection>>::builder(url).build()?;
+    /// assert_eq!(worker.run_until_empty().await?.ran, 2);
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// ```
+    pub async fn run_until_empty(self) -> Result<WorkerReport, WorkerError> {
+        self.engine.run(std::future::pending(), true).await
     }
 }
 

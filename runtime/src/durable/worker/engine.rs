@@ -136,7 +136,17 @@ struct Round {
     resume_at: Option<Instant>,
     /// Whether there was a round that did what it was to do.
     worked: bool,
+    /// Where it is to stop when nothing is due: what was left when it last had nothing to do.
+    left: Option<Left>,
     failures: u32,
+}
+
+/// What there is to be done that a worker does not have in its hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Unknown,
+    Nothing,
+    Something,
 }
 
 impl Round {
@@ -191,8 +201,12 @@ where
     S::Error: Into<BoxError>,
     S::Future: Send,
 {
-    /// Works until `shutdown` is ready.
-    pub(super) async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
+    /// Works until `shutdown` is ready, or, where it is to stop then, until nothing is due.
+    pub(super) async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        until_empty: bool,
+    ) -> Result<WorkerReport, WorkerError> {
         emit(|| self.work.tell());
         let mut shutdown = pin!(shutdown.fuse());
         let _stop = StopAll(Arc::clone(&self.shared.lanes));
@@ -206,6 +220,7 @@ where
             lingering: None,
             resume_at: None,
             worked: false,
+            left: until_empty.then_some(Left::Unknown),
             failures: 0,
         };
         let fatal = loop {
@@ -226,6 +241,7 @@ where
                 }
             };
             let wait = match done {
+                Ok(()) if round.left == Some(Left::Nothing) => break None,
                 Ok(()) => {
                     round.worked = true;
                     round.failures = 0;
@@ -308,7 +324,27 @@ where
                 }
             }
         }
-        self.exchange(round).await
+        self.exchange(round).await?;
+        self.look_for_the_end(round).await
+    }
+
+    /// Where it is to stop when nothing is due, and it has nothing to do: finds out whether that is
+    /// now.
+    async fn look_for_the_end(&mut self, round: &mut Round) -> Result<(), SourceError> {
+        let Some(left) = round.left else { return Ok(()) };
+        if !self.shared.lanes.is_idle() {
+            round.left = Some(Left::Unknown);
+        } else if !self.source.has_due().await? {
+            round.left = Some(Left::Nothing);
+        } else {
+            round.left = Some(Left::Something);
+            // What it could not take the last time either somebody has locked.
+            let wait = if left == Left::Something { LOCKED } else { Duration::ZERO };
+            round.hungry.fill(wait.is_zero());
+            round.tend_at = round.tend_at.min(Instant::now() + wait);
+            self.source.called();
+        }
+        Ok(())
     }
 
     /// Extends leases, three times in their duration.

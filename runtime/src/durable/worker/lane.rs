@@ -219,6 +219,11 @@ impl Lanes {
         self.lock().lanes[lane].runners == 0
     }
 
+    /// Whether nothing is in these hands.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().flights.is_empty()
+    }
+
     /// All that is in these hands.
     pub(super) fn held(&self) -> HashSet<TaskId> {
         self.lock().flights.keys().copied().collect()

@@ -3,6 +3,7 @@
 //!
 //! Must not know: the SQL of any database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::result::QueryResult;
@@ -61,6 +62,10 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::look(conn.inner_mut(), from).await
     }
 
+    async fn has_due(conn: &mut AsyncDeferredConnection<C>, queues: &[Arc<str>]) -> QueryResult<bool> {
+        C::Statements::has_due(conn.inner_mut(), queues).await
+    }
+
     async fn look_back(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<Past> {
         C::Statements::look_back(conn.inner_mut()).await
     }
@@ -75,6 +80,10 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
 
     async fn prune(conn: &mut AsyncDeferredConnection<C>, kept: Duration) -> QueryResult<usize> {
         C::Statements::prune(conn.inner_mut(), kept).await
+    }
+
+    async fn start_anew(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<usize> {
+        C::Statements::start_anew(conn.inner_mut(), lease).await
     }
 
     async fn give_up_refused(conn: &mut AsyncDeferredConnection<C>, after: Duration) -> QueryResult<Vec<RescuedRow>> {

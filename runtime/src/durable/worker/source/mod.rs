@@ -53,6 +53,9 @@ pub(crate) trait Source: Send + 'static {
     /// here are renewed first.
     fn rescue(&mut self) -> impl Future<Output = Result<Vec<Rescued>, SourceError>> + Send;
 
+    /// Whether something of the worker's queues is due, or becomes due by what is done periodically.
+    fn has_due(&mut self) -> impl Future<Output = Result<bool, SourceError>> + Send;
+
     /// Tasks were enqueued. They may have to start before those that were claimed last.
     fn called(&mut self) {}
 

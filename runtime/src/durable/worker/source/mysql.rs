@@ -2,6 +2,7 @@
 //! chosen, locked, and then changed.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::OptionalExtension;
@@ -12,8 +13,8 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsy
 use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql, Past,
-    PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed, keys_left,
-    keys_of, next_unknown, refunded, rescue, settle, wider,
+    PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed, has_due,
+    keys_left, keys_of, next_unknown, refunded, rescue, settle, start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
@@ -110,12 +111,16 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         look.get_result(conn).await
     }
 
+    async fn has_due(conn: &mut AsyncMysqlConnection, queues: &[Arc<str>]) -> QueryResult<bool> {
+        has_due(queues, NOW).get_result(conn).await
+    }
+
     async fn look_back(conn: &mut AsyncMysqlConnection) -> QueryResult<Past> {
         let look = Sql::<PastSql>::new(
             "SELECT (SELECT MIN(ended) FROM (SELECT MIN(ended_at_ms) AS ended FROM deferred_tasks WHERE state = 'dead' UNION ALL \
              SELECT MIN(ended_at_ms) FROM deferred_tasks WHERE state = 'cancelled') AS ends), \
              (SELECT MIN(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown'), \
-             (SELECT MAX(version) FROM deferred_schema)",
+             (SELECT MAX(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), (SELECT MAX(version) FROM deferred_schema)",
         );
         look.get_result(conn).await
     }
@@ -157,6 +162,10 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             pruned += change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await?;
         }
         Ok(pruned)
+    }
+
+    async fn start_anew(conn: &mut AsyncMysqlConnection, lease: &Lease) -> QueryResult<usize> {
+        change(conn, started_in_the_time_to_come(NOW, lease), start_anew(NOW) + "id IN (").await
     }
 
     async fn give_up_refused(conn: &mut AsyncMysqlConnection, after: Duration) -> QueryResult<Vec<RescuedRow>> {

@@ -1,6 +1,7 @@
 //! The statements for PostgreSQL. Lists of values go as one text each, so that the statements' own
 //! text stays the same, and they stay prepared.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::OptionalExtension;
@@ -13,7 +14,8 @@ use serde::Serialize;
 use super::floor::{Floor, Front, Start};
 use super::statements::{
     BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Past, PastSql, RESCUED, RenewedSql,
-    RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, keys_left, keys_of, next_unknown, rescue, wider,
+    RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_left, keys_of, next_unknown, rescue,
+    start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement};
@@ -175,11 +177,15 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         look.sql(format!(" FROM (SELECT {NOW} AS ms OFFSET 0) AS n")).get_result(conn).await
     }
 
+    async fn has_due(conn: &mut AsyncPgConnection, queues: &[Arc<str>]) -> QueryResult<bool> {
+        has_due(queues, &format!("(SELECT {NOW})")).get_result(conn).await
+    }
+
     async fn look_back(conn: &mut AsyncPgConnection) -> QueryResult<Past> {
         let look = Sql::<PastSql>::new(
             "SELECT (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
              (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown'), \
-             (SELECT max(version) FROM deferred_schema)",
+             (SELECT max(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), (SELECT max(version) FROM deferred_schema)",
         );
         look.get_result(conn).await
     }
@@ -219,6 +225,15 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         .bind(milliseconds(kept))
         .sql(format!(" ORDER BY ended_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
         prune.execute(conn).await
+    }
+
+    async fn start_anew(conn: &mut AsyncPgConnection, lease: &Lease) -> QueryResult<usize> {
+        let now = format!("(SELECT {NOW})");
+        let start = Sql::<()>::new(start_anew(&now)).sql(format!(
+            "ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE {} LIMIT {BATCH} FOR UPDATE SKIP LOCKED))",
+            started_in_the_time_to_come(&now, lease)
+        ));
+        start.varying().execute(conn).await
     }
 
     async fn give_up_refused(conn: &mut AsyncPgConnection, after: Duration) -> QueryResult<Vec<RescuedRow>> {

@@ -1,6 +1,7 @@
 //! The statements for SQLite, whose connection is a synchronous one: each round is one transaction
 //! on a thread for blocking work, because it is commits that cost there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -13,7 +14,8 @@ use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
     LookSql, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose,
-    freed, keys_left, keys_of, next_unknown, refunded, rescue, settle, wider,
+    freed, has_due, keys_left, keys_of, next_unknown, refunded, rescue, settle, start_anew,
+    started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
@@ -124,12 +126,17 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         .await
     }
 
+    async fn has_due(conn: &mut SyncConnectionWrapper<SqliteConnection>, queues: &[Arc<str>]) -> QueryResult<bool> {
+        let due = has_due(queues, NOW);
+        conn.spawn_blocking(move |conn| due.get_result(conn)).await
+    }
+
     async fn look_back(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<Past> {
         conn.spawn_blocking(|conn| {
             let look = Sql::<PastSql>::new(
                 "SELECT (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
                  (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown'), \
-                 (SELECT max(version) FROM deferred_schema)",
+                 (SELECT max(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), (SELECT max(version) FROM deferred_schema)",
             );
             look.get_result(conn)
         })
@@ -172,6 +179,11 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
             prune.execute(conn)
         })
         .await
+    }
+
+    async fn start_anew(conn: &mut SyncConnectionWrapper<SqliteConnection>, lease: &Lease) -> QueryResult<usize> {
+        let start = start_anew(NOW) + &started_in_the_time_to_come(NOW, lease);
+        conn.spawn_blocking(move |conn| Sql::<()>::new(start).varying().execute(conn)).await
     }
 
     async fn give_up_refused(

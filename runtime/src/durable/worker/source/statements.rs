@@ -2,10 +2,8 @@
 //!
 //! Must not know: how a database takes them.
 
-#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
-use super::Lease;
 use super::floor::Floor;
-use super::{Outcome, Settlement, WORKER_DIED};
+use super::{Lease, Outcome, Settlement, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -73,7 +71,7 @@ pub(super) struct Look {
 }
 
 /// The row of a look at what is in no hurry.
-pub(super) type PastSql = (Nullable<BigInt>, Nullable<BigInt>, Nullable<Integer>);
+pub(super) type PastSql = (Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Nullable<Integer>);
 
 /// What is in no hurry.
 #[derive(Debug, diesel::Queryable)]
@@ -83,6 +81,8 @@ pub(super) struct Past {
     pub(super) oldest_end_ms: Option<i64>,
     /// Since when the oldest of those waits that no program could read.
     pub(super) oldest_refusal_ms: Option<i64>,
+    /// When the last of the leases ends.
+    pub(super) last_lease_end_ms: Option<i64>,
     /// The version of the tables.
     pub(super) version: Option<i32>,
 }
@@ -124,6 +124,22 @@ pub(super) fn rescue(now: &str) -> String {
         "UPDATE deferred_tasks SET state = {RESCUE_STATE}, ended_at_ms = CASE WHEN ({RESCUE_STATE}) <> 'ready' THEN {now} END, \
          cancel_requested = FALSE, error = '{WORKER_DIED}', {LET_GO} WHERE "
     )
+}
+
+/// What is done with rows that started in the time to come, up to which they are: the clock has gone
+/// back since, and without that they would be leased for so much longer. They start now, and are
+/// leased for as long as they were then, so that a worker that lives has the time to renew the
+/// lease; `now` is the SQL of the time. The order of the assignments is for MySQL.
+pub(super) fn start_anew(now: &str) -> String {
+    format!(
+        "UPDATE deferred_tasks SET lease_until_ms = lease_until_ms - started_at_ms + {now}, started_at_ms = {now} WHERE "
+    )
+}
+
+/// Which rows these are; `now` is the SQL of the time. The lease is the condition of an index, and
+/// what is leased for no longer than a worker's own lease ends soon enough.
+pub(super) fn started_in_the_time_to_come(now: &str, lease: &Lease) -> String {
+    format!("state = 'running' AND lease_until_ms > {now} + {} AND started_at_ms > {now}", lease.ms())
 }
 
 /// The rows of what was taken back: id, task, attempts that count, state, and key.
@@ -330,4 +346,24 @@ pub(super) fn next_unknown<'s>(behind: &'s str, now: &str) -> Sql<'s, (Text, Boo
 /// Rows that left a key, and the keys.
 pub(super) fn freed() -> Sql<'static, (SqlTaskId, Text)> {
     Sql::new("SELECT id, freed_key FROM deferred_tasks WHERE freed_key IS NOT NULL ORDER BY freed_key LIMIT 100")
+}
+
+/// Whether there is something in these queues that is ready, or would be by what is done
+/// periodically; `now` is the SQL of the time. What is in paused queues waits.
+pub(super) fn has_due(queues: &[Arc<str>], now: &str) -> Sql<'static, Bool> {
+    let mut due = Sql::new("SELECT EXISTS (SELECT 1 FROM deferred_tasks WHERE freed_key IS NOT NULL)").varying();
+    for queue in queues {
+        for state in
+            ["state = 'ready'", "state = 'scheduled' AND run_at_ms <= ", "state = 'running' AND lease_until_ms < "]
+        {
+            due.push_sql(format!(" OR EXISTS (SELECT 1 FROM deferred_tasks WHERE {state}"));
+            due.push_sql(if state.ends_with(' ') { now.to_owned() } else { String::new() });
+            due.push_sql(" AND queue = ");
+            due.push_bind(queue.to_string());
+            due.push_sql(" AND NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = ");
+            due.push_bind(queue.to_string());
+            due.push_sql("))");
+        }
+    }
+    due
 }

@@ -80,6 +80,9 @@ pub trait Statements<C> {
     /// What there is from there on, by one statement.
     fn look(conn: &mut C, from: &Since) -> impl Future<Output = QueryResult<Look>> + Send;
 
+    /// See [`Source::has_due`].
+    fn has_due(conn: &mut C, queues: &[Arc<str>]) -> impl Future<Output = QueryResult<bool>> + Send;
+
     /// What there is that is in no hurry: what is kept no longer, and what no program could read.
     fn look_back(conn: &mut C) -> impl Future<Output = QueryResult<Past>> + Send;
 
@@ -91,6 +94,9 @@ pub trait Statements<C> {
 
     /// Deletes what ended so long ago; says how many.
     fn prune(conn: &mut C, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// What runs by the table, and started in the time to come, starts now; says how many.
+    fn start_anew(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Those that no program could read for so long are given up; says which.
     fn give_up_refused(conn: &mut C, after: Duration) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
@@ -240,6 +246,13 @@ impl<C: WorkerConnection> TableSource<C> {
         if past.oldest_end_ms.is_some_and(|ended| ended < now_ms.saturating_sub(milliseconds(kept))) {
             let pruned = self.with(async |conn| C::Statements::prune(conn, kept).await).await?;
             more |= pruned >= BATCH as usize;
+        }
+        // All that is leased for longer than that is another worker's, with longer leases, or the
+        // clock has gone back.
+        let lease = self.lease;
+        if past.last_lease_end_ms.is_some_and(|end| end > now_ms.saturating_add(2 * lease.ms())) {
+            let begun = self.with(async |conn| C::Statements::start_anew(conn, &lease).await).await?;
+            more |= begun >= BATCH as usize;
         }
         let mut given_up = Vec::new();
         if past.oldest_refusal_ms.is_some_and(|since| since < now_ms.saturating_sub(milliseconds(after))) {
@@ -460,6 +473,11 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let rows = self.with(async |conn| C::Statements::rescue(conn).await).await?;
         self.may_lie_before();
         Ok(rows.into_iter().map(|row| rescued(row, WORKER_DIED)).collect())
+    }
+
+    async fn has_due(&mut self) -> Result<bool, SourceError> {
+        let queues = self.looking.queues.clone();
+        self.with(async |conn| C::Statements::has_due(conn, &queues).await).await
     }
 
     fn called(&mut self) {
