@@ -24,6 +24,8 @@ pub struct Story {
     ended: HashMap<i32, usize>,
     /// Each start of a task: which line, its id, number and name.
     starts: Vec<(usize, String, i32, String)>,
+    /// The number of the attempt that each id was started with last.
+    attempts: HashMap<String, i32>,
     /// How often each id ended well.
     well: HashMap<String, usize>,
     /// Those that ended well in the journal that was read last.
@@ -97,7 +99,14 @@ impl Story {
                         Call { line: self.lines, block: number(block), id: id.to_owned(), called: called.to_owned() };
                     self.calls.insert(number(at), call);
                 }
-                ["start", id, at, called, _] => {
+                ["start", id, at, called, attempt] => {
+                    // D19: each start spends an attempt, so that none starts more often than it may.
+                    let attempt = self::number(attempt);
+                    let before = self.attempts.insert(id.to_owned(), attempt).unwrap_or(0);
+                    assert!(
+                        before < attempt && attempt <= 20,
+                        "{id} was started as attempt {before}, then as {attempt}"
+                    );
                     // D11
                     assert!(!running.contains_key(id), "{id} runs twice at a time");
                     assert!(!over.contains(id), "{id} ended well, and was run again by the same worker");
