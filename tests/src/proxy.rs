@@ -75,7 +75,27 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mut forward: impl FnMut(&mut [u8
 #[derive(Debug)]
 pub struct Proxy {
     address: String,
-    open: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+    open: Arc<Mutex<Vec<Arc<Forwarded>>>>,
+}
+
+/// A connection that goes through.
+#[derive(Debug)]
+struct Forwarded {
+    client: TcpStream,
+    hangs: AtomicBool,
+    loses_answers: AtomicBool,
+}
+
+impl Forwarded {
+    /// Whether an answer gets to the client. Where it does not the client is cut off, and the server
+    /// has done what it was asked.
+    fn answers(&self) -> bool {
+        let lost = self.loses_answers.load(Ordering::SeqCst);
+        if lost {
+            let _ = self.client.shutdown(Shutdown::Both);
+        }
+        !lost
+    }
 }
 
 impl Proxy {
@@ -88,12 +108,20 @@ impl Proxy {
         thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
                 let server = TcpStream::connect(&server).expect("the server");
-                let hangs = Arc::new(AtomicBool::new(false));
-                all.lock().expect("unpoisoned").push(Arc::clone(&hangs));
+                // Or each of many small messages would wait for the one before it to be acknowledged.
+                for stream in [&client, &server] {
+                    stream.set_nodelay(true).expect("set");
+                }
+                let forwarded = Arc::new(Forwarded {
+                    client: client.try_clone().expect("clone"),
+                    hangs: AtomicBool::new(false),
+                    loses_answers: AtomicBool::new(false),
+                });
+                all.lock().expect("unpoisoned").push(Arc::clone(&forwarded));
                 let (back_from, back_to) = (server.try_clone().expect("clone"), client.try_clone().expect("clone"));
-                let hangs_back = Arc::clone(&hangs);
-                thread::spawn(move || pump(back_from, back_to, |_| !parked(&hangs_back)));
-                thread::spawn(move || pump(client, server, |_| !parked(&hangs)));
+                let back = Arc::clone(&forwarded);
+                thread::spawn(move || pump(back_from, back_to, |_| !parked(&back.hangs) && back.answers()));
+                thread::spawn(move || pump(client, server, |_| !parked(&forwarded.hangs)));
             }
         });
         Self { address, open }
@@ -106,9 +134,17 @@ impl Proxy {
 
     /// The connections that there are stay open, and carry nothing any more. New ones work.
     pub fn hang(&self) {
-        for hangs in self.open.lock().expect("unpoisoned").drain(..) {
-            hangs.store(true, Ordering::SeqCst);
+        for forwarded in self.open.lock().expect("unpoisoned").drain(..) {
+            forwarded.hangs.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// The next answer on each of the connections that there are gets lost, and the connection with
+    /// it. Says how many there are.
+    pub fn lose_answers(&self) -> usize {
+        let open: Vec<_> = self.open.lock().expect("unpoisoned").drain(..).collect();
+        open.iter().for_each(|forwarded| forwarded.loses_answers.store(true, Ordering::SeqCst));
+        open.len()
     }
 }
 

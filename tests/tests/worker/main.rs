@@ -1,6 +1,8 @@
 //! Durable tasks: what a worker does with the rows.
 
 mod basics;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod given_up;
 mod keys;
 mod layers;
 mod leases;

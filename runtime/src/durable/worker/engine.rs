@@ -17,10 +17,10 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::errors::{WorkerError, WorkerReport};
-use super::job::Job;
+use super::job::{self, Job};
 use super::lane::{Lanes, SharedLanes, Stop};
 use super::runner::{ENOUGH, OnFailure, Shared};
-use super::source::{Claim, Claimed, Source, SourceError};
+use super::source::{Claim, Claimed, Source, SourceError, Trouble, Unknown};
 use crate::dispatch::pause;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
@@ -138,6 +138,11 @@ struct Round {
     worked: bool,
     /// Where it is to stop when nothing is due: what was left when it last had nothing to do.
     left: Option<Left>,
+    /// Of each lane how many of its claims failed, one after the other, and until when there is no
+    /// other one: they keep the others waiting.
+    put_off: Vec<(u32, Instant)>,
+    /// Which lane is the first to claim.
+    first: usize,
     failures: u32,
 }
 
@@ -221,6 +226,8 @@ where
             resume_at: None,
             worked: false,
             left: until_empty.then_some(Left::Unknown),
+            put_off: vec![(0, now); self.queues.len()],
+            first: 0,
             failures: 0,
         };
         let fatal = loop {
@@ -380,7 +387,7 @@ where
         let lingered = round.lingering.is_some_and(|since| now.duration_since(since) >= linger);
         let tells = to_tell > 0 && (idle || lingered || to_tell >= ENOUGH);
         // While ends linger, what they leave free is taken when they are told.
-        let free = self.shared.lanes.free();
+        let free = self.free(round);
         let takes = to_tell == 0 && free.iter().zip(&round.hungry).any(|(free, hungry)| *free > 0 && *hungry);
         if !tells && !takes {
             return Ok(());
@@ -389,7 +396,7 @@ where
         round.lingering = None;
         let bytes = BYTES - self.shared.lanes.bytes();
         // Where something ended, what waited for it may be taken now: the next one of its key.
-        let claims: Vec<_> = free
+        let mut claims: Vec<_> = free
             .into_iter()
             .enumerate()
             .filter(|&(lane, free)| free > 0 && (round.hungry[lane] || settled.by_lane[lane] > 0))
@@ -401,9 +408,17 @@ where
                 bytes: bytes.max(1),
             })
             .collect();
+        claims.sort_by_key(|claim| (claim.lane < round.first, claim.lane));
         let begin = Instant::now();
         let exchanged = self.source.exchange(&settled, &claims).await?;
         round.exchange_took = begin.elapsed();
+        let failed_before = exchanged.failed.map_or(0, |(lane, _)| round.put_off[lane].0);
+        let had_none = |claim: &&Claim| exchanged.first != Some(claim.lane);
+        for claim in claims.iter().take_while(had_none) {
+            round.put_off[claim.lane].0 = 0;
+        }
+        // Those that had no turn come first.
+        round.first = exchanged.first.unwrap_or(0);
         // What is to run again is not looked for later than that.
         let again = settled.iter().filter_map(|settlement| begin.checked_add(settlement.outcome.again()?)).min();
         round.tend_at = again.map_or(round.tend_at, |again| again.min(round.tend_at));
@@ -414,8 +429,48 @@ where
         for claim in &claims {
             round.hungry[claim.lane] = exchanged.hungry.contains(&claim.lane);
         }
+        let unknown = self.unknown(&exchanged.claimed);
         self.start(exchanged.claimed, begin);
-        exchanged.error.map_or(Ok(()), Err)
+        match (exchanged.failed, exchanged.error) {
+            // That may be about this queue only: the others go on.
+            (Some((lane, took)), Some(SourceError::Passing(trouble, error))) if trouble != Trouble::Unreachable => {
+                let (failures, until) = &mut round.put_off[lane];
+                *failures = failed_before + 1;
+                let others = u32::try_from(self.queues.len() - 1).unwrap_or(u32::MAX);
+                let pause = outage_pause(*failures).max(took.saturating_mul(2).saturating_mul(others));
+                *until = Instant::now() + pause.min(LONGEST_PUT_OFF);
+                let (queue, failures) = (&*self.queues[lane], *failures);
+                emit(|| tracing::warn!(%error, queue, failures, "{trouble}"));
+                // What it may have taken is to be given back.
+                round.tend_at = Instant::now();
+            }
+            (_, Some(error)) => return Err(error),
+            (_, None) => {}
+        }
+        for unknown in unknown {
+            let parked = self.source.park(&unknown).await?;
+            self.shared.count_refused(&unknown.task, parked);
+        }
+        Ok(())
+    }
+
+    /// The tasks that this program does not have and that a claim met most: there may be very many
+    /// such rows, and to claim one after the other would hold up what stands behind them.
+    fn unknown(&self, claimed: &[Claimed]) -> Vec<Unknown> {
+        let mut met = HashMap::new();
+        for task in claimed.iter().filter(|task| task.refusals == 0) {
+            if let Err(error) = job::find(&self.shared.registry, &task.task) {
+                met.entry((task.lane, &task.task)).or_insert((0, error)).0 += 1;
+            }
+        }
+        let of_lane = |lane| claimed.iter().filter(|task| task.lane == lane).count();
+        met.retain(|(lane, _), (rows, _)| *rows * 2 >= of_lane(*lane));
+        let unknown = met.into_iter().map(|((lane, task), (_, error))| Unknown {
+            queue: Arc::clone(&self.queues[lane]),
+            task: task.clone(),
+            error,
+        });
+        unknown.collect()
     }
 
     /// Has tasks run.
@@ -428,10 +483,22 @@ where
         }
     }
 
+    /// How many tasks of each lane may be claimed.
+    fn free(&self, round: &Round) -> Vec<usize> {
+        let now = Instant::now();
+        let mut free = self.shared.lanes.free();
+        for (free, put_off) in free.iter_mut().zip(&round.put_off) {
+            if now < put_off.1 {
+                *free = 0;
+            }
+        }
+        free
+    }
+
     /// When something is to be done even if nothing happens; `None`: at once.
     fn until_something_is_due(&self, round: &Round) -> Option<Instant> {
         let (to_tell, idle) = self.shared.lanes.to_tell();
-        let free = self.shared.lanes.free();
+        let free = self.free(round);
         let takes = |(lane, (free, hungry)): (usize, (&usize, &bool))| {
             *free > 0 && *hungry && (self.shared.lanes.bytes() < BYTES || self.shared.lanes.is_empty(lane))
         };
@@ -444,6 +511,8 @@ where
         let again = round.look_again.map_or(round.tend_at, |(at, _)| at);
         let due = round.tend_at.min(round.renew_at).min(again);
         let due = round.resume_at.map_or(due, |at| at.min(due));
+        let now = Instant::now();
+        let due = round.put_off.iter().map(|(_, until)| *until).filter(|until| *until > now).fold(due, Instant::min);
         if to_tell == 0 {
             Some(due)
         } else {
@@ -588,6 +657,9 @@ async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, Source
         Either::Right(_) => Err(SourceError::no_answer()),
     }
 }
+
+/// How long a queue is left alone at most whose claims fail.
+const LONGEST_PUT_OFF: Duration = Duration::from_secs(60);
 
 /// How long a worker waits between two attempts to reach its database.
 fn outage_pause(failures: u32) -> Duration {

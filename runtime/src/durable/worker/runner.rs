@@ -36,7 +36,7 @@ pub(super) struct Shared<S> {
     pub(super) lanes: SharedLanes,
     queues: Vec<Arc<str>>,
     service: Mutex<S>,
-    registry: Registry,
+    pub(super) registry: Registry,
     on_failure: Option<OnFailure>,
     /// An attempt has ended.
     pub(super) ended: Notify,
@@ -91,6 +91,14 @@ impl<S> Shared<S> {
     pub(super) fn refused(&self) -> BTreeMap<String, u64> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.iter().map(|(task, (calls, _))| (task.clone(), *calls)).collect()
+    }
+
+    /// So many calls of this task were left to another program before they were claimed.
+    pub(super) fn count_refused(&self, task: &str, calls: usize) {
+        if calls > 0 {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.entry(task.to_owned()).or_insert((0, None)).0 += calls as u64;
+        }
     }
 
     /// How many attempts have ended.

@@ -11,7 +11,7 @@ use diesel::result::QueryResult;
 use super::floor::Start;
 use super::statements::{Exchange, Look, Past, RescuedRow, Since};
 use super::table::{Statements, WorkerConnection};
-use super::{Claim, Hint, Lease, Settlement};
+use super::{Claim, Hint, Lease, Settlement, Unknown};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
 use crate::durable::id::TaskId;
 
@@ -48,6 +48,10 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
 
     async fn mine(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
         C::Statements::mine(conn.inner_mut(), lease).await
+    }
+
+    async fn park(conn: &mut AsyncDeferredConnection<C>, unknown: &Unknown) -> QueryResult<usize> {
+        C::Statements::park(conn.inner_mut(), unknown).await
     }
 
     async fn renew(

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use self::table::WorkerConnection;
 pub(crate) use self::table::{Connect, Looking, TableSource};
-pub(crate) use self::trouble::{MissingRight, SourceError};
+pub(crate) use self::trouble::{MissingRight, SourceError, Trouble};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 
@@ -36,6 +36,11 @@ pub(crate) trait Source: Send + 'static {
         settled: &[Settlement],
         claims: &[Claim],
     ) -> impl Future<Output = Result<Exchanged, SourceError>> + Send;
+
+    /// Leaves rows at the front of a queue to a program that has their task, a batch at once; says how
+    /// many. Those that such a program had offered again it leaves where they are: that one is about
+    /// to claim them.
+    fn park(&mut self, unknown: &Unknown) -> impl Future<Output = Result<usize, SourceError>> + Send;
 
     /// Renews the leases of these tasks. Returns which of them are still ours, and which of ours
     /// are to be cancelled.
@@ -83,6 +88,10 @@ pub(crate) struct Exchanged {
     pub(crate) untold: Vec<TaskId>,
     /// What went wrong behind all that.
     pub(crate) error: Option<SourceError>,
+    /// The lane of the claim that failed, and how long that took.
+    pub(crate) failed: Option<(usize, Duration)>,
+    /// The first lane behind it whose turn did not come.
+    pub(crate) first: Option<usize>,
 }
 
 /// Who takes tasks, and for how long.
@@ -109,6 +118,15 @@ pub(crate) struct Claim {
     pub(crate) limit: u32,
     /// How many bytes of arguments are wanted; the first task is taken whatever it has.
     pub(crate) bytes: i64,
+}
+
+/// A task that this program does not have, of which rows stand at the front of a queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Unknown {
+    pub(crate) queue: Arc<str>,
+    pub(crate) task: String,
+    /// What is said of it.
+    pub(crate) error: String,
 }
 
 /// A task that was taken.

@@ -3,21 +3,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::OptionalExtension;
 use diesel::result::{Error, QueryResult};
-use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql, Past,
     PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed, has_due,
-    keys_left, keys_of, next_unknown, refunded, rescue, settle, start_anew, started_in_the_time_to_come, wider,
+    keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew, started_in_the_time_to_come, wider,
 };
-use super::table::{Statements, WorkerConnection};
-use super::{Claim, Lease, Settlement};
+use super::table::{Statements, WorkerConnection, in_time, statement_limit};
+use super::{Claim, Lease, Settlement, Unknown};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -39,7 +39,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         //
         // The server gives up before the worker does: what goes on behind a lost connection would
         // take rows for nobody.
-        let patience_s = (patience.as_secs() / 2).max(1);
+        let patience_s = statement_limit(patience).as_secs().max(1);
         let settings = format!(
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
              SET SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = {patience_s}"
@@ -58,13 +58,18 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         claims: &[(Claim, Option<Start>)],
         _careful: bool,
     ) -> QueryResult<Exchange> {
+        let begin = Instant::now();
         let untold = tell(conn, lease, settled).await?;
         let mut exchange = Exchange { untold, ..Exchange::default() };
         for (claim, _) in claims {
+            let claiming = Instant::now();
+            if claiming.duration_since(begin) > in_time(lease.duration) {
+                break;
+            }
             match take(conn, lease, claim).await {
                 Ok(taken) => exchange.taken.push(taken),
                 Err(error) => {
-                    exchange.error = Some(error);
+                    exchange.error = Some((error, claiming.elapsed()));
                     break;
                 }
             }
@@ -77,6 +82,27 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
         );
         mine.bind(lease.worker).load(conn).await
+    }
+
+    async fn park(conn: &mut AsyncMysqlConnection, unknown: &Unknown) -> QueryResult<usize> {
+        let unknown = unknown.clone();
+        conn.transaction::<_, Error, _>(async move |conn| {
+            // Those between them, which others may be about to claim, are not locked.
+            let front = Sql::<(SqlTaskId, Text, Integer)>::new(
+                "SELECT id, task, refusals FROM deferred_tasks WHERE state = 'ready' AND queue = ",
+            )
+            .bind(&*unknown.queue)
+            .sql(format!(" ORDER BY priority, run_at_ms, id LIMIT {BATCH}"));
+            let front: Vec<(TaskId, String, i32)> = front.load(conn).await?;
+            let is_unknown = |(_, task, refusals): &&(TaskId, String, i32)| *task == unknown.task && *refusals == 0;
+            let ids: Vec<_> = front.iter().filter(is_unknown).map(|row| row.0).collect();
+            let ids = lock(conn, &ids).await?;
+            if ids.is_empty() {
+                return Ok(0);
+            }
+            park(&unknown, NOW).sql("id IN (").list(ids).sql(")").execute(conn).await
+        })
+        .await
     }
 
     async fn renew(

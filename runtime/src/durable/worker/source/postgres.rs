@@ -14,11 +14,11 @@ use serde::Serialize;
 use super::floor::{Floor, Front, Start};
 use super::statements::{
     BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Past, PastSql, RESCUED, RenewedSql,
-    RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_left, keys_of, next_unknown, rescue,
-    start_anew, started_in_the_time_to_come, wider,
+    RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_left, keys_of, next_unknown, park,
+    rescue, start_anew, started_in_the_time_to_come, wider,
 };
-use super::table::{Statements, WorkerConnection};
-use super::{Claim, Hint, Lease, Settlement};
+use super::table::{Statements, WorkerConnection, in_time, statement_limit};
+use super::{Claim, Hint, Lease, Settlement, Unknown};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -76,7 +76,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         // The server gives up before the worker does: what goes on behind a lost connection would
         // take rows for nobody. It waits for a lock for less time than it takes PostgreSQL to look
         // for a deadlock, which would then end somebody else's transaction.
-        let statement_ms = milliseconds(patience) * 4 / 5;
+        let statement_ms = milliseconds(statement_limit(patience));
         let settings = format!(
             "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
              SET plan_cache_mode = force_generic_plan; SET jit = off; SET default_transaction_isolation = 'read committed'; \
@@ -97,12 +97,17 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         claims: &[(Claim, Option<Start>)],
         careful: bool,
     ) -> QueryResult<Exchange> {
+        let begin = Instant::now();
         let mut exchange = Exchange { untold: tell(conn, lease, settled, careful).await?, ..Exchange::default() };
         for (claim, start) in claims {
+            let claiming = Instant::now();
+            if claiming.duration_since(begin) > in_time(lease.duration) {
+                break;
+            }
             match take_all(conn, lease, claim, *start).await {
                 Ok(taken) => exchange.taken.push(taken),
                 Err(error) => {
-                    exchange.error = Some(error);
+                    exchange.error = Some((error, claiming.elapsed()));
                     break;
                 }
             }
@@ -116,6 +121,19 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         )
         .bind(lease.worker);
         mine.load(conn).await
+    }
+
+    async fn park(conn: &mut AsyncPgConnection, unknown: &Unknown) -> QueryResult<usize> {
+        // Those between them, which others may be about to claim, are not locked.
+        let park = park(unknown, &format!("(SELECT {NOW})"))
+            .sql("id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'ready' AND task = ")
+            .bind(&*unknown.task)
+            .sql(
+                " AND refusals = 0 AND id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'ready' AND queue = ",
+            )
+            .bind(&*unknown.queue)
+            .sql(format!(" ORDER BY priority, run_at_ms, id LIMIT {BATCH})) FOR UPDATE SKIP LOCKED))"));
+        park.execute(conn).await
     }
 
     async fn renew(conn: &mut AsyncPgConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
@@ -332,13 +350,16 @@ async fn tell(
     if settled.is_empty() {
         return Ok(Vec::new());
     }
-    let mut stuck = Vec::new();
+    let (mut stuck, begin) = (Vec::new(), Instant::now());
     if !careful {
         match tell_of(conn, lease, settled).await {
             Ok(keys) if keys.is_empty() => return Ok(Vec::new()),
             Ok(keys) => stuck = keys,
-            // Most likely a lock. What else it may be comes back below.
-            Err(Error::DatabaseError(kind, _)) if !matches!(kind, DatabaseErrorKind::ClosedConnection) => {}
+            // Most likely a lock. What else it may be comes back below; a server that is slow is not
+            // asked twice.
+            Err(Error::DatabaseError(kind, _))
+                if !matches!(kind, DatabaseErrorKind::ClosedConnection)
+                    && begin.elapsed() < in_time(lease.duration) => {}
             Err(error) => return Err(error),
         }
     }

@@ -2,7 +2,7 @@
 //! on a thread for blocking work, because it is commits that cost there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::result::QueryResult;
@@ -14,11 +14,11 @@ use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
     LookSql, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose,
-    freed, has_due, keys_left, keys_of, next_unknown, refunded, rescue, settle, start_anew,
+    freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
     started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
-use super::{Claim, Lease, Settlement};
+use super::{Claim, Lease, Settlement, Unknown};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -58,8 +58,18 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
                 elect(conn, &keys_of(&settled))?;
-                let taken = claims.iter().map(|(claim, _)| take(conn, &lease, claim)).collect::<QueryResult<_>>()?;
-                Ok(Exchange { taken, ..Exchange::default() })
+                let mut exchange = Exchange::default();
+                for (claim, _) in &claims {
+                    let claiming = Instant::now();
+                    match take(conn, &lease, claim) {
+                        Ok(taken) => exchange.taken.push(taken),
+                        Err(error) => {
+                            exchange.error = Some((error, claiming.elapsed()));
+                            break;
+                        }
+                    }
+                }
+                Ok(exchange)
             })
         })
         .await
@@ -75,6 +85,20 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                 "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
             );
             mine.bind(worker).load(conn)
+        })
+        .await
+    }
+
+    async fn park(conn: &mut SyncConnectionWrapper<SqliteConnection>, unknown: &Unknown) -> QueryResult<usize> {
+        let unknown = unknown.clone();
+        conn.spawn_blocking(move |conn| {
+            let park = park(&unknown, NOW)
+                .sql("task = ")
+                .bind(&*unknown.task)
+                .sql(" AND refusals = 0 AND id IN (SELECT id FROM deferred_tasks WHERE state = 'ready' AND queue = ")
+                .bind(&*unknown.queue)
+                .sql(format!(" ORDER BY priority, run_at_ms, id LIMIT {BATCH})"));
+            park.execute(conn)
         })
         .await
     }

@@ -3,7 +3,7 @@
 //! Must not know: how a database takes them.
 
 use super::floor::Floor;
-use super::{Lease, Outcome, Settlement, WORKER_DIED};
+use super::{Lease, Outcome, Settlement, Unknown, WORKER_DIED};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -174,10 +174,10 @@ pub(super) struct Exchange {
     /// The ends that were not told, because somebody has locked their rows, or the next row of their
     /// key.
     pub(super) untold: Vec<TaskId>,
-    /// For each claim, in their order; fewer where one of them failed.
+    /// For each claim, in their order; fewer where one of them failed, or there was no time for all.
     pub(super) taken: Vec<Taken>,
-    /// How that one failed.
-    pub(super) error: Option<Error>,
+    /// How that one failed, and how long that took.
+    pub(super) error: Option<(Error, Duration)>,
 }
 
 /// What a claim took.
@@ -335,6 +335,15 @@ pub(super) fn refunded(settled: &[Settlement]) -> Vec<TaskId> {
     settled.iter().filter(is_refunded).map(|settlement| settlement.id).collect()
 }
 
+/// What is done with rows of a task that a program does not have, before it claims them; `now` is the
+/// SQL of the time. Who waits behind their keys is looked for later.
+pub(super) fn park<'s>(unknown: &'s Unknown, now: &str) -> Sql<'s, ()> {
+    Sql::new("UPDATE deferred_tasks SET state = 'unknown', error = ").bind(&*unknown.error).sql(format!(
+        ", refusals = refusals + 1, refused_at_ms = COALESCE(refused_at_ms, {now}), run_at_ms = {now}, \
+         freed_key = COALESCE(task_key, freed_key) WHERE state = 'ready' AND "
+    ))
+}
+
 /// The next task behind this one of which there are rows that no program could read, and whether
 /// they are offered again; `now` is the SQL of the time.
 pub(super) fn next_unknown<'s>(behind: &'s str, now: &str) -> Sql<'s, (Text, Bool)> {
@@ -345,7 +354,9 @@ pub(super) fn next_unknown<'s>(behind: &'s str, now: &str) -> Sql<'s, (Text, Boo
 
 /// Rows that left a key, and the keys.
 pub(super) fn freed() -> Sql<'static, (SqlTaskId, Text)> {
-    Sql::new("SELECT id, freed_key FROM deferred_tasks WHERE freed_key IS NOT NULL ORDER BY freed_key LIMIT 100")
+    Sql::new(format!(
+        "SELECT id, freed_key FROM deferred_tasks WHERE freed_key IS NOT NULL ORDER BY freed_key LIMIT {BATCH}"
+    ))
 }
 
 /// Whether there is something in these queues that is ready, or would be by what is done

@@ -19,7 +19,7 @@ use super::statements::{BATCH, Exchange, Look, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
-    UNKNOWN_FOR_TOO_LONG, WORKER_DIED,
+    UNKNOWN_FOR_TOO_LONG, Unknown, WORKER_DIED,
 };
 use crate::dispatch::pause;
 use crate::durable::call::milliseconds;
@@ -69,6 +69,9 @@ pub trait Statements<C> {
 
     /// What runs here by the table, and its keys.
     fn mine(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<Vec<(TaskId, Option<String>)>>> + Send;
+
+    /// See [`Source::park`].
+    fn park(conn: &mut C, unknown: &Unknown) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// See [`Source::renew`].
     fn renew(
@@ -163,6 +166,18 @@ pub(crate) struct TableSource<C> {
 /// they are extended when a third is over, and that may be what hangs.
 fn patience(lease: Duration) -> Duration {
     (lease / 3).max(Duration::from_secs(5))
+}
+
+/// How long one statement may take before the server gives it up: less than the worker's patience,
+/// of which some is over when it is sent.
+pub(super) fn statement_limit(patience: Duration) -> Duration {
+    patience * 3 / 5
+}
+
+/// How long after the beginning of an exchange a claim may begin, so that the server gives it up
+/// before the worker does.
+pub(super) fn in_time(lease: Duration) -> Duration {
+    patience(lease) / 5
 }
 
 /// For how long rows of ours are expected to stay locked.
@@ -335,8 +350,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let Some(done) = exchanged else { return Ok(Exchanged::default()) };
         let Exchange { untold, taken, error } = done?;
         let end = Instant::now();
-        let in_the_way = error.as_ref().is_some_and(is_about_others);
-        let error = error.filter(|_| !in_the_way);
+        let tried = taken.len() + usize::from(error.is_some());
+        let error = error.filter(|(error, _)| !is_about_others(error));
         if error.is_none() {
             self.doubt = None;
         } else {
@@ -350,9 +365,12 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         if !untold.is_empty() {
             self.careful = end.checked_add(CAREFUL);
         }
-        let mut exchanged = Exchanged { untold, error: error.map(what_it_means), ..Exchanged::default() };
-        if in_the_way {
-            exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));
+        let mut exchanged = Exchanged { untold, ..Exchanged::default() };
+        exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));
+        exchanged.first = claims.get(tried).map(|(claim, _)| claim.lane);
+        if let Some((error, took)) = error {
+            exchanged.failed = Some((claims[taken.len()].0.lane, took));
+            exchanged.error = Some(what_it_means(error));
         }
         for ((Claim { lane, limit, .. }, _), mut taken) in claims.into_iter().zip(taken) {
             // Databases return them in any order.
@@ -376,6 +394,10 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             }));
         }
         Ok(exchanged)
+    }
+
+    async fn park(&mut self, unknown: &Unknown) -> Result<usize, SourceError> {
+        self.with(async |conn| C::Statements::park(conn, unknown).await).await
     }
 
     async fn renew(&mut self, tasks: &[TaskId]) -> Result<Vec<Renewed>, SourceError> {
@@ -447,13 +469,16 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             if look.ready {
                 self.may_lie_before();
             }
-            if self.adopt().await? > 0 {
+            let adopted = self.adopt().await?;
+            if adopted > 0 {
                 self.may_lie_before();
                 outlook.ready = true;
             }
             // It is not to become most of what is done, where much is dead.
             let now = Instant::now();
-            self.thorough_at = now.checked_add((now - begin).saturating_mul(50).max(self.looking.poll * 5));
+            // Of what was left to this program there is more, and it takes turns with other tasks.
+            let looks = if adopted >= BATCH as usize { 1 } else { 5 };
+            self.thorough_at = now.checked_add((now - begin).saturating_mul(50).max(self.looking.poll * looks));
         }
         // What is due, and was left, others have in their hands.
         let scheduled = look.next_scheduled_ms.filter(|_| !is_due);
