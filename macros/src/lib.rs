@@ -117,6 +117,7 @@ use proc_macro::TokenStream;
 /// | `key = "order-{order_id}"` | a format string that can name arguments | no key | what the call is about: calls of one key run one after the other, in their order |
 /// | `unique`, `unique = "keep"` | | every call is a row | a new call is dropped while one of the same task and key waits to be started for the first time |
 /// | `unique = "replace"` | | | the new call takes the place of the one that waits |
+/// | `was = "shop::mail::send"` | a name, also several times | none | what the task was called: rows of that name are its calls, too |
 ///
 /// A time is a string of a whole number and a unit: `ms`, `s`, `m`, `h` or `d`. Without a key,
 /// `unique` compares all arguments. A call that gives way to another one is no error; the `TaskId`
@@ -157,10 +158,13 @@ use proc_macro::TokenStream;
 ///   `#[serde(default)]`. So a new argument should have one of the two;
 /// * what is in the row and no argument is left alone: an argument may be removed;
 /// * one that is renamed needs `#[serde(alias = "the old name")]`;
-/// * a row names its task by module path and function, so that a task that is moved or renamed
-///   needs `name = "…"` with what it was called.
+/// * a row names its task by module path and function. A task that is moved or renamed needs
+///   `name = "…"` with what it was called, or `was = "…"`. With `name` both versions of the program
+///   can run the calls of the other; with `was` an older one leaves the new calls to the new one.
 ///
-/// A row that cannot be read is kept as a dead letter, with the reason.
+/// A row that a program cannot read, or of whose task it knows nothing, waits for a program that
+/// can. Nothing is spent, nobody is held up, and the worker tells of it. Where none comes the row
+/// becomes a dead letter, with the reason, after `WorkerBuilder::give_up_unknown_after`.
 ///
 /// ## Very many calls
 /// Calls wait in memory for the COMMIT, up to 10,000 of them or 2 MB of their arguments. What is

@@ -94,6 +94,15 @@ fn options(task: &TaskDef, errors: &mut Errors) {
             }
         }
     }
+    for (at, was) in of_durable.was.iter().enumerate() {
+        let old = was.value();
+        if task.options.name.as_ref().is_some_and(|name| name.value() == old) {
+            let message = format!("the task has the name `{old}` still; remove this `was`, or give it a new `name`");
+            errors.push(syn::Error::new(was.span(), message));
+        } else if of_durable.was[..at].iter().any(|other| other.value() == old) {
+            errors.push(syn::Error::new(was.span(), format!("`was` has the name `{old}` already; remove one")));
+        }
+    }
     if let Some(key) = &of_durable.key {
         for state in task.states().filter(|state| is_named(&state.name, &key.value())) {
             let message = format!(

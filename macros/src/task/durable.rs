@@ -43,6 +43,8 @@ pub(super) fn call_options(task: &TaskDef, private: &Private) -> TokenStream {
 pub(super) fn expand(task: &TaskDef, private: &Private) -> TokenStream {
     let name = &task.function.sig.ident;
     let defaults = defaults(&task.options.of_durable, private);
+    let was = &task.options.of_durable.was;
+    let was = (!was.is_empty()).then(|| quote!(const WAS: &'static [&'static str] = &[#(#was),*];));
     let wrappers = task.args().filter_map(|arg| wrapper(arg, private));
     let stored = stored(task, private);
     // Where the function is, not the attribute.
@@ -53,6 +55,7 @@ pub(super) fn expand(task: &TaskDef, private: &Private) -> TokenStream {
 
             impl #private::Durable for #name {
                 const DEFAULTS: #private::Defaults = #defaults;
+                #was
 
                 #stored
             }
@@ -134,7 +137,7 @@ fn how(task: &TaskDef, private: &Private) -> TokenStream {
 
 /// `Durable::DEFAULTS`: what the attribute says, and no more.
 fn defaults(options: &OfDurable, private: &Private) -> TokenStream {
-    let OfDurable { queue, priority, max_attempts, timeout, backoff, unique, keys: _, key: _ } = options;
+    let OfDurable { queue, priority, max_attempts, timeout, backoff, unique, keys: _, key: _, was: _ } = options;
     let duration = |time: &Time| {
         let milliseconds = time.milliseconds;
         quote!(::core::time::Duration::from_millis(#milliseconds))

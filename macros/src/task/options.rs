@@ -35,10 +35,12 @@ pub(super) struct OfDurable {
     pub(super) unique: Option<Unique>,
     /// A format string.
     pub(super) key: Option<LitStr>,
+    /// What the task was called.
+    pub(super) was: Vec<LitStr>,
 }
 
 const EXPECTED: &str = "expected `name = \"…\"`, `crate = \"…\"`, `blocking` or `durable`, or beside `durable` one of `queue`, \
-                        `max_attempts`, `priority`, `timeout`, `backoff`, `unique` and `key`";
+                        `max_attempts`, `priority`, `timeout`, `backoff`, `unique`, `key` and `was`";
 
 impl Options {
     /// Reads all options; what is wrong with one does not hide the others.
@@ -95,6 +97,13 @@ impl OfDurable {
                 expect_end(input)
             }
             "key" => set(&mut self.key, &key, input, "\"order-{order_id}\""),
+            // It may have had several names, one after the other.
+            "was" => {
+                let mut was = None;
+                set(&mut was, &key, input, "\"my_crate::old_module::old_name\"")?;
+                self.was.extend(was);
+                Ok(())
+            }
             unknown => {
                 self.keys.pop();
                 Err(syn::Error::new(key.span(), format!("unknown option `{unknown}`; {EXPECTED}")))

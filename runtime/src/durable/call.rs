@@ -23,6 +23,9 @@ pub trait Durable: Task {
     /// What its attribute says.
     const DEFAULTS: Defaults;
 
+    /// What it was called in older versions of the program.
+    const WAS: &'static [&'static str] = &[];
+
     /// How its calls are written, read and run.
     ///
     /// Where an argument can't be stored this does not compile, on the argument's type. It is the

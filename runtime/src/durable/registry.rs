@@ -13,6 +13,8 @@ use crate::task::Taken;
 #[derive(Debug)]
 pub struct Registered {
     pub(crate) name: &'static str,
+    /// What it was called in older versions of the program.
+    pub(crate) was: &'static [&'static str],
     pub(crate) file: &'static str,
     pub(crate) line: u32,
     pub(crate) states: &'static [Required],
@@ -25,7 +27,7 @@ inventory::collect!(Registered);
 impl Registered {
     /// This task, which stands there.
     pub const fn new<T: Durable>(file: &'static str, line: u32) -> Self {
-        Self { name: T::NAME, file, line, states: T::STATES, defaults: T::DEFAULTS, start: start::<T> }
+        Self { name: T::NAME, was: T::WAS, file, line, states: T::STATES, defaults: T::DEFAULTS, start: start::<T> }
     }
 
     /// The body of a stored call; `None` where it lacks a state.
@@ -37,25 +39,31 @@ impl Registered {
     }
 }
 
-/// The durable tasks by name.
+/// The durable tasks, by each name that they have or had.
 #[cfg(feature = "worker")]
 #[derive(Debug)]
 pub(crate) struct Registry(std::collections::HashMap<&'static str, &'static Registered>);
 
 #[cfg(feature = "worker")]
 impl Registry {
-    /// Finds them all.
+    /// Finds those that are `wanted`.
     ///
     /// # Errors
-    /// Two of one name: which of them a row means nobody could say.
-    pub(crate) fn collect() -> Result<Self, [&'static Registered; 2]> {
+    /// A name that two of them have or had: which of them a row means nobody could say.
+    pub(crate) fn collect(
+        wanted: impl Fn(&Registered) -> bool,
+    ) -> Result<Self, (&'static str, [&'static Registered; 2])> {
         let mut tasks = std::collections::HashMap::new();
-        for task in inventory::iter::<Registered> {
-            if let Some(other) = tasks.insert(task.name, task) {
-                let mut both = [other, task];
-                // In link order otherwise, which is any.
-                both.sort_by_key(|task| (task.file, task.line));
-                return Err(both);
+        for task in inventory::iter::<Registered>.into_iter().filter(|task| wanted(task)) {
+            // What it is called now it may say to have been called, too.
+            let was = task.was.iter().filter(|was| **was != task.name);
+            for name in was.chain([&task.name]) {
+                if let Some(other) = tasks.insert(*name, task) {
+                    let mut both = [other, task];
+                    // In link order otherwise, which is any.
+                    both.sort_by_key(|task| (task.file, task.line));
+                    return Err((name, both));
+                }
             }
         }
         Ok(Self(tasks))
@@ -65,11 +73,16 @@ impl Registry {
         self.0.get(name).copied()
     }
 
-    /// In the order of their names.
+    /// Each of them once, in the order of their names.
     pub(crate) fn all(&self) -> Vec<&'static Registered> {
-        let mut all: Vec<_> = self.0.values().copied().collect();
+        let mut all: Vec<_> = self.0.iter().filter(|(name, task)| **name == task.name).map(|(_, task)| *task).collect();
         all.sort_by_key(|task| task.name);
         all
+    }
+
+    /// All names that rows may have.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
     }
 }
 

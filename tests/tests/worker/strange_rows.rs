@@ -82,7 +82,7 @@ async fn d21_a_task_of_another_program_waits_for_it<A: AsyncDatabase>(_: &Scratc
     let rows = db.wait_for_tasks(|rows| rows.len() == 1 && rows[0].state == "unknown").await;
     let reason = rows[0].error.as_deref().unwrap_or_default();
     assert!(reason.contains("no durable task of the name `shop::gone`"), "{reason}");
-    assert!(reason.contains(r#"`name = "shop::gone"`"#), "{reason}");
+    assert!(reason.contains(r#"`was = "shop::gone"`"#), "{reason}");
     assert_eq!((rows[0].attempts, failures.all().len()), (0, 0));
     // It stays there, while a program has it that reads it again and again.
     db.run_sql("UPDATE deferred_tasks SET task = 'worker::support::note'");

@@ -128,6 +128,7 @@ impl<C> Worker<C> {
             kept: Duration::from_secs(30 * 24 * 60 * 60),
             listens: true,
             give_up_unknown_after: Duration::from_secs(7 * 24 * 60 * 60),
+            tasks_in: "",
         }
     }
 }
@@ -215,6 +216,8 @@ pub struct WorkerBuilder<C, L = Identity> {
     kept: Duration,
     listens: bool,
     give_up_unknown_after: Duration,
+    /// How the names of the files end whose tasks it has.
+    tasks_in: &'static str,
 }
 
 /// A hundred years: clocks cannot be asked for `Duration::MAX`.
@@ -250,9 +253,21 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// behind it. One that gives an attempt up, as a timeout does, stops an `async fn`; a plain
     /// `fn` goes on on its thread, and is tried again when that has ended.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
-        let Self { connect, queues, states, layers, lease, settings, kept, give_up_unknown_after, listens } = self;
+        let Self { connect, queues, states, layers, lease, settings, kept, give_up_unknown_after, listens, tasks_in } =
+            self;
         let layers = Stack::new(layer, layers);
-        WorkerBuilder { connect, queues, states, layers, lease, settings, kept, give_up_unknown_after, listens }
+        WorkerBuilder {
+            connect,
+            queues,
+            states,
+            layers,
+            lease,
+            settings,
+            kept,
+            give_up_unknown_after,
+            listens,
+            tasks_in,
+        }
     }
 
     /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by
@@ -307,6 +322,14 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         self
     }
 
+    /// As if the program had the durable tasks of this file only: so that our own tests can have two
+    /// versions of a program in one.
+    #[doc(hidden)]
+    pub fn only_tasks_in(mut self, file: &'static str) -> Self {
+        self.tasks_in = file;
+        self
+    }
+
     /// What to do when an attempt has failed. It is called by a thread of the runtime, and must not
     /// block.
     ///
@@ -322,15 +345,26 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// Builds it.
     ///
     /// # Errors
-    /// Two tasks of one name, or a task of one of its queues that takes a `#[state]` which it does
+    /// A name that two tasks have or had (`was = "…"`), or a task of one of its queues that takes a `#[state]` which it does
     /// not have.
     pub fn build(self) -> Result<Worker<C, L::Service>, WorkerError>
     where
         L: Layer<Handlers>,
     {
-        let Self { connect, mut queues, states, layers, lease, settings, kept, give_up_unknown_after, listens } = self;
-        let registry = Registry::collect()
-            .map_err(|both| WorkerError::DuplicateTask { name: both[0].name, places: both.map(place) })?;
+        let Self {
+            connect,
+            mut queues,
+            states,
+            layers,
+            lease,
+            settings,
+            kept,
+            give_up_unknown_after,
+            listens,
+            tasks_in,
+        } = self;
+        let registry = Registry::collect(|task| task.file.ends_with(tasks_in))
+            .map_err(|(name, both)| WorkerError::DuplicateTask { name, places: both.map(place) })?;
         if queues.is_empty() {
             let mut names: Vec<&str> = registry.all().iter().map(|task| task.defaults.queue).chain([DEFAULT]).collect();
             names.sort_unstable();
@@ -342,7 +376,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         let looking = Looking {
             queues: queues.iter().map(|(queue, _)| Arc::clone(queue)).collect(),
             poll: settings.poll,
-            known: registry.all().iter().map(|task| task.name).collect(),
+            known: registry.names().collect(),
             kept,
             give_up_unknown_after,
             listens,

@@ -17,7 +17,8 @@ use crate::error::BoxError;
 /// Why a worker cannot work.
 #[non_exhaustive]
 pub enum WorkerError {
-    /// Two durable tasks have one name, so that nobody knows which of them a row means.
+    /// A name that two durable tasks have, or had by their `was = "…"`, so that nobody knows which
+    /// of them a row means.
     #[non_exhaustive]
     DuplicateTask {
         /// The name.
@@ -93,8 +94,8 @@ impl fmt::Display for WorkerError {
         match self {
             Self::DuplicateTask { name, places: [first, second] } => write!(
                 f,
-                "two durable tasks have the name `{name}`: the ones at {first} and at {second}; give one of them another with \
-                 `#[deferred_task(durable, name = \"…\")]`"
+                "two durable tasks have the name `{name}`, or had it (`was = \"{name}\"`): the ones at {first} and at {second}; give one \
+                 of them another with `#[deferred_task(durable, name = \"…\")]`, or remove it from `was`"
             ),
             Self::MissingState { task, place, state } => write!(
                 f,

@@ -200,7 +200,7 @@ pub(super) fn find(registry: &Registry, name: &str) -> Result<&'static Registere
     registry.get(name).ok_or_else(|| {
         stored(format!(
             "this program has no durable task of the name `{name}`: another version of it may have, or it was removed or renamed while \
-             the row waited, or its crate is not linked into the worker; bring it back (`name = \"{name}\"` on the function)"
+             the row waited, or its crate is not linked into the worker; bring it back, or write `was = \"{name}\"` on the one that it has become"
         ))
     })
 }
