@@ -3,7 +3,7 @@
 //! `side_by_side`: prints the ratio of the medians.
 //!
 //! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench durable`; `--test` runs each
-//! once. Words after `--` choose parts: `enqueue`, `commit`, `drain`, `wake`, `idle`, `floor`. It makes a
+//! once. Words after `--` choose parts: `keys`, `enqueue`, `commit`, `drain`, `wake`, `idle`, `floor`. It makes a
 //! schema of its own, and drops it at the end.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -100,6 +100,9 @@ fn main() {
     let (slices, tasks) = if test { (1, 1_000) } else { (5, 100_000) };
     if asked("drain") {
         runtime.block_on(drain(&schema, slices, tasks));
+    }
+    if asked("keys") {
+        runtime.block_on(keys(&schema, if test { 1_000 } else { 60_000 }));
     }
     if asked("wake") {
         runtime.block_on(wake(&schema, if test { 3 } else { 500 }));
@@ -364,6 +367,37 @@ fn drain_by_hand(schema: &Schema, synchronous_commit: &str, progress: &Progress)
         });
         let delete = ByHand::new("DELETE FROM deferred_tasks WHERE id = ANY(").bind(Value::Ids(ids.collect())).sql(")");
         delete.execute(&mut conn).expect("an end");
+    }
+}
+
+/// A backlog of calls of so many keys, beside the same calls without any. They are committed in
+/// transactions of ten, so that most of them do not know of each other. Prints tasks a second and the
+/// ratio.
+async fn keys(schema: &Schema, tasks: u64) {
+    let mut without = 0.0;
+    for keys in [0, tasks, 100, 10, 1] {
+        schema.empty();
+        let mut conn = DeferredConnection::new(schema.connect());
+        for transaction in 0..tasks / 10 {
+            atomic!(conn, -> QueryResult<()>, {
+                for at in 0..10 {
+                    let number = transaction * 10 + at;
+                    let call = noop(i64::try_from(number).expect("few"));
+                    if keys == 0 { call } else { call.key(format!("key {}", number % keys)) };
+                }
+                Ok(())
+            })
+            .expect("commit");
+        }
+        schema.connect().batch_execute("VACUUM ANALYZE deferred_tasks").expect("tidy up");
+        let progress = Progress::of(tasks);
+        let took = drain_by_worker(schema, &progress).await;
+        assert_eq!(schema.tasks(), 0);
+        let rate = tasks as f64 / took.as_secs_f64();
+        if keys == 0 {
+            without = rate;
+        }
+        println!("{:<44} {rate:>9.0}/s   ratio {:.2}", format!("drain of {tasks} with {keys} keys"), rate / without);
     }
 }
 

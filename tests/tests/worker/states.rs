@@ -64,8 +64,10 @@ async fn a_worker_without_a_state_is_refused<A: AsyncDatabase>(_: &Scratch<A::Bl
     // Of a queue that is another worker's it is not asked for.
     at_work!(worker::<A>(db, &notes)).stop().await;
     committed(db, |conn| send("x").after_commit(conn));
-    let at_work =
-        at_work!(db.worker::<A>().state(notes.clone()).state(Mailer("first".into())).state(Mailer("last".into())));
+    // Of the tasks of all queues another one takes another state.
+    let again: crate::until_empty::Again = std::sync::Arc::new(|_| ());
+    let of_all = db.worker::<A>().state(notes.clone()).state(again);
+    let at_work = at_work!(of_all.state(Mailer("first".into())).state(Mailer("last".into())));
     assert_eq!(notes.wait_for(1).await, ["last x"]);
     at_work.stop().await;
 

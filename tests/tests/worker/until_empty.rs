@@ -8,7 +8,7 @@ use diesel_deferred_tests::{AsyncDatabase, Notes, Scratch, on_every_async_databa
 use crate::support::{committed, note, tell, worker, worker_of};
 
 /// How many more it calls: by a connection of the type that the test is about.
-type Again = std::sync::Arc<dyn Fn(u32) + Send + Sync>;
+pub(crate) type Again = std::sync::Arc<dyn Fn(u32) + Send + Sync>;
 
 /// Calls itself until there is nothing more to count.
 #[deferred_task(durable, queue = "counting")]

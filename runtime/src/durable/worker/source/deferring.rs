@@ -9,7 +9,7 @@ use std::time::Duration;
 use diesel::result::QueryResult;
 
 use super::floor::Start;
-use super::statements::{Exchange, Look, Past, RescuedRow, Since};
+use super::statements::{Exchange, Look, Manner, Past, RescuedRow, Since};
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
@@ -41,9 +41,9 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-        careful: bool,
+        manner: Manner,
     ) -> QueryResult<Exchange> {
-        C::Statements::exchange(conn.inner_mut(), lease, settled, claims, careful).await
+        C::Statements::exchange(conn.inner_mut(), lease, settled, claims, manner).await
     }
 
     async fn mine(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {

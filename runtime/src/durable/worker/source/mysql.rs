@@ -12,9 +12,10 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsy
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql, Past,
-    PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed, has_due,
-    keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew, started_in_the_time_to_come, wider,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql,
+    Manner, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose,
+    freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
+    started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Lease, Settlement, Unknown};
@@ -56,7 +57,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-        _careful: bool,
+        _: Manner,
     ) -> QueryResult<Exchange> {
         let begin = Instant::now();
         let untold = tell(conn, lease, settled).await?;

@@ -8,14 +8,15 @@ use diesel::OptionalExtension;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::future::{join, join4};
 use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
 use super::floor::{Floor, Front, Start};
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Past, PastSql, RESCUED, RenewedSql,
-    RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_left, keys_of, next_unknown, park,
-    rescue, start_anew, started_in_the_time_to_come, wider,
+    BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Manner, Past, PastSql, RESCUED,
+    RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_left, keys_of,
+    next_unknown, park, rescue, start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
@@ -95,10 +96,52 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-        careful: bool,
+        manner: Manner,
     ) -> QueryResult<Exchange> {
         let begin = Instant::now();
-        let mut exchange = Exchange { untold: tell(conn, lease, settled, careful).await?, ..Exchange::default() };
+        let mut exchange = Exchange::default();
+        let mut claims = claims.iter();
+        let usual = !settled.is_empty() && settled.iter().all(|settlement| settlement.left().is_none());
+        if usual && manner != Manner::Careful {
+            let told = match manner {
+                Manner::AtOnce => {
+                    // Nothing is waited for in between: what the ends leave free is free for the
+                    // claim, which comes behind them.
+                    let (shared, first) = (&*conn, claims.next());
+                    let taken = async {
+                        match first {
+                            Some((claim, start)) => Some(take_all(shared, lease, claim, *start).await),
+                            None => None,
+                        }
+                    };
+                    let (told, taken) = join(tell_at_once(shared, lease, settled), taken).await;
+                    match taken {
+                        Some(Ok(taken)) => exchange.taken.push(taken),
+                        Some(Err(error)) => exchange.error = Some((error, begin.elapsed())),
+                        None => {}
+                    }
+                    told
+                }
+                _ => tell_one_by_one(conn, lease, settled).await,
+            };
+            if let Err(error) = told {
+                // Most likely a lock. What else it may be comes back.
+                match tell(conn, lease, settled, Manner::Careful).await {
+                    Ok(untold) => exchange.untold = untold,
+                    // What was taken must not get lost.
+                    Err(_) if exchange.taken.iter().any(|taken| !taken.rows.is_empty()) => {
+                        exchange.untold = settled.iter().map(|settlement| settlement.id).collect();
+                        exchange.error = Some((error, begin.elapsed()));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        } else {
+            exchange.untold = tell(conn, lease, settled, manner).await?;
+        }
+        if exchange.error.is_some() {
+            return Ok(exchange);
+        }
         for (claim, start) in claims {
             let claiming = Instant::now();
             if claiming.duration_since(begin) > in_time(lease.duration) {
@@ -317,26 +360,73 @@ impl Statements<AsyncPgConnection> for OnPostgres {
 /// How long one waits for a lock: half of the time after which PostgreSQL looks for a deadlock.
 const LOCK_MS: u32 = 500;
 
-/// Has the first one that is blocked of each of these keys be ready, where nothing is in its way.
-/// Returns the keys of which that one is locked by somebody.
+/// Has the first one that is blocked of each of these keys be ready, where nothing is in its way,
+/// and begins to say which of these keys are stuck: the next row of them is locked by somebody.
+fn elect_of<'k, R>(keys: &'k [&'k str]) -> Sql<'k, R> {
+    // Behind most keys nobody waits.
+    Sql::new("WITH k AS MATERIALIZED (SELECT value AS key FROM json_array_elements_text(").bind(words(keys)).sql(format!(
+        "::text::json) WHERE EXISTS (SELECT FROM deferred_tasks AS w WHERE w.task_key = value AND w.state = 'blocked' LIMIT 1)), b AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (SELECT ctid AS place, id \
+         FROM deferred_tasks WHERE task_key = k.key AND state = 'blocked' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) AS c \
+         WHERE NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1)), \
+         u AS (UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT place FROM b))), \
+         stuck AS (SELECT key FROM k WHERE NOT EXISTS (SELECT FROM b WHERE b.key = k.key) AND NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} LIMIT 1)) "
+    ))
+}
+
+/// Elects; returns the keys that are stuck.
 async fn elect(conn: &mut AsyncPgConnection, keys: &[&str]) -> QueryResult<Vec<String>> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let elect = Sql::<Text>::new(
-        "WITH k AS MATERIALIZED (SELECT value AS key FROM json_array_elements_text(",
+    elect_of::<Text>(keys).sql("SELECT key FROM stuck").load(conn).await
+}
+
+/// Tells of ends that leave no rows, without waiting for an answer in between. Where it fails
+/// nothing was told.
+async fn tell_at_once(conn: &AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+    let (done, keys) = (Settlement::done(settled), keys_of(settled));
+    let delete = delete(lease, &done);
+    if keys.is_empty() {
+        return delete.execute(&mut &*conn).await.map(drop);
+    }
+    let elect = elect_or_fail(&keys);
+    let (mut first, mut second, mut third, mut last) = (conn, conn, conn, conn);
+    let (begun, deleted, elected, committed) = join4(
+        first.batch_execute("BEGIN"),
+        delete.execute(&mut second),
+        elect.get_result::<i32>(&mut third),
+        last.batch_execute("COMMIT"),
     )
-    .bind(words(keys))
-    .sql(format!(
-        "::text::json)), b AS MATERIALIZED (SELECT k.key, c.id FROM k CROSS JOIN LATERAL (SELECT id FROM deferred_tasks \
-         WHERE task_key = k.key AND state = 'blocked' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) AS c \
-         WHERE NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1)), \
-         u AS (UPDATE deferred_tasks SET state = 'ready' WHERE id = ANY(ARRAY(SELECT id FROM b))) \
-         SELECT key FROM k WHERE NOT EXISTS (SELECT FROM b WHERE b.key = k.key) \
-         AND EXISTS (SELECT FROM deferred_tasks AS w WHERE w.task_key = k.key AND w.state = 'blocked' LIMIT 1) \
-         AND NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} LIMIT 1)"
-    ));
-    elect.load(conn).await
+    .await;
+    begun?;
+    deleted?;
+    elected?;
+    committed
+}
+
+/// The same, one after the other: with the same statements, which are prepared from then on.
+async fn tell_one_by_one(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+    let (done, keys) = (Settlement::done(settled), keys_of(settled));
+    conn.transaction::<_, Error, _>(async |conn| {
+        delete(lease, &done).execute(conn).await?;
+        if !keys.is_empty() {
+            elect_or_fail(&keys).get_result::<i32>(conn).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Elects. A key that is stuck is an error, so that nothing is committed.
+fn elect_or_fail<'k>(keys: &'k [&'k str]) -> Sql<'k, Integer> {
+    elect_of(keys).sql("SELECT (1 / (1 - least(count(*), 1)))::integer FROM stuck")
+}
+
+fn delete<'l>(lease: &Lease, done: &[TaskId]) -> Sql<'l> {
+    Sql::new("DELETE FROM deferred_tasks WHERE id = ANY(")
+        .bind(ids(done))
+        .sql("::text::uuid[]) AND worker = ")
+        .bind(lease.worker)
 }
 
 /// Tells how attempts ended. Returns the ends that were not told, because somebody has locked their
@@ -345,13 +435,13 @@ async fn tell(
     conn: &mut AsyncPgConnection,
     lease: &Lease,
     settled: &[Settlement],
-    careful: bool,
+    manner: Manner,
 ) -> QueryResult<Vec<TaskId>> {
     if settled.is_empty() {
         return Ok(Vec::new());
     }
     let (mut stuck, begin) = (Vec::new(), Instant::now());
-    if !careful {
+    if manner != Manner::Careful {
         match tell_of(conn, lease, settled).await {
             Ok(keys) if keys.is_empty() => return Ok(Vec::new()),
             Ok(keys) => stuck = keys,
@@ -417,11 +507,7 @@ async fn tell_of(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlem
 async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
     let done = Settlement::done(settled);
     if !done.is_empty() {
-        let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE id = ANY(")
-            .bind(ids(&done))
-            .sql("::text::uuid[]) AND worker = ")
-            .bind(lease.worker);
-        delete.execute(conn).await?;
+        delete(lease, &done).execute(conn).await?;
     }
     let left: Vec<_> = settled
         .iter()
@@ -472,12 +558,7 @@ enum Part {
 
 /// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that
 /// is not enough, rows before it, if there may be some.
-async fn take_all(
-    conn: &mut AsyncPgConnection,
-    lease: &Lease,
-    claim: &Claim,
-    start: Option<Start>,
-) -> QueryResult<Taken> {
+async fn take_all(conn: &AsyncPgConnection, lease: &Lease, claim: &Claim, start: Option<Start>) -> QueryResult<Taken> {
     let mut all = Taken::default();
     let parts = match start {
         None => vec![Part::All],
@@ -518,7 +599,7 @@ fn bytes_of(row: &ClaimedRow) -> i64 {
 
 /// Claims from the front of one part. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.
-async fn take_part(conn: &mut AsyncPgConnection, lease: &Lease, claim: &Claim, part: Part) -> QueryResult<Taken> {
+async fn take_part(conn: &AsyncPgConnection, lease: &Lease, claim: &Claim, part: Part) -> QueryResult<Taken> {
     let mut look_at = i64::from(claim.limit);
     let mut all = Taken::default();
     for _ in 0..LOOKS {
@@ -538,9 +619,12 @@ async fn take_part(conn: &mut AsyncPgConnection, lease: &Lease, claim: &Claim, p
         if counts.seen == counts.free || counts.free > taken || taken >= limit {
             return Ok(all);
         }
-        let blocked = block(conn, claim, part, look_at).await?;
-        // Where all of them were moved there is as much to be seen as before, behind them.
-        if blocked < counts.seen - counts.free || blocked >= look_at / 2 {
+        // Where half of them have to wait, most of those behind them have to as well.
+        let waiting = counts.seen - counts.free;
+        let front = if waiting * 2 >= counts.seen { wider(look_at).unwrap_or(look_at) } else { look_at };
+        let blocked = block(conn, claim, part, front).await?;
+        // Those that could not be moved are still in the way.
+        if blocked < waiting {
             match wider(look_at) {
                 Some(further) => look_at = further,
                 None if blocked > 0 => {}
@@ -609,7 +693,7 @@ type TakenRow =
     (Option<TaskId>, Option<String>, Option<String>, i32, i32, Option<i16>, Option<i64>, Option<String>, Option<i32>);
 
 async fn take(
-    conn: &mut AsyncPgConnection,
+    conn: &AsyncPgConnection,
     lease: &Lease,
     claim: &Claim,
     part: Part,
@@ -619,27 +703,33 @@ async fn take(
 ) -> QueryResult<(Vec<ClaimedRow>, Counts)> {
     let take = front(claim, part, look_at)
         .sql(format!(
-            ", f AS MATERIALIZED (SELECT c.place, sum(c.bytes) OVER o - c.bytes AS before, row_number() OVER o AS at FROM c \
+            ", f AS MATERIALIZED (SELECT c.place, c.priority, c.run_at_ms, c.id, c.bytes FROM c \
              WHERE c.task_key IS NULL OR NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = c.task_key \
-             AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) WINDOW o AS (ORDER BY c.priority, c.run_at_ms, c.id)), \
-             t AS (UPDATE deferred_tasks SET {TAKE}"
+             AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) ORDER BY c.priority, c.run_at_ms, c.id LIMIT "
         ))
+        .bind(limit)
+        .sql("), b AS MATERIALIZED (SELECT COALESCE(sum(f.bytes), 0) <= ")
+        .bind(bytes)
+        .sql(format!(" AS fit FROM f), t AS (UPDATE deferred_tasks SET {TAKE}"))
         .bind(lease.worker)
         // A subquery, which is run once. By itself the time would be asked for and calculated with
         // for each row: a sixth of a claim.
         .sql(format!(", started_at_ms = (SELECT {NOW}), lease_until_ms = (SELECT {NOW}) + "))
         .bind(lease.ms())
         // An array, which is made once: a subquery could be run again by the plan, and take more
-        // than the limit. The rows are locked, so that they stay in their places.
-        .sql(" WHERE ctid = ANY(ARRAY(SELECT f.place FROM f WHERE f.at <= ")
-        .bind(limit)
-        .sql(" AND (f.at = 1 OR f.before < ")
+        // than the limit. The rows are locked, so that they stay in their places. Sums as one goes
+        // along cost half of a claim: only where they are needed.
+        .sql(
+            " WHERE ctid = ANY(CASE WHEN (SELECT fit FROM b) THEN ARRAY(SELECT f.place FROM f) ELSE \
+             ARRAY(SELECT s.place FROM (SELECT f.place, sum(f.bytes) OVER o - f.bytes AS before, row_number() OVER o AS at \
+             FROM f WINDOW o AS (ORDER BY f.priority, f.run_at_ms, f.id)) AS s WHERE s.at = 1 OR s.before < ",
+        )
         .bind(bytes)
         .sql(format!(
-            "))) RETURNING {CLAIMED}) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, (SELECT count(*)::integer FROM c), \
+            ") END) RETURNING {CLAIMED}) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, (SELECT count(*)::integer FROM c), \
              (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL"
         ));
-    let rows: Vec<TakenRow> = take.load(conn).await?;
+    let rows: Vec<TakenRow> = take.load(&mut &*conn).await?;
     let mut counts = Counts { seen: 0, free: 0 };
     let mut claimed = Vec::with_capacity(rows.len());
     for row in rows {
@@ -673,12 +763,12 @@ async fn take(
 
 /// Has the rows that have to wait for others of their key be blocked; says how many. Each one that
 /// is in the way is locked meanwhile, so that it cannot end without seeing who waits behind it.
-async fn block(conn: &mut AsyncPgConnection, claim: &Claim, part: Part, look_at: i64) -> QueryResult<i64> {
+async fn block(conn: &AsyncPgConnection, claim: &Claim, part: Part, look_at: i64) -> QueryResult<i64> {
     let block = front(claim, part, look_at).sql(format!(
         " UPDATE deferred_tasks SET state = 'blocked' WHERE ctid = ANY(ARRAY(SELECT c.place FROM c CROSS JOIN LATERAL \
          (SELECT h.id FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} \
          LIMIT 1 FOR SHARE SKIP LOCKED) AS h))"
     ));
-    let blocked = block.execute(conn).await?;
+    let blocked = block.execute(&mut &*conn).await?;
     Ok(i64::try_from(blocked).unwrap_or(i64::MAX))
 }

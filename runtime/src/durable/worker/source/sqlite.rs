@@ -13,8 +13,8 @@ use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
-    LookSql, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose,
-    freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
+    LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS,
+    choose, freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
     started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
@@ -48,7 +48,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-        _careful: bool,
+        _: Manner,
     ) -> QueryResult<Exchange> {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {

@@ -168,6 +168,19 @@ fn distinct<'k>(keys: impl Iterator<Item = &'k str>) -> Vec<&'k str> {
     keys
 }
 
+/// How ends are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// All statements are sent at once. Those of keys must have been prepared before, or they would
+    /// overtake each other.
+    #[cfg_attr(not(feature = "async-postgres"), allow(dead_code, reason = "only PostgreSQL's protocol has that"))]
+    AtOnce,
+    /// One after the other.
+    OneByOne,
+    /// Without waiting for rows that somebody has locked.
+    Careful,
+}
+
 /// What an exchange did with the table.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
@@ -222,7 +235,7 @@ pub(super) fn choose(candidates: &[Candidate], bytes: i64) -> Vec<TaskId> {
 /// How many rows at the front of a queue are looked at when so many were that a claim could not
 /// take, because they have to wait for others of their key; `None`: that is enough for now.
 pub(super) fn wider(looked_at: i64) -> Option<i64> {
-    (looked_at < FURTHEST).then(|| (looked_at.saturating_mul(4)).clamp(64, FURTHEST))
+    (looked_at < FURTHEST).then(|| looked_at.saturating_mul(8).clamp(256, FURTHEST))
 }
 
 /// How many rows at the front of a queue are looked at most.

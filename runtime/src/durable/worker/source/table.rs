@@ -15,7 +15,7 @@ use diesel_async::AsyncConnection;
 use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, Exchange, Look, Past, RescuedRow, Since};
+use super::statements::{BATCH, Exchange, Look, Manner, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
@@ -58,13 +58,13 @@ pub trait Statements<C> {
         std::future::ready(Ok(()))
     }
 
-    /// See [`Source::exchange`]. A `careful` one does not wait for rows that somebody has locked.
+    /// See [`Source::exchange`].
     fn exchange(
         conn: &mut C,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-        careful: bool,
+        manner: Manner,
     ) -> impl Future<Output = QueryResult<Exchange>> + Send;
 
     /// What runs here by the table, and its keys.
@@ -149,6 +149,8 @@ pub(crate) struct TableSource<C> {
     beginnings: Vec<Beginning>,
     /// Until when a statement whose answer got lost may still take tasks.
     doubt: Option<Instant>,
+    /// Whether ends of tasks with keys were told of on this connection.
+    told_of_keys: bool,
     /// Until when some rows of ours are expected to be locked.
     careful: Option<Instant>,
     /// Whether it is known to have its rights.
@@ -199,6 +201,7 @@ impl<C: WorkerConnection> TableSource<C> {
             looking,
             beginnings,
             doubt: None,
+            told_of_keys: false,
             careful: None,
             may_work: !C::Statements::HAS_ROLES,
             unknown_behind: String::new(),
@@ -216,6 +219,7 @@ impl<C: WorkerConnection> TableSource<C> {
                 let mut conn = match self.conn.take() {
                     Some(conn) => conn,
                     None => {
+                        self.told_of_keys = false;
                         let mut conn = (self.connect)().await.map_err(of_connecting)?;
                         let mut prepared = C::Statements::prepare(&mut conn, patience).await;
                         if prepared.is_ok() && self.looking.listens {
@@ -330,7 +334,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let begin = Instant::now();
         let claims: Vec<_> =
             claims.iter().map(|claim| (claim.clone(), self.beginnings[claim.lane].at(begin))).collect();
-        let careful = self.careful.is_some_and(|until| begin < until);
+        let has_keys = settled.iter().any(|settlement| settlement.key.is_some());
         // Whatever happens now, and also where nobody waits for it to happen: until it is known to
         // have gone well it may have taken tasks that nobody is told of.
         if !claims.is_empty() {
@@ -339,8 +343,13 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let mut exchanged = None;
         // Two workers that were in each other's way are not when it is done again.
         for _ in 0..2 {
+            let manner = match self.careful {
+                Some(until) if begin < until => Manner::Careful,
+                _ if has_keys && !self.told_of_keys => Manner::OneByOne,
+                _ => Manner::AtOnce,
+            };
             let done =
-                self.with(async |conn| C::Statements::exchange(conn, &lease, settled, &claims, careful).await).await;
+                self.with(async |conn| C::Statements::exchange(conn, &lease, settled, &claims, manner).await).await;
             let again = matches!(&done, Err(SourceError::Passing(..))) && self.conn.is_some();
             exchanged = Some(done);
             if !again {
@@ -349,6 +358,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         }
         let Some(done) = exchanged else { return Ok(Exchanged::default()) };
         let Exchange { untold, taken, error } = done?;
+        // On this connection.
+        self.told_of_keys |= has_keys && untold.is_empty() && error.is_none() && self.conn.is_some();
         let end = Instant::now();
         let tried = taken.len() + usize::from(error.is_some());
         let error = error.filter(|(error, _)| !is_about_others(error));
@@ -418,7 +429,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 outcome: Outcome::Released { started: false },
             };
             let released: Vec<_> = lost.iter().map(released).collect();
-            self.with(async |conn| C::Statements::exchange(conn, &lease, &released, &[], true).await).await?;
+            self.with(async |conn| C::Statements::exchange(conn, &lease, &released, &[], Manner::Careful).await)
+                .await?;
         }
         // By now the server has given up, too.
         if begin >= until {
