@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel_deferred::{Worker, WorkerBuilder, cancel_task, deferred_task};
-use diesel_deferred_tests::{AsyncDatabase, AtWork, Database, Notes, Proxy, Scratch, at_work, server_of};
+use diesel_deferred_tests::{
+    AsyncDatabase, AsyncSqliteConnection, AtWork, Database, Notes, Proxy, Scratch, at_work, server_of,
+};
 
 use crate::support::{committed, hold, with};
 
@@ -61,6 +63,8 @@ trait Server: AsyncDatabase {
     /// Has each UPDATE of a row of a queue whose name begins with `slow` take as long as the table
     /// `slowness` says, and of one that begins with `broken` fail.
     const HINDER: &'static str;
+    /// Has each UPDATE in another isolation level than a worker's fail, where a trigger can know it.
+    const ONLY_READ_COMMITTED: &'static str;
     /// What a database's default may be.
     const ISOLATION: &'static [&'static str];
 
@@ -85,6 +89,10 @@ impl Server for diesel_async::AsyncPgConnection {
          IF NEW.queue LIKE 'broken%' AND (SELECT max(seconds) FROM slowness) > 0 THEN RAISE EXCEPTION 'broken'; END IF; \
          IF NEW.queue LIKE 'slow%' THEN PERFORM pg_sleep(seconds) FROM slowness; END IF; RETURN NEW; END $$; \
          CREATE TRIGGER hinders BEFORE UPDATE ON deferred_tasks FOR EACH ROW EXECUTE FUNCTION hinder()";
+    const ONLY_READ_COMMITTED: &'static str = "CREATE FUNCTION isolated() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF current_setting('transaction_isolation') <> 'read committed' THEN RAISE EXCEPTION 'isolated'; END IF; \
+         RETURN NEW; END $$; \
+         CREATE TRIGGER isolated BEFORE UPDATE ON deferred_tasks FOR EACH ROW EXECUTE FUNCTION isolated()";
     const ISOLATION: &'static [&'static str] = &[
         "SET default_transaction_isolation = 'repeatable read'",
         "SET default_transaction_isolation = 'serializable'",
@@ -113,6 +121,8 @@ impl Server for diesel_async::AsyncMysqlConnection {
          CREATE TRIGGER hinders BEFORE UPDATE ON deferred_tasks FOR EACH ROW BEGIN \
          IF NEW.queue LIKE 'broken%' AND (SELECT max(seconds) FROM slowness) > 0 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'broken'; END IF; \
          IF NEW.queue LIKE 'slow%' THEN DO SLEEP((SELECT MAX(seconds) FROM slowness)); END IF; END";
+    // The variable has another name on MySQL than on MariaDB.
+    const ONLY_READ_COMMITTED: &'static str = "DO 0";
     const ISOLATION: &'static [&'static str] = &[
         "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
@@ -161,7 +171,7 @@ fn enqueue<C: Database>(db: &Scratch<C>, ids: std::ops::Range<i32>) {
     });
 }
 
-fn builder<A: Server>(url: String, ran: &Ran) -> WorkerBuilder<A> {
+fn builder<A: AsyncDatabase>(url: String, ran: &Ran) -> WorkerBuilder<A> {
     Worker::builder(url).queue("given up", 4).poll_interval(Duration::from_millis(50)).state(ran.0.clone())
 }
 
@@ -301,11 +311,53 @@ async fn d18_a_queue_that_is_slow_or_broken<A: Server>(db: &Scratch<A::Blocking>
     at_work.stop().await;
 }
 
+/// SQLite has one lock: a transaction that writes keeps it for longer than a worker's patience.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_d18_a_locked_database() {
+    let db = &Scratch::<diesel::SqliteConnection>::with_tasks();
+    let ran = Ran::default();
+    let workers = [0, 1].map(|_| at_work!(builder::<AsyncSqliteConnection>(db.url().to_owned(), &ran).lease(LEASE)));
+    enqueue(db, 0..300);
+    let mut other = db.patient();
+    other.batch_execute("BEGIN IMMEDIATE").expect("locked");
+    tokio::time::sleep(PATIENCE + Duration::from_secs(3)).await;
+    other.batch_execute("COMMIT").expect("unlocked");
+    until_all_ran(db, &ran, 300).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+/// What a worker on SQLite claims of a queue it keeps where another queue cannot be claimed of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_d18_a_queue_that_is_broken() {
+    let db = &Scratch::<diesel::SqliteConnection>::with_tasks();
+    let ran = Ran::default();
+    enqueue(db, 0..1);
+    db.run_sql("UPDATE deferred_tasks SET queue = 'broken'");
+    db.run_sql(
+        "CREATE TRIGGER hinders BEFORE UPDATE ON deferred_tasks WHEN NEW.queue = 'broken' \
+         BEGIN SELECT RAISE(ABORT, 'broken'); END",
+    );
+    let builder = Worker::<AsyncSqliteConnection>::builder(db.url()).queue("broken", 4).queue("given up", 4);
+    // The worker opens its connection anew each time. Where it was the last one SQLite would lock all
+    // readers out for a moment.
+    let mut open = db.observer();
+    assert_eq!(diesel::SqliteConnection::tasks(&mut open).len(), 1);
+    let at_work = at_work!(builder.poll_interval(Duration::from_millis(50)).state(ran.0.clone()));
+    enqueue(db, 1..100);
+    db.wait_for_tasks(|rows| rows.len() == 1).await;
+    db.run_sql("DROP TRIGGER hinders");
+    until_all_ran(db, &ran, 100).await;
+    at_work.stop().await;
+}
+
 /// The isolation level is the worker's own: with another one, workers that meet would lose what they
 /// have claimed.
 async fn d18_whatever_isolation_is_the_default<A: Server>(db: &Scratch<A::Blocking>) {
     let ran = Ran::default();
     let mut calls = 0;
+    db.run_sql(A::ONLY_READ_COMMITTED);
     for isolation in A::ISOLATION {
         let workers = [0, 1, 2].map(|_| {
             let url = A::counted(db.url());
