@@ -154,6 +154,11 @@ pub mod __private_0_1_0 {
 #[doc = include_str!("../../README.md")]
 struct ReadmeDoctests;
 
+/// The same of the page about the tables.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/durable-table.md")]
+struct TableDoctests;
+
 /// The same of the chapter for programs that use Diesel already.
 #[cfg(all(
     doctest,

@@ -12,6 +12,7 @@ mod mistakes;
 mod nonblocking;
 #[cfg(feature = "postgres")]
 mod notified;
+mod page;
 mod payload;
 mod pools;
 mod spill;

@@ -3,6 +3,7 @@
 mod basics;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod given_up;
+mod history;
 mod keys;
 mod layers;
 mod leases;

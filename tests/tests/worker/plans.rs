@@ -100,7 +100,7 @@ const ROWS: &str = "
             ended_at_ms, refused_at_ms)
         SELECT gen_random_uuid(), task, queue, '{\"text\":\"x\"}', state,
             (extract(epoch FROM now()) * 1000)::bigint - 3600000 + n + extra_ms, 5, replace(key, '#', (n % 100)::text), 0,
-            CASE WHEN state IN ('dead', 'cancelled') THEN (extract(epoch FROM now()) * 1000)::bigint + n END,
+            CASE WHEN state IN ('dead', 'cancelled', 'done') THEN (extract(epoch FROM now()) * 1000)::bigint + n END,
             CASE WHEN state = 'unknown' THEN (extract(epoch FROM now()) * 1000)::bigint + n END
         FROM generate_series(1, 100000) AS n $$;
     SELECT rows_of('worker::support::note', 'other', 'ready', NULL, 0);
@@ -110,6 +110,7 @@ const ROWS: &str = "
     SELECT rows_of('worker::support::note', 'default', 'dead', NULL, 0);
     SELECT rows_of('worker::support::note', 'default', 'dead', 'busy', 0);
     SELECT rows_of('worker::support::note', 'default', 'cancelled', NULL, 0);
+    SELECT rows_of('worker::support::note', 'default', 'done', 'busy', 0);
     SELECT rows_of('shop::gone', 'default', 'unknown', NULL, 0);
     SELECT rows_of('worker::support::note', 'paused', 'ready', NULL, 0);
     INSERT INTO deferred_paused_queues (queue) VALUES ('paused');
@@ -149,6 +150,7 @@ async fn d16_a_statement_reads_what_it_takes() {
         db.run_sql(
             "UPDATE deferred_tasks SET run_at_ms = 0 WHERE id IN (SELECT id FROM deferred_tasks WHERE state = 'scheduled' LIMIT 3); \
              UPDATE deferred_tasks SET ended_at_ms = 1 WHERE id IN (SELECT id FROM deferred_tasks WHERE state = 'dead' LIMIT 3); \
+             UPDATE deferred_tasks SET ended_at_ms = 1 WHERE id IN (SELECT id FROM deferred_tasks WHERE state = 'done' LIMIT 3); \
              UPDATE deferred_tasks SET refused_at_ms = 1 WHERE id IN (SELECT id FROM deferred_tasks WHERE state = 'unknown' LIMIT 3); \
              UPDATE deferred_tasks SET lease_until_ms = 0, task_key = NULL WHERE id IN \
              (SELECT id FROM deferred_tasks WHERE state = 'running' AND task_key LIKE 'busy-%' LIMIT 3); \
@@ -174,7 +176,8 @@ async fn d16_a_statement_reads_what_it_takes() {
             .state(notes.clone())
             .lease(Duration::from_secs(2))
             .poll_interval(Duration::from_millis(100));
-        let at_work = at_work!(worker);
+        // With a history, and without one.
+        let at_work = at_work!(if analyzed { worker.keep_done_for(Duration::from_secs(3_600)) } else { worker });
         notes.wait_until(|all| all.iter().filter(|note| *note == "plain").count() == 50).await;
         notes.wait_until(|all| all.iter().filter(|note| *note == "keyed").count() == 5).await;
         // The leases that ended, what was scheduled, unknown, dead.

@@ -13,6 +13,9 @@ use crate::support::{words, worker};
 #[deferred_task(durable, queue = "told elsewhere")]
 async fn told_elsewhere() {}
 
+#[deferred_task(durable, unique)]
+async fn only_once() {}
+
 on_every_async_database!(a_worker_says_at_its_start_what_it_works_on, a_lock_is_told_as_a_lock);
 
 /// FINDINGS C12: "`.queue("defalt", 1)` builds, runs nothing and says nothing at trace level; a
@@ -60,7 +63,12 @@ async fn a_lock_is_told_as_a_lock<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod rights {
-    use diesel_deferred::{Worker, WorkerError};
+    use diesel::prelude::*;
+    use diesel_deferred::{
+        DeferredConnection, Worker, WorkerError, cancel_task, pause_queue, replay_task, resume_queue,
+    };
+
+    use crate::support::note;
 
     use super::*;
 
@@ -86,6 +94,12 @@ mod rights {
                 }
                 _ => role.db.run_sql(&format!("CREATE USER {}", role.name)),
             }
+            role
+        }
+
+        /// With the rights of a worker.
+        fn of_worker(db: &'d Scratch<C>, name: &str) -> Self {
+            let role = Self::new(db, name);
             role.allow("SELECT, UPDATE, DELETE ON deferred_tasks");
             role.allow("SELECT ON deferred_schema");
             role.allow("SELECT ON deferred_paused_queues");
@@ -116,7 +130,7 @@ mod rights {
     async fn a_missing_right_ends_the_worker_at_its_start<A: AsyncDatabase>() {
         let db = &Scratch::<A::Blocking>::with_tasks();
         words(db, &["a"]);
-        let role = Role::new(db, "missing_at_start");
+        let role = Role::of_worker(db, "missing_at_start");
         for (right, table) in [
             ("SELECT", "deferred_schema"),
             ("SELECT", "deferred_paused_queues"),
@@ -145,7 +159,7 @@ mod rights {
     async fn a_right_that_is_lost_is_told_and_waited_for<A: AsyncDatabase>() {
         let db = &Scratch::<A::Blocking>::with_tasks();
         let notes = Notes::default();
-        let role = Role::new(db, "lost_later");
+        let role = Role::of_worker(db, "lost_later");
         let worker = Worker::<A>::builder(&*role.url);
         let worker = worker.queue("default", 1).state(notes.clone()).poll_interval(Duration::from_millis(50));
         let at_work = at_work!(worker);
@@ -163,8 +177,40 @@ mod rights {
         at_work.stop().await;
     }
 
+    /// What docs/durable-table.md says that those need who call tasks, and look after them, is what
+    /// they need.
+    fn the_rights_of_the_page_are_those_that_are_needed<C: Database>() {
+        let db = &Scratch::<C>::with_tasks();
+        let role = Role::<C>::new(db, "callers");
+        let connect = || DeferredConnection::<C>::new(C::establish(&role.url).expect("a connection"));
+        let call = || connect().transaction(|conn| note("a").after_commit(conn));
+        let unique = || connect().transaction(|conn| only_once().after_commit(conn));
+        // Whether MariaDB lets somebody connect who has no right at all to the database depends on
+        // how that is written.
+        role.allow("SELECT ON deferred_schema");
+        call().expect_err("without any right");
+        role.allow("INSERT ON deferred_tasks");
+        let id = call().expect("called");
+        unique().expect_err("without SELECT and UPDATE");
+        role.allow("SELECT, UPDATE ON deferred_tasks");
+        unique().expect("called");
+        let tell = |statement| C::tell(&mut connect(), statement);
+        assert_eq!(tell(cancel_task(id)).expect("cancelled"), 1);
+        assert_eq!(tell(replay_task(id)).expect("replayed"), 1);
+        tell(pause_queue("q")).expect_err("without INSERT");
+        role.allow("SELECT, INSERT, UPDATE, DELETE ON deferred_paused_queues");
+        tell(pause_queue("q")).expect("paused");
+        tell(pause_queue("q")).expect("paused");
+        assert_eq!(tell(resume_queue("q")).expect("resumed"), 1);
+    }
+
     #[cfg(feature = "postgres")]
     mod postgres {
+        #[test]
+        fn the_rights_of_the_page_are_those_that_are_needed() {
+            super::the_rights_of_the_page_are_those_that_are_needed::<diesel::PgConnection>();
+        }
+
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn a_missing_right_ends_the_worker_at_its_start() {
             super::a_missing_right_ends_the_worker_at_its_start::<diesel_async::AsyncPgConnection>().await;
@@ -178,6 +224,11 @@ mod rights {
 
     #[cfg(feature = "mysql")]
     mod mysql {
+        #[test]
+        fn the_rights_of_the_page_are_those_that_are_needed() {
+            super::the_rights_of_the_page_are_those_that_are_needed::<diesel::MysqlConnection>();
+        }
+
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn a_missing_right_ends_the_worker_at_its_start() {
             super::a_missing_right_ends_the_worker_at_its_start::<diesel_async::AsyncMysqlConnection>().await;

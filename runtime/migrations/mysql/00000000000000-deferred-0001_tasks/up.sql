@@ -1,4 +1,5 @@
--- Calls of durable tasks that wait, run, or have ended otherwise than well: those that succeeded are deleted.
+-- Calls of durable tasks that wait, run, or have ended otherwise than well: those that succeeded are
+-- deleted. docs/durable-table.md has what each column and state means.
 -- Times are milliseconds since 1970 by the clock of the database.
 CREATE TABLE deferred_tasks (
     id BINARY(16) NOT NULL PRIMARY KEY,
@@ -10,8 +11,8 @@ CREATE TABLE deferred_tasks (
     priority SMALLINT NOT NULL DEFAULT 0,
     -- ready: due; blocked: due, behind another one of its task_key; scheduled: due at run_at_ms;
     -- running: leased by a worker; unknown: no program that met it can read it, and it is offered
-    -- again from run_at_ms on; dead: given up; cancelled.
-    state VARCHAR(9) NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'blocked', 'scheduled', 'running', 'unknown', 'dead', 'cancelled')),
+    -- again from run_at_ms on; dead: given up; cancelled; done: ended well, where that is kept.
+    state VARCHAR(9) NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'blocked', 'scheduled', 'running', 'unknown', 'dead', 'cancelled', 'done')),
     run_at_ms BIGINT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     -- How many of the attempts asked to be run again: they do not count.
@@ -41,6 +42,7 @@ CREATE TABLE deferred_tasks (
     -- Of the last attempt that failed.
     error TEXT,
     enqueued_at_ms BIGINT NOT NULL,
+    -- When the last attempt began.
     started_at_ms BIGINT,
     ended_at_ms BIGINT,
     -- How often, and since when, programs gave it back that cannot read it.

@@ -1,4 +1,5 @@
--- Calls of durable tasks that wait, run, or have ended otherwise than well: those that succeeded are deleted.
+-- Calls of durable tasks that wait, run, or have ended otherwise than well: those that succeeded are
+-- deleted. docs/durable-table.md has what each column and state means.
 -- Times are milliseconds since 1970 by the clock of the database.
 CREATE TABLE deferred_tasks (
     id BLOB PRIMARY KEY NOT NULL,
@@ -10,8 +11,8 @@ CREATE TABLE deferred_tasks (
     priority INTEGER NOT NULL DEFAULT 0,
     -- ready: due; blocked: due, behind another one of its task_key; scheduled: due at run_at_ms;
     -- running: leased by a worker; unknown: no program that met it can read it, and it is offered
-    -- again from run_at_ms on; dead: given up; cancelled.
-    state TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'blocked', 'scheduled', 'running', 'unknown', 'dead', 'cancelled')),
+    -- again from run_at_ms on; dead: given up; cancelled; done: ended well, where that is kept.
+    state TEXT NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'blocked', 'scheduled', 'running', 'unknown', 'dead', 'cancelled', 'done')),
     run_at_ms BIGINT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     -- How many of the attempts asked to be run again: they do not count.
@@ -32,6 +33,7 @@ CREATE TABLE deferred_tasks (
     -- Of the last attempt that failed.
     error TEXT,
     enqueued_at_ms BIGINT NOT NULL,
+    -- When the last attempt began.
     started_at_ms BIGINT,
     ended_at_ms BIGINT,
     -- How often, and since when, programs gave it back that cannot read it.
@@ -48,6 +50,7 @@ CREATE INDEX deferred_tasks_ready ON deferred_tasks (queue, priority, run_at_ms,
 CREATE INDEX deferred_tasks_scheduled ON deferred_tasks (run_at_ms) WHERE state = 'scheduled';
 CREATE INDEX deferred_tasks_running ON deferred_tasks (lease_until_ms) WHERE state = 'running';
 CREATE INDEX deferred_tasks_ended ON deferred_tasks (ended_at_ms) WHERE state IN ('dead', 'cancelled');
+CREATE INDEX deferred_tasks_done ON deferred_tasks (ended_at_ms) WHERE state = 'done';
 CREATE INDEX deferred_tasks_dead ON deferred_tasks (task) WHERE state = 'dead';
 CREATE INDEX deferred_tasks_unknown ON deferred_tasks (task, run_at_ms) WHERE state = 'unknown';
 CREATE INDEX deferred_tasks_refused ON deferred_tasks (refused_at_ms) WHERE state = 'unknown';

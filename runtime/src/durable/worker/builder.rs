@@ -126,6 +126,7 @@ impl<C> Worker<C> {
                 on_failure: None,
             },
             kept: Duration::from_secs(30 * 24 * 60 * 60),
+            done_kept: None,
             listens: true,
             give_up_unknown_after: Duration::from_secs(7 * 24 * 60 * 60),
             tasks_in: "",
@@ -214,6 +215,7 @@ pub struct WorkerBuilder<C, L = Identity> {
     lease: Duration,
     settings: Settings,
     kept: Duration,
+    done_kept: Option<Duration>,
     listens: bool,
     give_up_unknown_after: Duration,
     /// How the names of the files end whose tasks it has.
@@ -253,8 +255,19 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// behind it. One that gives an attempt up, as a timeout does, stops an `async fn`; a plain
     /// `fn` goes on on its thread, and is tried again when that has ended.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
-        let Self { connect, queues, states, layers, lease, settings, kept, give_up_unknown_after, listens, tasks_in } =
-            self;
+        let Self {
+            connect,
+            queues,
+            states,
+            layers,
+            lease,
+            settings,
+            kept,
+            done_kept,
+            give_up_unknown_after,
+            listens,
+            tasks_in,
+        } = self;
         let layers = Stack::new(layer, layers);
         WorkerBuilder {
             connect,
@@ -264,6 +277,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
             lease,
             settings,
             kept,
+            done_kept,
             give_up_unknown_after,
             listens,
             tasks_in,
@@ -314,6 +328,18 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
         self
     }
 
+    /// How long the rows of tasks that ended well are kept, with when they began and ended, how many
+    /// attempts they took, and by which worker. By default they are deleted at once, which costs
+    /// less: a history is as large as what it tells of.
+    ///
+    /// Their arguments, keys of `unique`, and errors are not kept. Each worker keeps what it runs;
+    /// one that keeps nothing leaves the history of others alone. To delete what is left of one,
+    /// keep it for no time.
+    pub fn keep_done_for(mut self, kept: Duration) -> Self {
+        self.done_kept = Some(kept);
+        self
+    }
+
     /// After which time a row becomes a dead letter that no program could read: one of a task that
     /// none of them has, or with arguments that are not its task's. 7 days by default. Until then it
     /// waits for the program that can, the version before or after this one.
@@ -359,6 +385,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
             lease,
             settings,
             kept,
+            done_kept,
             give_up_unknown_after,
             listens,
             tasks_in,
@@ -372,12 +399,14 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
             queues = names.into_iter().map(|name| (Arc::from(name), CONCURRENCY)).collect();
         }
         check_states(&registry, &queues, &states)?;
-        let lease = Lease { worker: TaskId::new(), duration: lease };
+        let lease =
+            Lease { worker: TaskId::new(), duration: lease, keeps_done: done_kept.is_some_and(|kept| !kept.is_zero()) };
         let looking = Looking {
             queues: queues.iter().map(|(queue, _)| Arc::clone(queue)).collect(),
             poll: settings.poll,
             known: registry.names().collect(),
             kept,
+            done_kept,
             give_up_unknown_after,
             listens,
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use diesel::result::QueryResult;
 
 use super::floor::Start;
-use super::statements::{Exchange, Look, Manner, Past, RescuedRow, Since};
+use super::statements::{Ended, Exchange, Look, Manner, Past, RescuedRow, Since};
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
@@ -82,8 +82,8 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::rescue(conn.inner_mut()).await
     }
 
-    async fn prune(conn: &mut AsyncDeferredConnection<C>, kept: Duration) -> QueryResult<usize> {
-        C::Statements::prune(conn.inner_mut(), kept).await
+    async fn prune(conn: &mut AsyncDeferredConnection<C>, ended: Ended, kept: Duration) -> QueryResult<usize> {
+        C::Statements::prune(conn.inner_mut(), ended, kept).await
     }
 
     async fn start_anew(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<usize> {

@@ -101,6 +101,8 @@ pub(crate) struct Lease {
     /// alive when it is back.
     pub(crate) worker: TaskId,
     pub(crate) duration: Duration,
+    /// Whether rows of tasks that ended well stay.
+    pub(crate) keeps_done: bool,
 }
 
 impl Lease {
@@ -163,7 +165,7 @@ pub(crate) struct Settlement {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Well: the row is deleted.
+    /// Well: the row is deleted, or kept as a part of the history.
     Done,
     /// It failed, and is tried again after this time.
     Retry { after: Duration, error: String },

@@ -12,9 +12,9 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsy
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql,
-    Manner, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose,
-    freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, IN_THE_WAY, LISTED, Look,
+    LookSql, Manner, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken,
+    choose, freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
     started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection, in_time, statement_limit};
@@ -41,9 +41,11 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         // The server gives up before the worker does: what goes on behind a lost connection would
         // take rows for nobody.
         let patience_s = statement_limit(patience).as_secs().max(1);
+        // It says that somebody has locked the tables before it says that a statement takes long.
+        let lock_s = (patience_s - 1).max(1);
         let settings = format!(
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
-             SET SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = {patience_s}"
+             SET SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = {lock_s}"
         );
         conn.batch_execute(&settings).await?;
         // MariaDB limits all statements, in seconds; MySQL, which does not know this one, none that
@@ -180,11 +182,15 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         if matches!(rescued, Err(Error::RollbackTransaction)) { Ok(Vec::new()) } else { rescued }
     }
 
-    async fn prune(conn: &mut AsyncMysqlConnection, kept: Duration) -> QueryResult<usize> {
+    async fn prune(conn: &mut AsyncMysqlConnection, ended: Ended, kept: Duration) -> QueryResult<usize> {
         let kept = milliseconds(kept);
         let mut pruned = 0;
         // One after the other: there is an index for each.
-        for state in ["dead", "cancelled"] {
+        let states: &[&str] = match ended {
+            Ended::Well => &["done"],
+            Ended::Otherwise => &["dead", "cancelled"],
+        };
+        for state in states {
             let over = format!("state = '{state}' AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms");
             pruned += change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await?;
         }

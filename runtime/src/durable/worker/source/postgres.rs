@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::floor::{Floor, Front, Start};
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Manner, Past, PastSql, RESCUED,
-    RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_left, keys_of,
-    next_unknown, park, rescue, start_anew, started_in_the_time_to_come, wider,
+    BATCH, CLAIMED, ClaimedRow, Ended, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Manner, Past, PastSql,
+    RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keep_done,
+    keys_left, keys_of, next_unknown, park, rescue, start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
@@ -278,10 +278,11 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         .or_else(|error| if matches!(error, Error::RollbackTransaction) { Ok(Vec::new()) } else { Err(error) })
     }
 
-    async fn prune(conn: &mut AsyncPgConnection, kept: Duration) -> QueryResult<usize> {
+    async fn prune(conn: &mut AsyncPgConnection, ended: Ended, kept: Duration) -> QueryResult<usize> {
         let prune = Sql::<()>::new(format!(
             "DELETE FROM deferred_tasks WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
-             WHERE state IN ('dead', 'cancelled') AND ended_at_ms < (SELECT {NOW}) - "
+             WHERE {} AND ended_at_ms < (SELECT {NOW}) - ",
+            ended.states()
         ))
         .bind(milliseconds(kept))
         .sql(format!(" ORDER BY ended_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
@@ -385,7 +386,7 @@ async fn elect(conn: &mut AsyncPgConnection, keys: &[&str]) -> QueryResult<Vec<S
 /// nothing was told.
 async fn tell_at_once(conn: &AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
     let (done, keys) = (Settlement::done(settled), keys_of(settled));
-    let delete = delete(lease, &done);
+    let delete = end_well(lease, &done);
     if keys.is_empty() {
         return delete.execute(&mut &*conn).await.map(drop);
     }
@@ -408,7 +409,7 @@ async fn tell_at_once(conn: &AsyncPgConnection, lease: &Lease, settled: &[Settle
 async fn tell_one_by_one(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
     let (done, keys) = (Settlement::done(settled), keys_of(settled));
     conn.transaction::<_, Error, _>(async |conn| {
-        delete(lease, &done).execute(conn).await?;
+        end_well(lease, &done).execute(conn).await?;
         if !keys.is_empty() {
             elect_or_fail(&keys).get_result::<i32>(conn).await?;
         }
@@ -422,10 +423,14 @@ fn elect_or_fail<'k>(keys: &'k [&'k str]) -> Sql<'k, Integer> {
     elect_of(keys).sql("SELECT (1 / (1 - least(count(*), 1)))::integer FROM stuck")
 }
 
-fn delete<'l>(lease: &Lease, done: &[TaskId]) -> Sql<'l> {
-    Sql::new("DELETE FROM deferred_tasks WHERE id = ANY(")
+/// Deletes what ended well, or keeps it as a part of the history.
+fn end_well<'l>(lease: &Lease, done: &[TaskId]) -> Sql<'l> {
+    let end =
+        if lease.keeps_done { keep_done(&format!("(SELECT {NOW})")) } else { "DELETE FROM deferred_tasks".to_owned() };
+    Sql::new(end)
+        .sql(" WHERE id = ANY(")
         .bind(ids(done))
-        .sql("::text::uuid[]) AND worker = ")
+        .sql("::text::uuid[]) AND state <> 'done' AND worker = ")
         .bind(lease.worker)
 }
 
@@ -507,7 +512,7 @@ async fn tell_of(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlem
 async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
     let done = Settlement::done(settled);
     if !done.is_empty() {
-        delete(lease, &done).execute(conn).await?;
+        end_well(lease, &done).execute(conn).await?;
     }
     let left: Vec<_> = settled
         .iter()

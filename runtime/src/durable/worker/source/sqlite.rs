@@ -12,7 +12,7 @@ use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
     LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS,
     choose, freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
     started_in_the_time_to_come, wider,
@@ -193,12 +193,17 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         .await
     }
 
-    async fn prune(conn: &mut SyncConnectionWrapper<SqliteConnection>, kept: Duration) -> QueryResult<usize> {
+    async fn prune(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        ended: Ended,
+        kept: Duration,
+    ) -> QueryResult<usize> {
         let kept = milliseconds(kept);
         conn.spawn_blocking(move |conn| {
             let prune = Sql::<()>::new(format!(
                 "DELETE FROM deferred_tasks WHERE id IN (SELECT id FROM deferred_tasks \
-                 WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms LIMIT {BATCH})"
+                 WHERE {} AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms LIMIT {BATCH})",
+                ended.states()
             ));
             prune.execute(conn)
         })

@@ -77,7 +77,7 @@ pub(super) type PastSql = (Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>,
 #[derive(Debug, diesel::Queryable)]
 #[diesel(sql_type = PastSql)]
 pub(super) struct Past {
-    /// When the oldest of those ended that are kept.
+    /// When the oldest of those ended that did not end well.
     pub(super) oldest_end_ms: Option<i64>,
     /// Since when the oldest of those waits that no program could read.
     pub(super) oldest_refusal_ms: Option<i64>,
@@ -140,6 +140,34 @@ pub(super) fn start_anew(now: &str) -> String {
 /// what is leased for no longer than a worker's own lease ends soon enough.
 pub(super) fn started_in_the_time_to_come(now: &str, lease: &Lease) -> String {
     format!("state = 'running' AND lease_until_ms > {now} + {} AND started_at_ms > {now}", lease.ms())
+}
+
+/// What is done with rows of tasks that ended well, where they are kept, up to which they are: what
+/// says how they ran stays, what they were given does not; `now` is the SQL of the time.
+pub(super) fn keep_done(now: &str) -> String {
+    format!(
+        "UPDATE deferred_tasks SET state = 'done', ended_at_ms = {now}, payload = '{{}}', error = NULL, unique_key = NULL, \
+         cancel_requested = FALSE, lease_until_ms = NULL"
+    )
+}
+
+/// Rows that are kept for a while, and then deleted: those of a task that ended well, or of one that
+/// did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Well,
+    Otherwise,
+}
+
+impl Ended {
+    /// Their states. The words are those of the indexes.
+    #[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+    pub(super) fn states(self) -> &'static str {
+        match self {
+            Self::Well => "state = 'done'",
+            Self::Otherwise => "state IN ('dead', 'cancelled')",
+        }
+    }
 }
 
 /// The rows of what was taken back: id, task, attempts that count, state, and key.
@@ -303,8 +331,9 @@ pub(super) const LISTED: usize = 1_000;
 pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static str) -> Vec<Sql<'s>> {
     let mut statements = Vec::new();
     for done in Settlement::done(settled).chunks(LISTED) {
-        let delete = Sql::new("DELETE FROM deferred_tasks WHERE worker = ").bind(lease.worker);
-        statements.push(delete.sql(" AND id IN (").list(done.iter().copied()).sql(")"));
+        let end = if lease.keeps_done { keep_done(now) } else { "DELETE FROM deferred_tasks".to_owned() };
+        let end = Sql::new(end).sql(" WHERE worker = ").bind(lease.worker);
+        statements.push(end.sql(" AND state <> 'done' AND id IN (").list(done.iter().copied()).sql(")"));
     }
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };

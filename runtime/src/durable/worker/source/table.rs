@@ -15,7 +15,7 @@ use diesel_async::AsyncConnection;
 use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, Exchange, Look, Manner, Past, RescuedRow, Since};
+use super::statements::{BATCH, Ended, Exchange, Look, Manner, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
@@ -96,7 +96,7 @@ pub trait Statements<C> {
     fn rescue(conn: &mut C) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
 
     /// Deletes what ended so long ago; says how many.
-    fn prune(conn: &mut C, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn prune(conn: &mut C, ended: Ended, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// What runs by the table, and started in the time to come, starts now; says how many.
     fn start_anew(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<usize>> + Send;
@@ -134,6 +134,8 @@ pub(crate) struct Looking {
     /// The names of the tasks that this program has.
     pub(crate) known: HashSet<&'static str>,
     pub(crate) kept: Duration,
+    /// For how long what ended well is kept; `None`: it is deleted, and what others keep is theirs.
+    pub(crate) done_kept: Option<Duration>,
     /// After which time it gives up what no program can read.
     pub(crate) give_up_unknown_after: Duration,
     /// Whether it is to be given hints.
@@ -263,7 +265,11 @@ impl<C: WorkerConnection> TableSource<C> {
         let (kept, after) = (self.looking.kept, self.looking.give_up_unknown_after);
         let mut more = false;
         if past.oldest_end_ms.is_some_and(|ended| ended < now_ms.saturating_sub(milliseconds(kept))) {
-            let pruned = self.with(async |conn| C::Statements::prune(conn, kept).await).await?;
+            let pruned = self.with(async |conn| C::Statements::prune(conn, Ended::Otherwise, kept).await).await?;
+            more |= pruned >= BATCH as usize;
+        }
+        if let Some(kept) = self.looking.done_kept {
+            let pruned = self.with(async |conn| C::Statements::prune(conn, Ended::Well, kept).await).await?;
             more |= pruned >= BATCH as usize;
         }
         // All that is leased for longer than that is another worker's, with longer leases, or the
