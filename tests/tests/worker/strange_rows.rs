@@ -189,7 +189,7 @@ async fn a_row_that_claims_to_run_is_refused_or_runs<A: AsyncDatabase>(_: &Scrat
     });
     let refused = db.observer().batch_execute("UPDATE deferred_tasks SET state = 'running'");
     assert!(refused.is_err(), "it would run for ever");
-    let refused = db.observer().batch_execute("UPDATE deferred_tasks SET state = 'done'");
+    let refused = db.observer().batch_execute("UPDATE deferred_tasks SET state = 'finished'");
     assert!(refused.is_err(), "nobody knows that state");
     db.run_sql(r#"UPDATE deferred_tasks SET state = 'running', lease_until_ms = 0 WHERE payload = '{"text":"1"}'"#);
     let at_work = at_work!(worker::<A>(db, &notes));

@@ -314,32 +314,32 @@ async fn tell(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settlem
         if left.is_empty() {
             return Ok(untold);
         }
-        let (who, ends) = (*lease, left.clone());
+        let (who, ends, mut stuck) = (*lease, left.clone(), Vec::new());
         let told = conn
-            .transaction::<_, Told, _>(async move |conn| {
+            .transaction::<_, Error, _>(async |conn| {
                 // Whose rows are locked is not waited for: InnoDB would end one of two that wait for
                 // each other.
                 let ids: Vec<_> = ends.iter().map(|settlement| settlement.id).collect();
                 let free: HashSet<_> = lock(conn, &ids).await?.into_iter().collect();
                 let (ends, locked): (Vec<_>, Vec<_>) = ends.into_iter().partition(|end| free.contains(&end.id));
-                forget_unique(conn, &refunded(&ends)).await?;
+                forget_unique(conn, &who, &refunded(&ends)).await?;
                 for statement in settle(&who, &ends, NOW) {
                     statement.execute(conn).await?;
                 }
-                let stuck = elect(conn, &keys_of(&ends)).await?;
-                if stuck.is_empty() { Ok(locked) } else { Err(Told::Stuck(stuck)) }
+                stuck = elect(conn, &keys_of(&ends)).await?;
+                if stuck.is_empty() { Ok(locked) } else { Err(Error::RollbackTransaction) }
             })
             .await;
-        let stuck = match told {
+        match told {
             Ok(locked) => {
                 // One that is not there any more is nobody's to be told of.
                 let locked: Vec<_> = locked.iter().map(|settlement| settlement.id).collect();
                 untold.extend(still_there(conn, lease, &locked).await?);
                 return Ok(untold);
             }
-            Err(Told::Stuck(stuck)) => stuck,
-            Err(Told::Failed(error)) => return Err(error),
-        };
+            Err(Error::RollbackTransaction) => {}
+            Err(error) => return Err(error),
+        }
         let is_stuck = |settlement: &Settlement| settlement.key.as_ref().is_some_and(|key| stuck.contains(key));
         untold.extend(left.iter().filter(|settlement| is_stuck(settlement)).map(|settlement| settlement.id));
         left.retain(|settlement| !is_stuck(settlement));
@@ -363,19 +363,6 @@ async fn change(conn: &mut AsyncMysqlConnection, of: String, change: String) -> 
         Ok(rows.len())
     })
     .await
-}
-
-/// Why ends were not told.
-enum Told {
-    /// The next rows of these keys are locked.
-    Stuck(Vec<String>),
-    Failed(Error),
-}
-
-impl From<Error> for Told {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
 }
 
 /// Which of these are still ours.
@@ -434,12 +421,14 @@ async fn elect(conn: &mut AsyncMysqlConnection, keys: &[&str]) -> QueryResult<Ve
 
 /// These wait again as if they had never been taken. Where another one has come meanwhile that is
 /// the same, they are two now.
-async fn forget_unique(conn: &mut AsyncMysqlConnection, tasks: &[TaskId]) -> QueryResult<()> {
+async fn forget_unique(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<()> {
     for tasks in tasks.chunks(LISTED) {
         let forget = Sql::<()>::new(
             "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task AND o.waiting_unique_key = t.unique_key \
-             SET t.unique_key = NULL WHERE t.id IN (",
-        );
+             SET t.unique_key = NULL WHERE t.state = 'running' AND t.worker = ",
+        )
+        .bind(lease.worker)
+        .sql(" AND t.id IN (");
         forget.list(tasks.iter().copied()).sql(")").execute(conn).await?;
     }
     Ok(())

@@ -53,7 +53,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                forget_unique(conn, &refunded(&settled))?;
+                forget_unique(conn, &lease, &refunded(&settled))?;
                 settle(&lease, &settled, NOW)
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
@@ -295,9 +295,12 @@ fn elect(conn: &mut SqliteConnection, keys: &[&str]) -> QueryResult<()> {
 
 /// These wait again as if they had never been taken. Where another one has come meanwhile that is
 /// the same, they are two now.
-fn forget_unique(conn: &mut SqliteConnection, tasks: &[TaskId]) -> QueryResult<()> {
+fn forget_unique(conn: &mut SqliteConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<()> {
     tasks.chunks(LISTED).try_for_each(|tasks| {
-        let forget = Sql::<()>::new("UPDATE deferred_tasks SET unique_key = NULL WHERE id IN (");
+        let forget =
+            Sql::<()>::new("UPDATE deferred_tasks SET unique_key = NULL WHERE state = 'running' AND worker = ")
+                .bind(lease.worker)
+                .sql(" AND id IN (");
         let forget = forget.list(tasks.iter().copied()).sql(format!(
             ") AND EXISTS (SELECT 1 FROM deferred_tasks AS o WHERE o.task = deferred_tasks.task \
              AND o.unique_key = deferred_tasks.unique_key AND {UNIQUE_WAITS})"

@@ -343,6 +343,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let has_keys = settled.iter().any(|settlement| settlement.key.is_some());
         // Whatever happens now, and also where nobody waits for it to happen: until it is known to
         // have gone well it may have taken tasks that nobody is told of.
+        let doubt = self.doubt;
         if !claims.is_empty() {
             self.doubt = begin.checked_add(patience(lease.duration) * 2);
         }
@@ -370,7 +371,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let tried = taken.len() + usize::from(error.is_some());
         let error = error.filter(|(error, _)| !is_about_others(error));
         if error.is_none() {
-            self.doubt = None;
+            // What was in doubt before still is: an earlier statement may be on its way yet.
+            self.doubt = doubt;
         } else {
             self.conn = None;
         }
