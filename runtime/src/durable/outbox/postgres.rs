@@ -100,11 +100,9 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
                 " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
                  AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = EXCLUDED.id, \
                  queue = EXCLUDED.queue, payload = EXCLUDED.payload, priority = EXCLUDED.priority, \
-                 max_attempts = EXCLUDED.max_attempts, freed_key = CASE WHEN deferred_tasks.task_key IS NOT NULL \
-                 AND (EXCLUDED.task_key IS NULL OR EXCLUDED.task_key <> deferred_tasks.task_key OR EXCLUDED.state <> 'ready') \
-                 THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, task_key = EXCLUDED.task_key, \
+                 max_attempts = EXCLUDED.max_attempts, freed_key = COALESCE(deferred_tasks.task_key, deferred_tasks.freed_key), task_key = EXCLUDED.task_key, \
                  state = EXCLUDED.state, run_at_ms = EXCLUDED.run_at_ms, enqueued_at_ms = EXCLUDED.enqueued_at_ms, \
-                 refusals = 0, refused_at_ms = NULL WHERE EXCLUDED.replaces",
+                 refusals = 0, refused_at_ms = NULL, error = NULL, started_at_ms = NULL WHERE EXCLUDED.replaces",
             );
         }
         Ok(())

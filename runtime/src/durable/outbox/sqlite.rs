@@ -22,11 +22,9 @@ impl Outbox<Sqlite> for TaskTable {
             " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
              AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = excluded.id, \
              queue = excluded.queue, payload = excluded.payload, priority = excluded.priority, \
-             max_attempts = excluded.max_attempts, freed_key = CASE WHEN deferred_tasks.task_key IS NOT NULL \
-             AND (excluded.task_key IS NULL OR excluded.task_key <> deferred_tasks.task_key OR excluded.state <> 'ready') \
-             THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, task_key = excluded.task_key, \
+             max_attempts = excluded.max_attempts, freed_key = COALESCE(deferred_tasks.task_key, deferred_tasks.freed_key), task_key = excluded.task_key, \
              state = excluded.state, run_at_ms = excluded.run_at_ms, enqueued_at_ms = excluded.enqueued_at_ms, \
-             refusals = 0, refused_at_ms = NULL WHERE excluded.replaces",
+             refusals = 0, refused_at_ms = NULL, error = NULL, started_at_ms = NULL WHERE excluded.replaces",
         )
     }
 }

@@ -14,7 +14,7 @@ use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql, Past,
     PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed, has_due,
-    keys_left, keys_of, next_unknown, refunded, rescue, settle, start_anew, started_in_the_time_to_come, wider,
+    keys_of, keys_of_rescued, next_unknown, rescue, settle, start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
@@ -143,7 +143,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
                 }
                 let rescue = Sql::<()>::new(rescue(NOW)).sql("id IN (");
                 rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
-                match elect(conn, &keys_left(&rows)).await? {
+                match elect(conn, &keys_of_rescued(&rows)).await? {
                     stuck if stuck.is_empty() => Ok(rows),
                     // Somebody has the next row of a key locked: later.
                     _ => Err(Error::RollbackTransaction),
@@ -289,8 +289,7 @@ async fn tell(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settlem
                 let ids: Vec<_> = ends.iter().map(|settlement| settlement.id).collect();
                 let free: HashSet<_> = lock(conn, &ids).await?.into_iter().collect();
                 let (ends, locked): (Vec<_>, Vec<_>) = ends.into_iter().partition(|end| free.contains(&end.id));
-                forget_unique(conn, &refunded(&ends)).await?;
-                for statement in settle(&who, &ends, NOW) {
+                for statement in settle(&who, &ends, NOW, FORGET_UNIQUE) {
                     statement.execute(conn).await?;
                 }
                 let stuck = elect(conn, &keys_of(&ends)).await?;
@@ -399,18 +398,10 @@ async fn elect(conn: &mut AsyncMysqlConnection, keys: &[&str]) -> QueryResult<Ve
     Ok(stuck)
 }
 
-/// These wait again as if they had never been taken. Where another one has come meanwhile that is
-/// the same, they are two now.
-async fn forget_unique(conn: &mut AsyncMysqlConnection, tasks: &[TaskId]) -> QueryResult<()> {
-    for tasks in tasks.chunks(LISTED) {
-        let forget = Sql::<()>::new(
-            "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task AND o.waiting_unique_key = t.unique_key \
-             SET t.unique_key = NULL WHERE t.id IN (",
-        );
-        forget.list(tasks.iter().copied()).sql(")").execute(conn).await?;
-    }
-    Ok(())
-}
+/// Where another one has come that is the same, this row, which is named behind it, is a second one
+/// from now on.
+const FORGET_UNIQUE: &str = "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task \
+     AND o.waiting_unique_key = t.unique_key SET t.unique_key = NULL WHERE t.attempts = 1 AND t.id = ";
 
 /// Claims from the front of the queue. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.
@@ -445,8 +436,9 @@ async fn take_of(
 ) -> QueryResult<(Taken, bool)> {
     let queue = &*claim.queue;
     let front = Sql::<CandidateSql>::new(format!(
-        "SELECT c.id, CAST(LENGTH(c.payload) AS SIGNED), CASE WHEN c.task_key IS NOT NULL THEN (SELECT h.id \
-         FROM deferred_tasks AS h WHERE h.held_key = c.task_key AND {IN_THE_WAY} ORDER BY h.id LIMIT 1) END \
+        "SELECT c.id, CAST(LENGTH(c.payload) AS SIGNED), CASE WHEN c.task_key IS NOT NULL THEN COALESCE((SELECT h.id \
+         FROM deferred_tasks AS h WHERE h.held_key = c.task_key AND {IN_THE_WAY} ORDER BY h.id LIMIT 1), \
+         (SELECT b.id FROM deferred_tasks AS b WHERE b.blocked_key = c.task_key AND b.id < c.id ORDER BY b.id LIMIT 1)) END \
          FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = "
     ))
     .bind(queue)

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::floor::{Floor, Front, Start};
 use super::statements::{
-    BATCH, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Past, PastSql, RESCUED, RenewedSql,
-    RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_left, keys_of, next_unknown, rescue,
-    start_anew, started_in_the_time_to_come, wider,
+    BATCH, BLOCKED_BEFORE, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Past, PastSql,
+    RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_of,
+    keys_of_rescued, next_unknown, rescue, start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement};
@@ -207,7 +207,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
                  ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state, task_key"
             ));
             let rows: Vec<RescuedRow> = rescue.load(conn).await?;
-            match elect(conn, &keys_left(&rows)).await? {
+            match elect(conn, &keys_of_rescued(&rows)).await? {
                 stuck if stuck.is_empty() => Ok(rows),
                 // Somebody has the next row of a key locked: later.
                 _ => Err(Error::RollbackTransaction),
@@ -305,19 +305,19 @@ async fn elect(conn: &mut AsyncPgConnection, keys: &[&str]) -> QueryResult<Vec<S
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let elect = Sql::<Text>::new(
-        "WITH k AS MATERIALIZED (SELECT value AS key FROM json_array_elements_text(",
-    )
-    .bind(words(keys))
-    .sql(format!(
-        "::text::json)), b AS MATERIALIZED (SELECT k.key, c.id FROM k CROSS JOIN LATERAL (SELECT id FROM deferred_tasks \
-         WHERE task_key = k.key AND state = 'blocked' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) AS c \
-         WHERE NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1)), \
-         u AS (UPDATE deferred_tasks SET state = 'ready' WHERE id = ANY(ARRAY(SELECT id FROM b))) \
-         SELECT key FROM k WHERE NOT EXISTS (SELECT FROM b WHERE b.key = k.key) \
-         AND EXISTS (SELECT FROM deferred_tasks AS w WHERE w.task_key = k.key AND w.state = 'blocked' LIMIT 1) \
-         AND NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} LIMIT 1)"
-    ));
+    // The first one, or none: the next one behind a row that is locked would have to wait for that.
+    let elect = Sql::<Text>::new("WITH k AS MATERIALIZED (SELECT value AS key FROM json_array_elements_text(")
+        .bind(words(keys))
+        .sql(format!(
+            "::text::json)), c AS MATERIALIZED (SELECT k.key AS task_key, (SELECT id FROM deferred_tasks \
+             WHERE task_key = k.key AND state = 'blocked' ORDER BY id LIMIT 1) AS id FROM k), \
+             w AS MATERIALIZED (SELECT c.task_key, c.id FROM c WHERE c.id IS NOT NULL AND NOT EXISTS (SELECT \
+             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1)), \
+             l AS MATERIALIZED (SELECT id FROM deferred_tasks WHERE id = ANY(ARRAY(SELECT id FROM w)) AND state = 'blocked' \
+             FOR UPDATE SKIP LOCKED), \
+             u AS (UPDATE deferred_tasks SET state = 'ready' WHERE id = ANY(ARRAY(SELECT id FROM l))) \
+             SELECT task_key FROM w WHERE NOT EXISTS (SELECT FROM l WHERE l.id = w.id)"
+        ));
     elect.load(conn).await
 }
 
@@ -420,12 +420,22 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
     if left.is_empty() {
         return Ok(());
     }
+    let refunded: Vec<_> = left.iter().filter(|left| left.refund > 0).map(|left| left.id).collect();
+    // One that waits again as if it had never been taken forgets its unique_key, if another one has
+    // it meanwhile.
     let update = Sql::<()>::new(format!(
         "UPDATE deferred_tasks AS t SET \
          state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready', 'unknown') THEN 'cancelled' ELSE l.state END, \
          run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
-         unique_key = CASE WHEN l.refund > 0 AND EXISTS (SELECT FROM deferred_tasks AS o WHERE o.task = t.task \
-         AND o.unique_key = t.unique_key AND {UNIQUE_WAITS} LIMIT 1) THEN NULL ELSE t.unique_key END, \
+         unique_key = CASE WHEN l.refund > 0 AND t.attempts = 1 AND (EXISTS (SELECT FROM deferred_tasks AS o \
+         WHERE o.task = t.task AND o.unique_key = t.unique_key AND {UNIQUE_WAITS} LIMIT 1) \
+         OR EXISTS (SELECT FROM deferred_tasks AS o WHERE o.id = ANY("
+    ))
+    .bind(ids(&refunded))
+    .sql("::text::uuid[]) AND o.id < t.id AND o.task = t.task AND o.unique_key = t.unique_key AND o.attempts = 1 AND o.worker = ")
+    .bind(lease.worker)
+    .sql(format!(
+        ")) THEN NULL ELSE t.unique_key END, \
          refused_at_ms = CASE WHEN l.refused THEN COALESCE(t.refused_at_ms, {NOW}) ELSE t.refused_at_ms END, \
          refusals = t.refusals + l.refused::integer, snoozes = t.snoozes + CASE WHEN t.snoozes < 2147483647 THEN l.snoozed ELSE 0 END, error = COALESCE(l.error, t.error), \
          ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
@@ -600,7 +610,8 @@ async fn take(
         .sql(format!(
             ", f AS MATERIALIZED (SELECT c.place, sum(c.bytes) OVER o - c.bytes AS before, row_number() OVER o AS at FROM c \
              WHERE c.task_key IS NULL OR NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = c.task_key \
-             AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) WINDOW o AS (ORDER BY c.priority, c.run_at_ms, c.id)), \
+             AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) AND NOT EXISTS (SELECT FROM deferred_tasks AS b WHERE {BLOCKED_BEFORE} LIMIT 1) \
+             WINDOW o AS (ORDER BY c.priority, c.run_at_ms, c.id)), \
              t AS (UPDATE deferred_tasks SET {TAKE}"
         ))
         .bind(lease.worker)

@@ -1,7 +1,7 @@
 //! The statements for SQLite, whose connection is a synchronous one: each round is one transaction
 //! on a thread for blocking work, because it is commits that cost there.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -12,9 +12,9 @@ use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
-    LookSql, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose,
-    freed, has_due, keys_left, keys_of, next_unknown, refunded, rescue, settle, start_anew,
+    BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY,
+    LISTED, Look, LookSql, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken,
+    UNIQUE_WAITS, choose, freed, has_due, keys_of, keys_of_rescued, next_unknown, rescue, settle, start_anew,
     started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
@@ -53,8 +53,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                forget_unique(conn, &refunded(&settled))?;
-                settle(&lease, &settled, NOW)
+                settle(&lease, &settled, NOW, &FORGET_UNIQUE)
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
                 elect(conn, &keys_of(&settled))?;
@@ -162,7 +161,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                      ORDER BY lease_until_ms LIMIT {BATCH}) RETURNING {RESCUED}, state, task_key"
                 ));
                 let rows: Vec<RescuedRow> = rescue.load(conn)?;
-                elect(conn, &keys_left(&rows))?;
+                elect(conn, &keys_of_rescued(&rows))?;
                 Ok(rows)
             })
         })
@@ -264,18 +263,14 @@ fn elect(conn: &mut SqliteConnection, keys: &[&str]) -> QueryResult<()> {
     Ok(())
 }
 
-/// These wait again as if they had never been taken. Where another one has come meanwhile that is
-/// the same, they are two now.
-fn forget_unique(conn: &mut SqliteConnection, tasks: &[TaskId]) -> QueryResult<()> {
-    tasks.chunks(LISTED).try_for_each(|tasks| {
-        let forget = Sql::<()>::new("UPDATE deferred_tasks SET unique_key = NULL WHERE id IN (");
-        let forget = forget.list(tasks.iter().copied()).sql(format!(
-            ") AND EXISTS (SELECT 1 FROM deferred_tasks AS o WHERE o.task = deferred_tasks.task \
-             AND o.unique_key = deferred_tasks.unique_key AND {UNIQUE_WAITS})"
-        ));
-        forget.execute(conn).map(drop)
-    })
-}
+/// Where another one has come that is the same, this row, which is named behind it, is a second one
+/// from now on.
+static FORGET_UNIQUE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "UPDATE deferred_tasks AS t SET unique_key = NULL WHERE t.attempts = 1 AND EXISTS (SELECT 1 FROM deferred_tasks AS o \
+         WHERE o.task = t.task AND o.unique_key = t.unique_key AND {UNIQUE_WAITS}) AND t.id = "
+    )
+});
 
 /// Claims from the front of the queue. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.
@@ -284,8 +279,9 @@ fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResul
     loop {
         let queue = &*claim.queue;
         let front = Sql::<CandidateSql>::new(format!(
-            "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN (SELECT h.id \
-             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) END \
+            "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN COALESCE((SELECT h.id \
+             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1), \
+             (SELECT b.id FROM deferred_tasks AS b WHERE {BLOCKED_BEFORE} LIMIT 1)) END \
              FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = "
         ))
         .bind(queue)

@@ -97,6 +97,11 @@ pub(super) const HOLDS: &str =
 /// those that do not run the first one is next.
 pub(super) const IN_THE_WAY: &str = "h.id <> c.id AND (h.state = 'running' OR h.id < c.id)";
 
+/// Whether `b`, which is blocked, is before `c`, which is of the same key: its turn comes first. It
+/// is looked for by itself, because there may be very many of them.
+#[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+pub(super) const BLOCKED_BEFORE: &str = "b.task_key = c.task_key AND b.state = 'blocked' AND b.id < c.id";
+
 /// Whose `unique_key` counts: what waits, and was never started. The words are those of the index.
 #[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
 pub(super) const UNIQUE_WAITS: &str =
@@ -151,9 +156,9 @@ pub(super) const RESCUED: &str = "id, task, attempts - snoozes";
 /// See [`RescuedSql`].
 pub(super) type RescuedRow = (TaskId, String, i32, String, Option<String>);
 
-/// The keys of rows that keep nobody waiting any more.
-pub(super) fn keys_left(rescued: &[RescuedRow]) -> Vec<&str> {
-    distinct(rescued.iter().filter(|row| row.3 != "ready").filter_map(|row| row.4.as_deref()))
+/// The keys of rows that were taken back.
+pub(super) fn keys_of_rescued(rescued: &[RescuedRow]) -> Vec<&str> {
+    distinct(rescued.iter().filter_map(|row| row.4.as_deref()))
 }
 
 /// The keys of rows whose attempts ended.
@@ -285,9 +290,15 @@ impl Settlement {
 pub(super) const LISTED: usize = 1_000;
 
 /// What tells of ends where there are no arrays: a statement for all that ended well, and one for
-/// each other; `now` is the SQL of the time.
+/// each other; `now` is the SQL of the time. One that waits again as if it had never been taken
+/// forgets its `unique_key` before that, by `forget_unique`, if another one has it meanwhile.
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
-pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static str) -> Vec<Sql<'s>> {
+pub(super) fn settle<'s>(
+    lease: &Lease,
+    settled: &'s [Settlement],
+    now: &'static str,
+    forget_unique: &'static str,
+) -> Vec<Sql<'s>> {
     let mut statements = Vec::new();
     for done in Settlement::done(settled).chunks(LISTED) {
         let delete = Sql::new("DELETE FROM deferred_tasks WHERE worker = ").bind(lease.worker);
@@ -296,6 +307,10 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };
         let goes_on = left.goes_on();
+        if left.refund > 0 {
+            let forget = Sql::new(forget_unique).bind(settlement.id).sql(" AND t.worker = ").bind(lease.worker);
+            statements.push(forget);
+        }
         // MySQL makes one assignment after the other, SQLite all at once: none looks at what
         // another one has changed before it.
         let update = Sql::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
@@ -326,13 +341,6 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
         statements.push(update);
     }
     statements
-}
-
-/// The rows whose attempts did not count, and which wait again. In a list, a statement takes it.
-#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
-pub(super) fn refunded(settled: &[Settlement]) -> Vec<TaskId> {
-    let is_refunded = |settlement: &&Settlement| settlement.left().is_some_and(|left| left.refund > 0);
-    settled.iter().filter(is_refunded).map(|settlement| settlement.id).collect()
 }
 
 /// The next task behind this one of which there are rows that no program could read, and whether
