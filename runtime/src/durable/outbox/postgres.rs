@@ -6,7 +6,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
-use super::{Outbox, SPILL_BEYOND, TaskTable, blocked};
+use super::{ON_CONFLICT, Outbox, SPILL_BEYOND, TaskTable, blocked};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::row::{NewTask, Schedule};
 
@@ -96,14 +96,7 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
              CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now",
         );
         if self.has_unique {
-            out.push_sql(
-                " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
-                 AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = EXCLUDED.id, \
-                 queue = EXCLUDED.queue, payload = EXCLUDED.payload, priority = EXCLUDED.priority, \
-                 max_attempts = EXCLUDED.max_attempts, freed_key = COALESCE(deferred_tasks.task_key, deferred_tasks.freed_key), task_key = EXCLUDED.task_key, \
-                 state = EXCLUDED.state, run_at_ms = EXCLUDED.run_at_ms, enqueued_at_ms = EXCLUDED.enqueued_at_ms, \
-                 refusals = 0, refused_at_ms = NULL, error = NULL, started_at_ms = NULL WHERE EXCLUDED.replaces",
-            );
+            out.push_sql(ON_CONFLICT);
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     }
 
     async fn promote(conn: &mut AsyncMysqlConnection) -> QueryResult<usize> {
-        let due = format!("state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms");
+        let due = format!("state = 'scheduled' AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms");
         change(conn, due, "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (".to_owned()).await
     }
 
@@ -158,7 +158,9 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         let mut pruned = 0;
         // One after the other: there is an index for each.
         for state in ["dead", "cancelled"] {
-            let over = format!("state = '{state}' AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms");
+            let over = format!(
+                "state = '{state}' AND ended_at_ms < {NOW} - {kept} AND freed_key IS NULL ORDER BY ended_at_ms"
+            );
             pruned += change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await?;
         }
         Ok(pruned)
@@ -206,12 +208,14 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     async fn free_keys(conn: &mut AsyncMysqlConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
         let rows = rows.to_vec();
         conn.transaction::<_, Error, _>(async move |conn| {
-            let stuck = elect(conn, &rows.iter().map(|(_, key)| &**key).collect::<Vec<_>>()).await?;
-            let seen: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();
-            let free = lock(conn, &seen).await?;
-            if !free.is_empty() {
+            // Locked first: what leaves a key behind that is looked at again.
+            let free = lock(conn, &rows.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await?;
+            let mut keys: Vec<_> = rows.iter().filter(|(id, _)| free.contains(id)).map(|(_, key)| &**key).collect();
+            let stuck = elect(conn, &keys).await?;
+            keys.retain(|key| !stuck.iter().any(|stuck| stuck == key));
+            if !keys.is_empty() {
                 let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
-                clear.list(free).sql(")").execute(conn).await?;
+                clear.list(free).sql(") AND freed_key IN (").list(keys).sql(")").execute(conn).await?;
             }
             Ok(())
         })

@@ -195,7 +195,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         // condition of an index.
         let promote = Sql::<()>::new(format!(
             "UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
-             WHERE state = 'scheduled' AND run_at_ms <= (SELECT {NOW}) ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
+             WHERE state = 'scheduled' AND run_at_ms <= (SELECT {NOW}) AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH} \
+             FOR UPDATE SKIP LOCKED))"
         ));
         promote.execute(conn).await
     }
@@ -223,7 +224,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
              WHERE state IN ('dead', 'cancelled') AND ended_at_ms < (SELECT {NOW}) - "
         ))
         .bind(milliseconds(kept))
-        .sql(format!(" ORDER BY ended_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
+        .sql(format!(" AND freed_key IS NULL ORDER BY ended_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
         prune.execute(conn).await
     }
 
@@ -259,16 +260,20 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     }
 
     async fn free_keys(conn: &mut AsyncPgConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
-        let keys: Vec<_> = rows.iter().map(|(_, key)| &**key).collect();
         conn.transaction::<_, Error, _>(async |conn| {
+            // Locked first: what leaves a key behind that is looked at again.
+            let lock = Sql::<SqlTaskId>::new("SELECT id FROM deferred_tasks WHERE id = ANY(")
+                .bind(ids(&rows.iter().map(|(id, _)| *id).collect::<Vec<_>>()))
+                .sql("::text::uuid[]) FOR UPDATE SKIP LOCKED");
+            let free: Vec<TaskId> = lock.load(conn).await?;
+            let mut keys: Vec<_> = rows.iter().filter(|(id, _)| free.contains(id)).map(|(_, key)| &**key).collect();
             let stuck = elect(conn, &keys).await?;
-            let looked_at: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();
-            let clear = Sql::<()>::new(
-                "UPDATE deferred_tasks SET freed_key = NULL WHERE id = ANY(ARRAY(SELECT id \
-                FROM deferred_tasks WHERE freed_key IS NOT NULL AND id = ANY(",
-            )
-            .bind(ids(&looked_at))
-            .sql("::text::uuid[]) FOR UPDATE SKIP LOCKED))");
+            keys.retain(|key| !stuck.iter().any(|stuck| stuck == key));
+            let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id = ANY(")
+                .bind(ids(&free))
+                .sql("::text::uuid[]) AND freed_key = ANY(ARRAY(SELECT value FROM json_array_elements_text(")
+                .bind(words(&keys))
+                .sql("::text::json)))");
             clear.execute(conn).await.map(drop)
         })
         .await

@@ -146,7 +146,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         conn.spawn_blocking(|conn| {
             let promote = Sql::<()>::new(format!(
                 "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (SELECT id FROM deferred_tasks \
-                 WHERE state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH})"
+                 WHERE state = 'scheduled' AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH})"
             ));
             promote.execute(conn)
         })
@@ -173,7 +173,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         conn.spawn_blocking(move |conn| {
             let prune = Sql::<()>::new(format!(
                 "DELETE FROM deferred_tasks WHERE id IN (SELECT id FROM deferred_tasks \
-                 WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms LIMIT {BATCH})"
+                 WHERE state IN ('dead', 'cancelled') AND ended_at_ms < {NOW} - {kept} AND freed_key IS NULL ORDER BY ended_at_ms LIMIT {BATCH})"
             ));
             prune.execute(conn)
         })
@@ -222,9 +222,11 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let rows = rows.to_vec();
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                elect(conn, &rows.iter().map(|(_, key)| &**key).collect::<Vec<_>>())?;
+                let keys: Vec<_> = rows.iter().map(|(_, key)| &**key).collect();
+                elect(conn, &keys)?;
                 let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
-                clear.list(rows.iter().map(|(id, _)| *id)).sql(")").execute(conn).map(drop)
+                let clear = clear.list(rows.iter().map(|(id, _)| *id)).sql(") AND freed_key IN (");
+                clear.list(keys).sql(")").execute(conn).map(drop)
             })
         })
         .await

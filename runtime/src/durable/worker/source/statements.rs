@@ -353,8 +353,13 @@ pub(super) fn next_unknown<'s>(behind: &'s str, now: &str) -> Sql<'s, (Text, Boo
 
 /// Rows that left a key, and the keys.
 pub(super) fn freed() -> Sql<'static, (SqlTaskId, Text)> {
-    Sql::new("SELECT id, freed_key FROM deferred_tasks WHERE freed_key IS NOT NULL ORDER BY freed_key LIMIT 100")
+    Sql::new(format!(
+        "SELECT id, freed_key FROM deferred_tasks WHERE freed_key IS NOT NULL ORDER BY freed_key LIMIT {FREED}"
+    ))
 }
+
+/// How many of them are looked at in one look.
+pub(super) const FREED: i32 = 100;
 
 /// Whether there is something in these queues that is ready, or would be by what is done
 /// periodically; `now` is the SQL of the time. What is in paused queues waits.

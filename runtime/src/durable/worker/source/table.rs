@@ -15,7 +15,7 @@ use diesel_async::AsyncConnection;
 use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, Exchange, Look, Past, RescuedRow, Since};
+use super::statements::{BATCH, Exchange, FREED, Look, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
@@ -318,6 +318,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let careful = self.careful.is_some_and(|until| begin < until);
         // Whatever happens now, and also where nobody waits for it to happen: until it is known to
         // have gone well it may have taken tasks that nobody is told of.
+        let doubted = self.doubt;
         if !claims.is_empty() {
             self.doubt = begin.checked_add(patience(lease.duration) * 2);
         }
@@ -338,7 +339,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let in_the_way = error.as_ref().is_some_and(is_about_others);
         let error = error.filter(|_| !in_the_way);
         if error.is_none() {
-            self.doubt = None;
+            // An earlier one may still be on its way.
+            self.doubt = doubted;
         } else {
             self.conn = None;
         }
@@ -428,6 +430,13 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
         let mut outlook = Outlook { ready: look.ready, ended: look.lease_ended, next: None, given_up: Vec::new() };
         let mut more = false;
+        if look.freed {
+            let rows = self.with(async |conn| C::Statements::freed(conn).await).await?;
+            self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
+            self.may_lie_before();
+            outlook.ready = true;
+            more |= rows.len() >= FREED as usize;
+        }
         if is_due {
             let promoted = self.with(async |conn| C::Statements::promote(conn).await).await?;
             if promoted > 0 {
@@ -436,12 +445,6 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             }
             // What is due next stands behind those, and was not seen.
             more |= promoted > 0;
-        }
-        if look.freed {
-            let rows = self.with(async |conn| C::Statements::freed(conn).await).await?;
-            self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
-            self.may_lie_before();
-            outlook.ready = true;
         }
         if thorough {
             if look.ready {
