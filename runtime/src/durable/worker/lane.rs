@@ -53,6 +53,7 @@ struct Flight {
     why: Option<Stop>,
     task: String,
     key: Option<String>,
+    started_at_ms: i64,
     bytes: i64,
     started: bool,
 }
@@ -105,6 +106,7 @@ impl Lanes {
         for task in claimed {
             if let Some(flight) = inner.flights.get_mut(&task.id) {
                 flight.leased = leased;
+                flight.started_at_ms = task.started_at_ms;
                 flight.why = flight.why.filter(|why| *why != Stop::LeaseLost);
                 continue;
             }
@@ -114,6 +116,7 @@ impl Lanes {
                 why: None,
                 task: task.task.clone(),
                 key: task.key.clone(),
+                started_at_ms: task.started_at_ms,
                 bytes: i64::try_from(task.payload.len()).unwrap_or(i64::MAX),
                 started: false,
             };
@@ -297,8 +300,9 @@ impl Lanes {
 impl Inner {
     /// What is to be told of a task.
     fn settle(&mut self, id: TaskId, outcome: Outcome) {
-        let key = self.flights.get(&id).and_then(|flight| flight.key.clone());
-        self.settled.push(Settlement { id, key, outcome });
+        if let Some(Flight { started_at_ms, key, .. }) = self.flights.get(&id) {
+            self.settled.push(Settlement { id, started_at_ms: *started_at_ms, key: key.clone(), outcome });
+        }
     }
 
     /// A task is in these hands no more.

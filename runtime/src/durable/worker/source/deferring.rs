@@ -9,7 +9,7 @@ use std::time::Duration;
 use diesel::result::QueryResult;
 
 use super::floor::Start;
-use super::statements::{Exchange, Look, Past, RescuedRow, Since};
+use super::statements::{Exchange, Look, Mine, Past, RescuedRow, Since};
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
@@ -46,7 +46,7 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::exchange(conn.inner_mut(), lease, settled, claims, careful).await
     }
 
-    async fn mine(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
+    async fn mine(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<Vec<Mine>> {
         C::Statements::mine(conn.inner_mut(), lease).await
     }
 

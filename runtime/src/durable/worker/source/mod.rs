@@ -125,6 +125,8 @@ pub(crate) struct Claimed {
     pub(crate) key: Option<String>,
     /// How often programs could not read it.
     pub(crate) refusals: i32,
+    /// When it was taken, by the clock of the database.
+    pub(crate) started_at_ms: i64,
 }
 
 /// Without the arguments.
@@ -138,6 +140,10 @@ impl fmt::Debug for Claimed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settlement {
     pub(crate) id: TaskId,
+    /// When it was taken: the same worker may have taken the task anew since then, which is none of
+    /// this attempt's business. A statement whose answer got lost is sent again, or arrives late.
+    /// By the table it may have started before: see `start_anew`.
+    pub(crate) started_at_ms: i64,
     /// The key that it held.
     pub(crate) key: Option<String>,
     pub(crate) outcome: Outcome,

@@ -12,9 +12,10 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsy
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql, Past,
-    PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed, has_due,
-    keys_of, keys_of_rescued, next_unknown, rescue, settle, start_anew, started_in_the_time_to_come, wider,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, IN_THE_WAY, LISTED, Look, LookSql, Mine,
+    Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, choose, freed,
+    has_due, keys_of, keys_of_rescued, mine, next_unknown, rescue, settle, start_anew, started_in_the_time_to_come,
+    wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
@@ -72,11 +73,8 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         Ok(exchange)
     }
 
-    async fn mine(conn: &mut AsyncMysqlConnection, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
-        let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
-            "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
-        );
-        mine.bind(lease.worker).load(conn).await
+    async fn mine(conn: &mut AsyncMysqlConnection, lease: &Lease) -> QueryResult<Vec<Mine>> {
+        mine(lease).load(conn).await
     }
 
     async fn renew(

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::floor::{Floor, Front, Start};
 use super::statements::{
-    BATCH, BLOCKED_BEFORE, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Past, PastSql,
-    RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_of,
-    keys_of_rescued, next_unknown, rescue, start_anew, started_in_the_time_to_come, wider,
+    BATCH, BLOCKED_BEFORE, CLAIMED, ClaimedRow, Exchange, HOLDS, IN_THE_WAY, LET_GO, Look, LookSql, Mine, Past,
+    PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, freed, has_due, keys_of,
+    keys_of_rescued, mine, next_unknown, rescue, start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement};
@@ -34,6 +34,7 @@ struct LeftRow<'s> {
     refund: i32,
     snoozed: i32,
     refused: bool,
+    started_at_ms: i64,
 }
 
 /// Identifiers as PostgreSQL writes an array.
@@ -45,6 +46,12 @@ fn ids(tasks: &[TaskId]) -> String {
     }
     text.push('}');
     text
+}
+
+/// Numbers as PostgreSQL writes an array.
+fn numbers(numbers: &[i64]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
+    format!("{{{}}}", numbers.join(","))
 }
 
 /// Words as a JSON array.
@@ -110,12 +117,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         Ok(exchange)
     }
 
-    async fn mine(conn: &mut AsyncPgConnection, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
-        let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
-            "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
-        )
-        .bind(lease.worker);
-        mine.load(conn).await
+    async fn mine(conn: &mut AsyncPgConnection, lease: &Lease) -> QueryResult<Vec<Mine>> {
+        mine(lease).load(conn).await
     }
 
     async fn renew(conn: &mut AsyncPgConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
@@ -401,9 +404,12 @@ async fn tell_of(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlem
 async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
     let done = Settlement::done(settled);
     if !done.is_empty() {
-        let delete = Sql::<()>::new("DELETE FROM deferred_tasks WHERE id = ANY(")
-            .bind(ids(&done))
-            .sql("::text::uuid[]) AND worker = ")
+        let (tasks, started): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+        let delete = Sql::<()>::new("DELETE FROM deferred_tasks AS t USING unnest(")
+            .bind(ids(&tasks))
+            .sql("::text::uuid[], ")
+            .bind(numbers(&started))
+            .sql("::text::bigint[]) AS d(id, at) WHERE t.id = d.id AND COALESCE(t.started_at_ms, 0) <= d.at AND t.worker = ")
             .bind(lease.worker);
         delete.execute(conn).await?;
     }
@@ -419,6 +425,7 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
                 refund: left.refund,
                 snoozed: left.snoozed,
                 refused: left.refused,
+                started_at_ms: settlement.started_at_ms,
             })
         })
         .collect();
@@ -448,8 +455,8 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
     ))
     .bind(serde_json::to_string(&left).unwrap_or_default())
     .sql(
-        "::text::json) AS l(id uuid, state text, delay_ms bigint, error text, refund integer, snoozed integer, refused boolean) \
-         WHERE t.id = l.id AND t.worker = ",
+        "::text::json) AS l(id uuid, state text, delay_ms bigint, error text, refund integer, snoozed integer, refused boolean, \
+         started_at_ms bigint) WHERE t.id = l.id AND COALESCE(t.started_at_ms, 0) <= l.started_at_ms AND t.worker = ",
     )
     .bind(lease.worker);
     update.execute(conn).await?;
@@ -596,11 +603,22 @@ type TakenSql = (
     Nullable<BigInt>,
     Nullable<Text>,
     Nullable<Integer>,
+    Nullable<BigInt>,
 );
 
 /// See [`TakenSql`].
-type TakenRow =
-    (Option<TaskId>, Option<String>, Option<String>, i32, i32, Option<i16>, Option<i64>, Option<String>, Option<i32>);
+type TakenRow = (
+    Option<TaskId>,
+    Option<String>,
+    Option<String>,
+    i32,
+    i32,
+    Option<i16>,
+    Option<i64>,
+    Option<String>,
+    Option<i32>,
+    Option<i64>,
+);
 
 async fn take(
     conn: &mut AsyncPgConnection,
@@ -632,7 +650,7 @@ async fn take(
         .bind(bytes)
         .sql(format!(
             "))) RETURNING {CLAIMED}) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, (SELECT count(*)::integer FROM c), \
-             (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL"
+             (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL"
         ));
     let rows: Vec<TakenRow> = take.load(conn).await?;
     let mut counts = Counts { seen: 0, free: 0 };
@@ -649,6 +667,7 @@ async fn take(
                 Some(run_at_ms),
                 key,
                 Some(refusals),
+                Some(started_at_ms),
             ) => claimed.push(ClaimedRow {
                 id,
                 task,
@@ -659,6 +678,7 @@ async fn take(
                 run_at_ms,
                 key,
                 refusals,
+                started_at_ms,
             }),
             (_, _, _, seen, free, ..) => counts = Counts { seen: seen.into(), free: free.into() },
         }

@@ -6,22 +6,21 @@ use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::result::QueryResult;
-use diesel::sql_types::{Nullable, Text};
 use diesel::{OptionalExtension, RunQueryDsl, SqliteConnection};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::floor::Start;
 use super::statements::{
     BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Exchange, HOLDS, IN_THE_WAY,
-    LISTED, Look, LookSql, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken,
-    UNIQUE_WAITS, choose, freed, has_due, keys_of, keys_of_rescued, next_unknown, rescue, settle, start_anew,
+    LISTED, Look, LookSql, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken,
+    UNIQUE_WAITS, choose, freed, has_due, keys_of, keys_of_rescued, mine, next_unknown, rescue, settle, start_anew,
     started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
-use crate::durable::id::{SqlTaskId, TaskId};
+use crate::durable::id::TaskId;
 use crate::durable::sql::Sql;
 
 impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
@@ -64,18 +63,9 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         .await
     }
 
-    async fn mine(
-        conn: &mut SyncConnectionWrapper<SqliteConnection>,
-        lease: &Lease,
-    ) -> QueryResult<Vec<(TaskId, Option<String>)>> {
-        let worker = lease.worker;
-        conn.spawn_blocking(move |conn| {
-            let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
-                "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
-            );
-            mine.bind(worker).load(conn)
-        })
-        .await
+    async fn mine(conn: &mut SyncConnectionWrapper<SqliteConnection>, lease: &Lease) -> QueryResult<Vec<Mine>> {
+        let lease = *lease;
+        conn.spawn_blocking(move |conn| mine(&lease).load(conn)).await
     }
 
     async fn renew(

@@ -8,6 +8,7 @@ use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use diesel::result::Error;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
 /// The rows of a claim.
-pub(super) type ClaimedSql = (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer);
+pub(super) type ClaimedSql =
+    (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer, BigInt);
 
 /// See [`ClaimedSql`].
 #[derive(Debug, diesel::Queryable)]
@@ -33,11 +35,34 @@ pub(super) struct ClaimedRow {
     pub(super) key: Option<String>,
     /// How often programs could not read it.
     pub(super) refusals: i32,
+    /// When it was taken.
+    pub(super) started_at_ms: i64,
 }
 
 /// The columns of one.
-pub(super) const CLAIMED: &str =
-    "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms, task_key, refusals";
+pub(super) const CLAIMED: &str = "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms, task_key, \
+     refusals, COALESCE(started_at_ms, 0)";
+
+/// The rows of what a worker has.
+pub(super) type MineSql = (SqlTaskId, Nullable<Text>, BigInt);
+
+/// See [`MineSql`].
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, diesel::Queryable)]
+#[diesel(sql_type = MineSql)]
+pub(in crate::durable::worker) struct Mine {
+    pub(in crate::durable::worker) id: TaskId,
+    pub(in crate::durable::worker) key: Option<String>,
+    /// When it was taken.
+    pub(in crate::durable::worker) started_at_ms: i64,
+}
+
+/// What this worker has.
+pub(super) fn mine(lease: &Lease) -> Sql<'static, MineSql> {
+    Sql::new(
+        "SELECT id, task_key, COALESCE(started_at_ms, 0) FROM deferred_tasks WHERE state = 'running' AND worker = ",
+    )
+    .bind(lease.worker)
+}
 
 /// The rows of what is still ours.
 pub(super) type RenewedSql = (SqlTaskId, Bool);
@@ -275,13 +300,10 @@ impl Settlement {
         })
     }
 
-    /// Those that ended well.
-    pub(super) fn done(settled: &[Self]) -> Vec<TaskId> {
-        settled
-            .iter()
-            .filter(|settlement| settlement.outcome == Outcome::Done)
-            .map(|settlement| settlement.id)
-            .collect()
+    /// Those that ended well, and when they were taken.
+    pub(super) fn done(settled: &[Self]) -> Vec<(TaskId, i64)> {
+        let done = settled.iter().filter(|settlement| settlement.outcome == Outcome::Done);
+        done.map(|settlement| (settlement.id, settlement.started_at_ms)).collect()
     }
 }
 
@@ -301,14 +323,32 @@ pub(super) fn settle<'s>(
 ) -> Vec<Sql<'s>> {
     let mut statements = Vec::new();
     for done in Settlement::done(settled).chunks(LISTED) {
-        let delete = Sql::new("DELETE FROM deferred_tasks WHERE worker = ").bind(lease.worker);
-        statements.push(delete.sql(" AND id IN (").list(done.iter().copied()).sql(")"));
+        let mut delete = Sql::new("DELETE FROM deferred_tasks WHERE worker = ")
+            .bind(lease.worker)
+            .sql(" AND id IN (")
+            .list(done.iter().map(|(id, _)| *id))
+            .sql(") AND (FALSE");
+        let mut started: BTreeMap<i64, Vec<TaskId>> = BTreeMap::new();
+        for (id, started_at_ms) in done {
+            started.entry(*started_at_ms).or_default().push(*id);
+        }
+        for (started_at_ms, tasks) in started {
+            delete.push_sql(" OR COALESCE(started_at_ms, 0) <= ");
+            delete.push_bind(started_at_ms);
+            delete = delete.sql(" AND id IN (").list(tasks).sql(")");
+        }
+        statements.push(delete.sql(")"));
     }
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };
         let goes_on = left.goes_on();
         if left.refund > 0 {
-            let forget = Sql::new(forget_unique).bind(settlement.id).sql(" AND t.worker = ").bind(lease.worker);
+            let forget = Sql::new(forget_unique)
+                .bind(settlement.id)
+                .sql(" AND t.worker = ")
+                .bind(lease.worker)
+                .sql(" AND COALESCE(t.started_at_ms, 0) <= ")
+                .bind(settlement.started_at_ms);
             statements.push(forget);
         }
         // MySQL makes one assignment after the other, SQLite all at once: none looks at what
@@ -337,7 +377,9 @@ pub(super) fn settle<'s>(
             .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
             .bind(settlement.id)
             .sql(" AND worker = ")
-            .bind(lease.worker);
+            .bind(lease.worker)
+            .sql(" AND COALESCE(started_at_ms, 0) <= ")
+            .bind(settlement.started_at_ms);
         statements.push(update);
     }
     statements

@@ -15,7 +15,7 @@ use diesel_async::AsyncConnection;
 use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, Exchange, FREED, Look, Past, RescuedRow, Since};
+use super::statements::{BATCH, Exchange, FREED, Look, Mine, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
@@ -67,8 +67,8 @@ pub trait Statements<C> {
         careful: bool,
     ) -> impl Future<Output = QueryResult<Exchange>> + Send;
 
-    /// What runs here by the table, and its keys.
-    fn mine(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<Vec<(TaskId, Option<String>)>>> + Send;
+    /// What runs here by the table.
+    fn mine(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<Vec<Mine>>> + Send;
 
     /// See [`Source::renew`].
     fn renew(
@@ -375,6 +375,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 max_attempts: row.max_attempts,
                 key: row.key,
                 refusals: row.refusals,
+                started_at_ms: row.started_at_ms,
             }));
         }
         Ok(exchanged)
@@ -390,11 +391,12 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let Some(until) = self.doubt else { return Ok(0) };
         let (lease, begin) = (self.lease, Instant::now());
         let mine = self.with(async |conn| C::Statements::mine(conn, &lease).await).await?;
-        let lost: Vec<_> = mine.into_iter().filter(|(id, _)| !held.contains(id)).collect();
+        let lost: Vec<_> = mine.into_iter().filter(|mine| !held.contains(&mine.id)).collect();
         for lost in lost.chunks(BATCH as usize) {
-            let released = |(id, key): &(TaskId, Option<String>)| Settlement {
-                id: *id,
-                key: key.clone(),
+            let released = |lost: &Mine| Settlement {
+                id: lost.id,
+                started_at_ms: lost.started_at_ms,
+                key: lost.key.clone(),
                 outcome: Outcome::Released { started: false },
             };
             let released: Vec<_> = lost.iter().map(released).collect();
