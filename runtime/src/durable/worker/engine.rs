@@ -283,7 +283,7 @@ where
     async fn round(&mut self, round: &mut Round) -> Result<(), SourceError> {
         let now = Instant::now();
         if now >= round.renew_at {
-            self.renew().await?;
+            self.renew(self.lease / 4).await?;
             round.renew_at = now + self.lease / 3;
         }
         if let Some((_, after)) = round.look_again.take_if(|(at, _)| now >= *at) {
@@ -310,9 +310,9 @@ where
             let poll = self.settings.poll;
             round.tend_at = Instant::now() + outlook.next.map_or(poll, |next| next.min(poll));
             if outlook.ended {
-                // After an outage it may be our own leases that have ended. They are still ours
-                // where nobody has noticed.
-                self.renew().await?;
+                // After an outage, or when the database's clock has jumped, it may be our own leases
+                // that have ended, new ones too. They are still ours where nobody has noticed.
+                self.renew(Duration::ZERO).await?;
                 let rescued = self.source.rescue().await?;
                 if !rescued.is_empty() {
                     let shared = Arc::clone(&self.shared);
@@ -347,13 +347,13 @@ where
         Ok(())
     }
 
-    /// Extends leases, three times in their duration.
-    async fn renew(&mut self) -> Result<(), SourceError> {
+    /// Extends the leases that are so old. That is done three times in their duration, and then those
+    /// of a quarter of it are meant: what was taken just behind the last time is not to wait for the
+    /// next one.
+    async fn renew(&mut self, age: Duration) -> Result<(), SourceError> {
         let begin = Instant::now();
-        // A quarter: those that were taken just behind the last time are not to wait for the next
-        // one.
-        let Some(a_quarter_ago) = begin.checked_sub(self.lease / 4) else { return Ok(()) };
-        let asked = self.shared.lanes.leased_before(a_quarter_ago);
+        let Some(before) = begin.checked_sub(age) else { return Ok(()) };
+        let asked = self.shared.lanes.leased_before(before);
         if asked.is_empty() {
             return Ok(());
         }
@@ -510,7 +510,7 @@ where
         let end = Instant::now() + if graceful { self.settings.grace } else { Duration::ZERO };
         while !self.tracker.is_empty() && Instant::now() < end {
             // Ends are told meanwhile, and leases extended.
-            let _ = self.renew().await;
+            let _ = self.renew(self.lease / 4).await;
             let _ = self.tell().await;
             let left = end.saturating_duration_since(Instant::now()).min(self.lease / 3);
             let mut all_ended = pin!(self.tracker.wait());
