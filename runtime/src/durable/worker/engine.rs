@@ -9,10 +9,11 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 

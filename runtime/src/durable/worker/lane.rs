@@ -3,11 +3,12 @@
 //!
 //! Must not know: where tasks come from, or how they are run.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::errors::AbandonedAttempt;
@@ -24,7 +25,7 @@ pub(super) struct Lanes {
 #[derive(Debug)]
 struct Inner {
     lanes: Vec<Lane>,
-    flights: HashMap<TaskId, Flight>,
+    flights: BTreeMap<TaskId, Flight>,
     settled: Vec<Settlement>,
     /// Ends that could not be told, because somebody has locked their rows.
     put_off: Vec<Settlement>,
@@ -83,7 +84,7 @@ impl Lanes {
         let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency, ended: 0 };
         let inner = Inner {
             lanes: concurrencies.into_iter().map(lane).collect(),
-            flights: HashMap::new(),
+            flights: BTreeMap::new(),
             settled: Vec::new(),
             put_off: Vec::new(),
             bytes: 0,

@@ -4,14 +4,14 @@
 //! Must not know: how tasks are run.
 
 mod deferring;
-mod floor;
+pub(super) mod floor;
 #[cfg(feature = "async-mysql")]
 mod mysql;
 #[cfg(feature = "async-postgres")]
 mod postgres;
 #[cfg(feature = "async-sqlite")]
 mod sqlite;
-mod statements;
+pub(super) mod statements;
 mod table;
 mod trouble;
 
@@ -21,6 +21,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
+pub(crate) use self::table::Statements;
 pub use self::table::WorkerConnection;
 pub(crate) use self::table::{Connect, Looking, TableSource};
 pub(crate) use self::trouble::{MissingRight, SourceError};

@@ -20,23 +20,23 @@ pub(super) type ClaimedSql =
     (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer, BigInt);
 
 /// See [`ClaimedSql`].
-#[derive(Debug, diesel::Queryable)]
+#[derive(Debug, PartialEq, Eq, diesel::Queryable)]
 #[diesel(sql_type = ClaimedSql)]
-pub(super) struct ClaimedRow {
-    pub(super) id: TaskId,
-    pub(super) task: String,
-    pub(super) payload: String,
+pub(crate) struct ClaimedRow {
+    pub(crate) id: TaskId,
+    pub(crate) task: String,
+    pub(crate) payload: String,
     /// Those that count.
-    pub(super) attempts: i32,
-    pub(super) max_attempts: i32,
-    pub(super) priority: i16,
+    pub(crate) attempts: i32,
+    pub(crate) max_attempts: i32,
+    pub(crate) priority: i16,
     /// When it was due.
-    pub(super) run_at_ms: i64,
-    pub(super) key: Option<String>,
+    pub(crate) run_at_ms: i64,
+    pub(crate) key: Option<String>,
     /// How often programs could not read it.
-    pub(super) refusals: i32,
+    pub(crate) refusals: i32,
     /// When it was taken.
-    pub(super) started_at_ms: i64,
+    pub(crate) started_at_ms: i64,
 }
 
 /// The columns of one.
@@ -49,11 +49,11 @@ pub(super) type MineSql = (SqlTaskId, Nullable<Text>, BigInt);
 /// See [`MineSql`].
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, diesel::Queryable)]
 #[diesel(sql_type = MineSql)]
-pub(in crate::durable::worker) struct Mine {
-    pub(in crate::durable::worker) id: TaskId,
-    pub(in crate::durable::worker) key: Option<String>,
+pub(crate) struct Mine {
+    pub(crate) id: TaskId,
+    pub(crate) key: Option<String>,
     /// When it was taken.
-    pub(in crate::durable::worker) started_at_ms: i64,
+    pub(crate) started_at_ms: i64,
 }
 
 /// What this worker has.
@@ -69,47 +69,47 @@ pub(super) type RenewedSql = (SqlTaskId, Bool);
 
 /// From where on one looks: what was before it has been seen, and what is dead there costs time.
 #[derive(Debug, Clone)]
-pub(super) struct Since {
+pub(crate) struct Since {
     /// Of what is due at a time, and leases that end at one; `None`: from the beginning.
-    pub(super) since_ms: Option<i64>,
+    pub(crate) since_ms: Option<i64>,
     /// Of each queue.
-    pub(super) queues: Vec<(Arc<str>, Option<Floor>)>,
+    pub(crate) queues: Vec<(Arc<str>, Option<Floor>)>,
 }
 
 /// The row of a look.
 pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Bool, Bool, Bool);
 
 /// What there is.
-#[derive(Debug, diesel::Queryable)]
+#[derive(Debug, PartialEq, Eq, diesel::Queryable)]
 #[diesel(sql_type = LookSql)]
-pub(super) struct Look {
-    pub(super) now_ms: i64,
-    pub(super) next_scheduled_ms: Option<i64>,
+pub(crate) struct Look {
+    pub(crate) now_ms: i64,
+    pub(crate) next_scheduled_ms: Option<i64>,
     /// Only where one looks from the beginning: all that has ended since lies before it.
-    pub(super) next_lease_end_ms: Option<i64>,
+    pub(crate) next_lease_end_ms: Option<i64>,
     /// Whether a lease has ended.
-    pub(super) lease_ended: bool,
+    pub(crate) lease_ended: bool,
     /// Whether there is a key that a row left.
-    pub(super) freed: bool,
+    pub(crate) freed: bool,
     /// Whether a task of one of the worker's queues is ready.
-    pub(super) ready: bool,
+    pub(crate) ready: bool,
 }
 
 /// The row of a look at what is in no hurry.
 pub(super) type PastSql = (Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Nullable<Integer>);
 
 /// What is in no hurry.
-#[derive(Debug, diesel::Queryable)]
+#[derive(Debug, PartialEq, Eq, diesel::Queryable)]
 #[diesel(sql_type = PastSql)]
-pub(super) struct Past {
+pub(crate) struct Past {
     /// When the oldest of those ended that are kept.
-    pub(super) oldest_end_ms: Option<i64>,
+    pub(crate) oldest_end_ms: Option<i64>,
     /// Since when the oldest of those waits that no program could read.
-    pub(super) oldest_refusal_ms: Option<i64>,
+    pub(crate) oldest_refusal_ms: Option<i64>,
     /// When the last of the leases ends.
-    pub(super) last_lease_end_ms: Option<i64>,
+    pub(crate) last_lease_end_ms: Option<i64>,
     /// The version of the tables.
-    pub(super) version: Option<i32>,
+    pub(crate) version: Option<i32>,
 }
 
 /// Whether `h` keeps the others of its key waiting: it runs, is ready to, or is tried again. The
@@ -179,7 +179,7 @@ pub(super) type RescuedSql = (SqlTaskId, Text, Integer, Text, Nullable<Text>);
 pub(super) const RESCUED: &str = "id, task, attempts - snoozes";
 
 /// See [`RescuedSql`].
-pub(super) type RescuedRow = (TaskId, String, i32, String, Option<String>);
+pub(crate) type RescuedRow = (TaskId, String, i32, String, Option<String>);
 
 /// The keys of rows that were taken back.
 pub(super) fn keys_of_rescued(rescued: &[RescuedRow]) -> Vec<&str> {
@@ -200,24 +200,24 @@ fn distinct<'k>(keys: impl Iterator<Item = &'k str>) -> Vec<&'k str> {
 
 /// What an exchange did with the table.
 #[derive(Debug, Default)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     /// The ends that were not told, because somebody has locked their rows, or the next row of their
     /// key.
-    pub(super) untold: Vec<TaskId>,
+    pub(crate) untold: Vec<TaskId>,
     /// For each claim, in their order; fewer where one of them failed.
-    pub(super) taken: Vec<Taken>,
+    pub(crate) taken: Vec<Taken>,
     /// How that one failed.
-    pub(super) error: Option<Error>,
+    pub(crate) error: Option<Error>,
 }
 
 /// What a claim took.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
-    pub(super) rows: Vec<ClaimedRow>,
+pub(crate) struct Taken {
+    pub(crate) rows: Vec<ClaimedRow>,
     /// Whether there may be more.
-    pub(super) more: bool,
+    pub(crate) more: bool,
     /// How long it took at the front of the queue, where it was there in the end.
-    pub(super) front: Option<Duration>,
+    pub(crate) front: Option<Duration>,
 }
 
 /// A row at the front of its queue.

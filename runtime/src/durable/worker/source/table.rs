@@ -7,12 +7,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::ConnectionResult;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel_async::AsyncConnection;
 use futures_util::future::{BoxFuture, Either, select};
+use tokio::time::Instant;
 
 use super::floor::{Beginning, Floor, Start};
 use super::statements::{BATCH, Exchange, FREED, Look, Mine, Past, RescuedRow, Since};
