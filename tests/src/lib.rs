@@ -69,3 +69,20 @@ macro_rules! on_every_async_database {
         }
     };
 }
+
+/// The same for each database that has a server, on tables of durable tasks.
+#[macro_export]
+macro_rules! on_every_async_server {
+    ($($name:ident),* $(,)?) => {
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name::<diesel_async::AsyncPgConnection>(&$crate::Scratch::with_tasks()).await })*
+        }
+        #[cfg(feature = "mysql")]
+        mod mysql {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name::<diesel_async::AsyncMysqlConnection>(&$crate::Scratch::with_tasks()).await })*
+        }
+    };
+}

@@ -7,8 +7,8 @@ use diesel::connection::{Connection, SimpleConnection};
 use diesel::result::QueryResult;
 use diesel_deferred::{DeferredConnection, atomic, deferred_task};
 use diesel_deferred_tests::{
-    AsyncDatabase, Database, Notes, Proxy, Scratch, at_work, cut_behind_commit, eventually, in_front_of, refusal,
-    server_of,
+    AsyncDatabase, Database, Notes, Proxy, Scratch, at_work, cut_behind_commit, eventually, in_front_of,
+    on_every_async_server, refusal, server_of,
 };
 
 #[deferred_task(durable, queue = "lost")]
@@ -71,22 +71,7 @@ impl Server for diesel_async::AsyncMysqlConnection {
     }
 }
 
-macro_rules! on_every_server {
-    ($($name:ident),* $(,)?) => {
-        #[cfg(feature = "postgres")]
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<diesel_async::AsyncPgConnection>(&super::Scratch::with_tasks()).await })*
-        }
-        #[cfg(feature = "mysql")]
-        mod mysql {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<diesel_async::AsyncMysqlConnection>(&super::Scratch::with_tasks()).await })*
-        }
-    };
-}
-
-on_every_server! {
+on_every_async_server! {
     d04_ended_while_it_claims,
     d04_ended_again_and_again,
     d01_ended_before_and_behind_commit,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel_deferred::{Worker, WorkerBuilder, cancel_task, deferred_task};
 use diesel_deferred_tests::{
-    AsyncDatabase, AsyncSqliteConnection, AtWork, Database, Notes, Proxy, Scratch, at_work, server_of,
+    AsyncDatabase, AsyncSqliteConnection, AtWork, Database, Notes, Proxy, Scratch, at_work, on_every_async_server,
+    server_of,
 };
 
 use crate::support::{committed, hold, with};
@@ -138,22 +139,7 @@ impl Server for diesel_async::AsyncMysqlConnection {
     }
 }
 
-macro_rules! on_every_server {
-    ($($name:ident),* $(,)?) => {
-        #[cfg(feature = "postgres")]
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<diesel_async::AsyncPgConnection>(&super::Scratch::with_tasks()).await })*
-        }
-        #[cfg(feature = "mysql")]
-        mod mysql {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name::<diesel_async::AsyncMysqlConnection>(&super::Scratch::with_tasks()).await })*
-        }
-    };
-}
-
-on_every_server!(
+on_every_async_server!(
     d18_a_locked_table,
     d18_a_locked_row,
     d18_a_server_that_is_slow,
