@@ -113,11 +113,10 @@ impl<C> Worker<C> {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ConnectionResult<C>> + Send + 'static,
     {
-        WorkerBuilder {
+        let setup = Setup {
             connect: Box::new(move || connect().boxed()),
             queues: Vec::new(),
             states: States::default(),
-            layers: Identity::new(),
             lease: Duration::from_secs(30),
             settings: Settings {
                 poll: Duration::from_secs(1),
@@ -130,7 +129,8 @@ impl<C> Worker<C> {
             listens: true,
             give_up_unknown_after: Duration::from_secs(7 * 24 * 60 * 60),
             tasks_in: "",
-        }
+        };
+        WorkerBuilder { layers: Identity::new(), setup }
     }
 }
 
@@ -208,10 +208,15 @@ impl<C, S> fmt::Debug for Worker<C, S> {
 /// Sets a [`Worker`] up; an example is there.
 #[must_use = "a builder does nothing until `build`"]
 pub struct WorkerBuilder<C, L = Identity> {
+    layers: L,
+    setup: Setup<C>,
+}
+
+/// All but the layers, which change the builder's type.
+struct Setup<C> {
     connect: Connect<C>,
     queues: Vec<(Arc<str>, usize)>,
     states: States,
-    layers: L,
     lease: Duration,
     settings: Settings,
     kept: Duration,
@@ -237,14 +242,14 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// each at a time; one that only a call names (`.queue(…)`) is not among them.
     pub fn queue(mut self, queue: impl Into<Arc<str>>, concurrency: usize) -> Self {
         let queue = queue.into();
-        self.queues.retain(|(other, _)| *other != queue);
-        self.queues.push((queue, concurrency.max(1)));
+        self.setup.queues.retain(|(other, _)| *other != queue);
+        self.setup.queues.push((queue, concurrency.max(1)));
         self
     }
 
     /// A value that tasks take as `#[state]`; of several of one type the last counts.
     pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
-        self.states.insert(state);
+        self.setup.states.insert(state);
         self
     }
 
@@ -255,39 +260,14 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// behind it. One that gives an attempt up, as a timeout does, stops an `async fn`; a plain
     /// `fn` goes on on its thread, and is tried again when that has ended.
     pub fn layer<New>(self, layer: New) -> WorkerBuilder<C, Stack<New, L>> {
-        let Self {
-            connect,
-            queues,
-            states,
-            layers,
-            lease,
-            settings,
-            kept,
-            done_kept,
-            give_up_unknown_after,
-            listens,
-            tasks_in,
-        } = self;
-        let layers = Stack::new(layer, layers);
-        WorkerBuilder {
-            connect,
-            queues,
-            states,
-            layers,
-            lease,
-            settings,
-            kept,
-            done_kept,
-            give_up_unknown_after,
-            listens,
-            tasks_in,
-        }
+        let Self { layers, setup } = self;
+        WorkerBuilder { layers: Stack::new(layer, layers), setup }
     }
 
     /// How long a task is nobody else's when its worker gives no sign of life: 30 seconds by
     /// default, 1 at least. Leases are extended three times in that time.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.clamp(Duration::from_secs(1), FOREVER);
+        self.setup.lease = lease.clamp(Duration::from_secs(1), FOREVER);
         self
     }
 
@@ -295,7 +275,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// it at once, and on PostgreSQL one in any process does. What it has seen to be scheduled
     /// starts on time; calls with a shorter delay than this may wait for the next look.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.settings.poll = interval.clamp(Duration::from_millis(1), FOREVER);
+        self.setup.settings.poll = interval.clamp(Duration::from_millis(1), FOREVER);
         self
     }
 
@@ -304,27 +284,27 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// poolers that have no LISTEN, or lose what it brings: CockroachDB, YugabyteDB, PgBouncer's
     /// transaction mode. There, programs that enqueue want [`never_notify`](crate::never_notify).
     pub fn poll_only(mut self) -> Self {
-        self.listens = false;
+        self.setup.listens = false;
         self
     }
 
     /// How long a worker that stops waits for what runs: 10 seconds by default. Then async tasks
     /// are stopped, and given back.
     pub fn grace_period(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace.min(FOREVER);
+        self.setup.settings.grace = grace.min(FOREVER);
         self
     }
 
     /// How many tasks one statement takes at most: 1,000 by default. A worker takes no more than it
     /// starts at once.
     pub fn batch(mut self, tasks: usize) -> Self {
-        self.settings.batch = tasks;
+        self.setup.settings.batch = tasks;
         self
     }
 
     /// How long dead letters and cancelled tasks are kept: 30 days by default.
     pub fn keep_dead_for(mut self, kept: Duration) -> Self {
-        self.kept = kept;
+        self.setup.kept = kept;
         self
     }
 
@@ -336,7 +316,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// one that keeps nothing leaves the history of others alone. To delete what is left of one,
     /// keep it for no time.
     pub fn keep_done_for(mut self, kept: Duration) -> Self {
-        self.done_kept = Some(kept);
+        self.setup.done_kept = Some(kept);
         self
     }
 
@@ -344,7 +324,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// none of them has, or with arguments that are not its task's. 7 days by default. Until then it
     /// waits for the program that can, the version before or after this one.
     pub fn give_up_unknown_after(mut self, after: Duration) -> Self {
-        self.give_up_unknown_after = after;
+        self.setup.give_up_unknown_after = after;
         self
     }
 
@@ -352,7 +332,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// versions of a program in one.
     #[doc(hidden)]
     pub fn only_tasks_in(mut self, file: &'static str) -> Self {
-        self.tasks_in = file;
+        self.setup.tasks_in = file;
         self
     }
 
@@ -364,7 +344,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     /// first was only cut off from the database, and not at all where a worker dies before it. What
     /// counts is in the row.
     pub fn on_failure(mut self, handler: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Self {
-        self.settings.on_failure = Some(Box::new(handler));
+        self.setup.settings.on_failure = Some(Box::new(handler));
         self
     }
 
@@ -377,11 +357,11 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     where
         L: Layer<Handlers>,
     {
-        let Self {
+        let Self { layers, setup } = self;
+        let Setup {
             connect,
             mut queues,
             states,
-            layers,
             lease,
             settings,
             kept,
@@ -389,7 +369,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
             give_up_unknown_after,
             listens,
             tasks_in,
-        } = self;
+        } = setup;
         let registry = Registry::collect(|task| task.file.ends_with(tasks_in))
             .map_err(|(name, both)| WorkerError::DuplicateTask { name, places: both.map(place) })?;
         if queues.is_empty() {
@@ -447,8 +427,8 @@ fn check_states(registry: &Registry, queues: &[(Arc<str>, usize)], states: &Stat
 impl<C, L> fmt::Debug for WorkerBuilder<C, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerBuilder")
-            .field("queues", &self.queues)
-            .field("states", &self.states)
+            .field("queues", &self.setup.queues)
+            .field("states", &self.setup.states)
             .finish_non_exhaustive()
     }
 }
