@@ -69,12 +69,8 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             if claiming.duration_since(begin) > in_time(lease.duration) {
                 break;
             }
-            match take(conn, lease, claim).await {
-                Ok(taken) => exchange.taken.push(taken),
-                Err(error) => {
-                    exchange.error = Some((error, claiming.elapsed()));
-                    break;
-                }
+            if !exchange.claimed(take(conn, lease, claim).await, claiming) {
+                break;
             }
         }
         Ok(exchange)

@@ -61,12 +61,8 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                 let mut exchange = Exchange::default();
                 for (claim, _) in &claims {
                     let claiming = Instant::now();
-                    match take(conn, &lease, claim) {
-                        Ok(taken) => exchange.taken.push(taken),
-                        Err(error) => {
-                            exchange.error = Some((error, claiming.elapsed()));
-                            break;
-                        }
+                    if !exchange.claimed(take(conn, &lease, claim), claiming) {
+                        break;
                     }
                 }
                 Ok(exchange)

@@ -9,9 +9,9 @@ use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use diesel::result::Error;
+use diesel::result::{Error, QueryResult};
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
 /// The rows of a claim.
@@ -219,6 +219,19 @@ pub(super) struct Exchange {
     pub(super) taken: Vec<Taken>,
     /// How that one failed, and how long that took.
     pub(super) error: Option<(Error, Duration)>,
+    /// Whether the statements of [`Manner::AtOnce`] are known to be prepared.
+    pub(super) prepared: bool,
+}
+
+impl Exchange {
+    /// Adds what a claim took that began then; `false`: it failed, and no other one follows.
+    pub(super) fn claimed(&mut self, taken: QueryResult<Taken>, begin: Instant) -> bool {
+        match taken {
+            Ok(taken) => self.taken.push(taken),
+            Err(error) => self.error = Some((error, begin.elapsed())),
+        }
+        self.error.is_none()
+    }
 }
 
 /// What a claim took.
@@ -273,6 +286,7 @@ pub(super) const FURTHEST: i64 = 4_096;
 pub(super) const BATCH: i32 = 1_000;
 
 /// A row that an attempt leaves behind.
+#[derive(serde::Serialize)]
 pub(super) struct Left<'s> {
     pub(super) state: &'static str,
     pub(super) delay_ms: Option<i64>,

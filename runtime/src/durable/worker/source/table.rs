@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::ConnectionResult;
-use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+use diesel::result::{Error, QueryResult};
 use diesel_async::AsyncConnection;
 use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
 use super::statements::{BATCH, Ended, Exchange, Look, Manner, Past, RescuedRow, Since};
-use super::trouble::{RIGHTS, of_connecting, of_right, what_it_means};
+use super::trouble::{RIGHTS, is_about_others, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
     UNKNOWN_FOR_TOO_LONG, Unknown, WORKER_DIED,
@@ -326,14 +326,6 @@ impl<C: WorkerConnection> TableSource<C> {
     }
 }
 
-/// Whether it was another worker that was in the way, on a connection that works.
-fn is_about_others(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::DatabaseError(DatabaseErrorKind::UniqueViolation | DatabaseErrorKind::SerializationFailure, _)
-    )
-}
-
 impl<C: WorkerConnection> Source for TableSource<C> {
     async fn exchange(&mut self, settled: &[Settlement], claims: &[Claim]) -> Result<Exchanged, SourceError> {
         let lease = self.lease;
@@ -364,9 +356,9 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             }
         }
         let Some(done) = exchanged else { return Ok(Exchanged::default()) };
-        let Exchange { untold, taken, error } = done?;
+        let Exchange { untold, taken, error, prepared } = done?;
         // On this connection.
-        self.told_of_keys |= has_keys && untold.is_empty() && error.is_none() && self.conn.is_some();
+        self.told_of_keys |= has_keys && prepared && self.conn.is_some();
         let end = Instant::now();
         let tried = taken.len() + usize::from(error.is_some());
         let error = error.filter(|(error, _)| !is_about_others(error));

@@ -144,11 +144,21 @@ fn missing_right(message: &str) -> Option<MissingRight> {
     None
 }
 
+/// Whether it was another worker that was in the way, on a connection that works.
+pub(super) fn is_about_others(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::DatabaseError(DatabaseErrorKind::UniqueViolation | DatabaseErrorKind::SerializationFailure, _)
+    )
+}
+
 fn trouble(error: &Error) -> Trouble {
+    if is_about_others(error) {
+        return Trouble::InTheWay;
+    }
     let Error::DatabaseError(kind, about) = error else { return Trouble::Other };
     match kind {
         DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => return Trouble::Unreachable,
-        DatabaseErrorKind::SerializationFailure | DatabaseErrorKind::UniqueViolation => return Trouble::InTheWay,
         DatabaseErrorKind::ReadOnlyTransaction => return Trouble::ReadOnly,
         _ => {}
     }

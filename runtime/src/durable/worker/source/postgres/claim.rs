@@ -1,0 +1,244 @@
+//! What a claim takes, from the front of its queue or from where the last one ended.
+
+use std::time::Instant;
+
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use crate::durable::clock::POSTGRES_NOW_MS as NOW;
+use crate::durable::id::{SqlTaskId, TaskId};
+use crate::durable::sql::Sql;
+use crate::durable::worker::source::floor::{Floor, Front, Start};
+use crate::durable::worker::source::statements::{CLAIMED, ClaimedRow, HOLDS, IN_THE_WAY, TAKE, Taken, wider};
+use crate::durable::worker::source::{Claim, Lease};
+
+/// Which tasks are looked at.
+#[derive(Clone, Copy)]
+enum Part {
+    MoreUrgentThan(i16),
+    Behind(Floor),
+    All,
+}
+
+/// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that
+/// is not enough, rows before it, if there may be some.
+pub(super) async fn take_all(
+    conn: &AsyncPgConnection,
+    lease: &Lease,
+    claim: &Claim,
+    start: Option<Start>,
+) -> QueryResult<Taken> {
+    let mut all = Taken::default();
+    let parts = match start {
+        None => vec![Part::All],
+        Some(Start { behind, urgent_first, front }) => {
+            let mut parts = Vec::with_capacity(3);
+            parts.extend(urgent_first.then_some(Part::MoreUrgentThan(behind.priority)));
+            parts.push(Part::Behind(behind));
+            parts.extend((front != Front::No).then_some(Part::All));
+            parts
+        }
+    };
+    for part in parts {
+        let limit = claim.limit.saturating_sub(u32::try_from(all.rows.len()).unwrap_or(u32::MAX));
+        let bytes = claim.bytes - all.rows.iter().map(bytes_of).sum::<i64>();
+        let is_front = matches!(part, Part::All);
+        let only_if_nothing = start.is_some_and(|start| start.front == Front::IfThereIsNothingBehind);
+        if limit == 0 || (bytes <= 0 || (is_front && only_if_nothing)) && !all.rows.is_empty() {
+            break;
+        }
+        let begin = Instant::now();
+        match take_part(conn, lease, &Claim { limit, bytes, ..claim.clone() }, part).await {
+            Ok(taken) => {
+                all.more = taken.more;
+                all.rows.extend(taken.rows);
+            }
+            // What was taken must not get lost.
+            Err(Error::DatabaseError(..)) if !all.rows.is_empty() => all.more = true,
+            Err(error) => return Err(error),
+        }
+        all.front = is_front.then(|| begin.elapsed());
+    }
+    Ok(all)
+}
+
+fn bytes_of(row: &ClaimedRow) -> i64 {
+    i64::try_from(row.payload.len()).unwrap_or(i64::MAX)
+}
+
+/// Claims from the front of one part. Rows there that have to wait for others of their key are
+/// moved out of the way, and out of the index.
+async fn take_part(conn: &AsyncPgConnection, lease: &Lease, claim: &Claim, part: Part) -> QueryResult<Taken> {
+    let mut look_at = i64::from(claim.limit);
+    let mut all = Taken::default();
+    for _ in 0..LOOKS {
+        let limit = i64::from(claim.limit) - i64::try_from(all.rows.len()).unwrap_or(i64::MAX);
+        let bytes = claim.bytes - all.rows.iter().map(bytes_of).sum::<i64>();
+        let (rows, counts) = match take(conn, lease, claim, part, look_at, limit, bytes).await {
+            // Two workers took two tasks of one key at the same moment, which the database does not
+            // allow. One of them has it now.
+            Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) if all.rows.is_empty() => {
+                take(conn, lease, claim, part, look_at, limit, bytes).await?
+            }
+            taken => taken?,
+        };
+        let taken = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        all.rows.extend(rows);
+        all.more = counts.seen >= look_at || counts.free > taken;
+        if counts.seen == counts.free || counts.free > taken || taken >= limit {
+            return Ok(all);
+        }
+        // Where half of them have to wait, most of those behind them have to as well.
+        let waiting = counts.seen - counts.free;
+        let front = if waiting * 2 >= counts.seen { wider(look_at).unwrap_or(look_at) } else { look_at };
+        let blocked = block(conn, claim, part, front).await?;
+        // Those that could not be moved are still in the way.
+        if blocked < waiting {
+            match wider(look_at) {
+                Some(further) => look_at = further,
+                None if blocked > 0 => {}
+                None => return Ok(all),
+            }
+        }
+        all.more = true;
+        if !all.rows.is_empty() {
+            // They are to start.
+            return Ok(all);
+        }
+    }
+    Ok(all)
+}
+
+/// How often a claim looks at more, before others have their turn.
+const LOOKS: usize = 10;
+
+/// How many rows a claim has seen, and how many of them nothing was in the way of.
+struct Counts {
+    seen: i64,
+    free: i64,
+}
+
+/// The rows that are looked at: those at the front of the part that nobody has locked.
+fn front(claim: &Claim, part: Part, look_at: i64) -> Sql<'_, TakenSql> {
+    let queue = &*claim.queue;
+    let front = Sql::new(
+        "WITH c AS MATERIALIZED (SELECT c.ctid AS place, c.id, c.task_key, c.priority, c.run_at_ms, octet_length(c.payload) AS bytes \
+         FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT FROM deferred_paused_queues WHERE queue = ",
+    )
+    .bind(queue)
+    .sql(") AND c.state = 'ready' AND c.queue = ")
+    .bind(queue);
+    let front = match part {
+        Part::MoreUrgentThan(priority) => front.sql(" AND c.priority < ").bind(priority),
+        Part::Behind(Floor { priority, run_at_ms, id }) => front
+            .sql(" AND (c.priority, c.run_at_ms, c.id) > (")
+            .bind(priority)
+            .sql(", ")
+            .bind(run_at_ms)
+            .sql(", ")
+            .bind(id)
+            .sql(")"),
+        Part::All => front,
+    };
+    front.sql(" ORDER BY c.priority, c.run_at_ms, c.id LIMIT ").bind(look_at).sql(" FOR UPDATE OF c SKIP LOCKED)")
+}
+
+/// The rows of a claim, and a last one with how many rows were seen, and how many of them nothing
+/// was in the way of.
+type TakenSql = (
+    Nullable<SqlTaskId>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Integer,
+    Integer,
+    Nullable<SmallInt>,
+    Nullable<BigInt>,
+    Nullable<Text>,
+    Nullable<Integer>,
+);
+
+/// See [`TakenSql`].
+type TakenRow =
+    (Option<TaskId>, Option<String>, Option<String>, i32, i32, Option<i16>, Option<i64>, Option<String>, Option<i32>);
+
+async fn take(
+    conn: &AsyncPgConnection,
+    lease: &Lease,
+    claim: &Claim,
+    part: Part,
+    look_at: i64,
+    limit: i64,
+    bytes: i64,
+) -> QueryResult<(Vec<ClaimedRow>, Counts)> {
+    let take = front(claim, part, look_at)
+        .sql(format!(
+            ", f AS MATERIALIZED (SELECT c.place, c.priority, c.run_at_ms, c.id, c.bytes FROM c \
+             WHERE c.task_key IS NULL OR NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = c.task_key \
+             AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) ORDER BY c.priority, c.run_at_ms, c.id LIMIT "
+        ))
+        .bind(limit)
+        .sql("), b AS MATERIALIZED (SELECT COALESCE(sum(f.bytes), 0) <= ")
+        .bind(bytes)
+        .sql(format!(" AS fit FROM f), t AS (UPDATE deferred_tasks SET {TAKE}"))
+        .bind(lease.worker)
+        // A subquery, which is run once. By itself the time would be asked for and calculated with
+        // for each row: a sixth of a claim.
+        .sql(format!(", started_at_ms = (SELECT {NOW}), lease_until_ms = (SELECT {NOW}) + "))
+        .bind(lease.ms())
+        // An array, which is made once: a subquery could be run again by the plan, and take more
+        // than the limit. The rows are locked, so that they stay in their places. Sums as one goes
+        // along cost half of a claim: only where they are needed.
+        .sql(
+            " WHERE ctid = ANY(CASE WHEN (SELECT fit FROM b) THEN ARRAY(SELECT f.place FROM f) ELSE \
+             ARRAY(SELECT s.place FROM (SELECT f.place, sum(f.bytes) OVER o - f.bytes AS before, row_number() OVER o AS at \
+             FROM f WINDOW o AS (ORDER BY f.priority, f.run_at_ms, f.id)) AS s WHERE s.at = 1 OR s.before < ",
+        )
+        .bind(bytes)
+        .sql(format!(
+            ") END) RETURNING {CLAIMED}) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, (SELECT count(*)::integer FROM c), \
+             (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL"
+        ));
+    let rows: Vec<TakenRow> = take.load(&mut &*conn).await?;
+    let mut counts = Counts { seen: 0, free: 0 };
+    let mut claimed = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row {
+            (
+                Some(id),
+                Some(task),
+                Some(payload),
+                attempts,
+                max_attempts,
+                Some(priority),
+                Some(run_at_ms),
+                key,
+                Some(refusals),
+            ) => claimed.push(ClaimedRow {
+                id,
+                task,
+                payload,
+                attempts,
+                max_attempts,
+                priority,
+                run_at_ms,
+                key,
+                refusals,
+            }),
+            (_, _, _, seen, free, ..) => counts = Counts { seen: seen.into(), free: free.into() },
+        }
+    }
+    Ok((claimed, counts))
+}
+
+/// Has the rows that have to wait for others of their key be blocked; says how many. Each one that
+/// is in the way is locked meanwhile, so that it cannot end without seeing who waits behind it.
+async fn block(conn: &AsyncPgConnection, claim: &Claim, part: Part, look_at: i64) -> QueryResult<i64> {
+    let block = front(claim, part, look_at).sql(format!(
+        " UPDATE deferred_tasks SET state = 'blocked' WHERE ctid = ANY(ARRAY(SELECT c.place FROM c CROSS JOIN LATERAL \
+         (SELECT h.id FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} \
+         LIMIT 1 FOR SHARE SKIP LOCKED) AS h))"
+    ));
+    let blocked = block.execute(&mut &*conn).await?;
+    Ok(i64::try_from(blocked).unwrap_or(i64::MAX))
+}

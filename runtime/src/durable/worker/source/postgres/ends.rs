@@ -1,0 +1,215 @@
+//! How attempts ended, and who is next of their keys.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+use diesel::sql_types::{Integer, Text};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::future::join4;
+use serde::Serialize;
+
+use super::ids;
+use crate::durable::clock::POSTGRES_NOW_MS as NOW;
+use crate::durable::id::{SqlTaskId, TaskId};
+use crate::durable::sql::Sql;
+use crate::durable::worker::source::statements::{
+    HOLDS, IN_THE_WAY, LET_GO, Left, Manner, UNIQUE_WAITS, keep_done, keys_of,
+};
+use crate::durable::worker::source::table::in_time;
+use crate::durable::worker::source::{Lease, Settlement};
+
+/// A row that an attempt leaves behind, as JSON has it.
+#[derive(Serialize)]
+struct LeftRow<'s> {
+    id: TaskId,
+    #[serde(flatten)]
+    left: Left<'s>,
+}
+
+/// Words as a JSON array.
+fn words(words: &[&str]) -> String {
+    serde_json::to_string(words).unwrap_or_default()
+}
+
+/// Has the first one that is blocked of each of these keys be ready, where nothing is in its way,
+/// and begins to say which of these keys are stuck: the next row of them is locked by somebody.
+fn elect_of<'k, R>(keys: &'k [&'k str]) -> Sql<'k, R> {
+    // Behind most keys nobody waits.
+    Sql::new("WITH k AS MATERIALIZED (SELECT value AS key FROM json_array_elements_text(").bind(words(keys)).sql(format!(
+        "::text::json) WHERE EXISTS (SELECT FROM deferred_tasks AS w WHERE w.task_key = value AND w.state = 'blocked' LIMIT 1)), b AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (SELECT ctid AS place, id \
+         FROM deferred_tasks WHERE task_key = k.key AND state = 'blocked' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) AS c \
+         WHERE NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1)), \
+         u AS (UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT place FROM b))), \
+         stuck AS (SELECT key FROM k WHERE NOT EXISTS (SELECT FROM b WHERE b.key = k.key) AND NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} LIMIT 1)) "
+    ))
+}
+
+/// Elects; returns the keys that are stuck.
+pub(super) async fn elect(conn: &mut AsyncPgConnection, keys: &[&str]) -> QueryResult<Vec<String>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    elect_of::<Text>(keys).sql("SELECT key FROM stuck").load(conn).await
+}
+
+/// Tells of ends that leave no rows, without waiting for an answer in between. Where it fails
+/// nothing was told.
+pub(super) async fn tell_at_once(conn: &AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+    let (done, keys) = (Settlement::done(settled), keys_of(settled));
+    let delete = end_well(lease, &done);
+    if keys.is_empty() {
+        return delete.execute(&mut &*conn).await.map(drop);
+    }
+    let elect = elect_or_fail(&keys);
+    let (mut first, mut second, mut third, mut last) = (conn, conn, conn, conn);
+    let (begun, deleted, elected, committed) = join4(
+        first.batch_execute("BEGIN"),
+        delete.execute(&mut second),
+        elect.get_result::<i32>(&mut third),
+        last.batch_execute("COMMIT"),
+    )
+    .await;
+    begun?;
+    deleted?;
+    elected?;
+    committed
+}
+
+/// The same, one after the other: with the same statements, which are prepared from then on.
+pub(super) async fn tell_one_by_one(
+    conn: &mut AsyncPgConnection,
+    lease: &Lease,
+    settled: &[Settlement],
+) -> QueryResult<()> {
+    let (done, keys) = (Settlement::done(settled), keys_of(settled));
+    conn.transaction::<_, Error, _>(async |conn| {
+        end_well(lease, &done).execute(conn).await?;
+        if !keys.is_empty() {
+            elect_or_fail(&keys).get_result::<i32>(conn).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Elects. A key that is stuck is an error, so that nothing is committed.
+fn elect_or_fail<'k>(keys: &'k [&'k str]) -> Sql<'k, Integer> {
+    elect_of(keys).sql("SELECT (1 / (1 - least(count(*), 1)))::integer FROM stuck")
+}
+
+/// Deletes what ended well, or keeps it as a part of the history.
+fn end_well<'l>(lease: &Lease, done: &[TaskId]) -> Sql<'l> {
+    let end =
+        if lease.keeps_done { keep_done(&format!("(SELECT {NOW})")) } else { "DELETE FROM deferred_tasks".to_owned() };
+    Sql::new(end)
+        .sql(" WHERE id = ANY(")
+        .bind(ids(done))
+        .sql("::text::uuid[]) AND state <> 'done' AND worker = ")
+        .bind(lease.worker)
+}
+
+/// Tells how attempts ended. Returns the ends that were not told, because somebody has locked their
+/// rows, or the next row of their key; a `careful` one does not wait to find that out.
+pub(super) async fn tell(
+    conn: &mut AsyncPgConnection,
+    lease: &Lease,
+    settled: &[Settlement],
+    manner: Manner,
+) -> QueryResult<Vec<TaskId>> {
+    if settled.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut stuck, begin) = (Vec::new(), Instant::now());
+    if manner != Manner::Careful {
+        match tell_of(conn, lease, settled).await {
+            Ok(keys) if keys.is_empty() => return Ok(Vec::new()),
+            Ok(keys) => stuck = keys,
+            // Most likely a lock. What else it may be comes back below; a server that is slow is not
+            // asked twice.
+            Err(Error::DatabaseError(kind, _))
+                if !matches!(kind, DatabaseErrorKind::ClosedConnection)
+                    && begin.elapsed() < in_time(lease.duration) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let list = ids(&settled.iter().map(|settlement| settlement.id).collect::<Vec<_>>());
+    let ours = || {
+        Sql::<SqlTaskId>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
+            .bind(lease.worker)
+            .sql(" AND id = ANY(")
+            .bind(&*list)
+            .sql("::text::uuid[])")
+    };
+    let all: Vec<TaskId> = ours().load(conn).await?;
+    let free: HashSet<TaskId> = ours().sql(" FOR UPDATE SKIP LOCKED").load(conn).await?.into_iter().collect();
+    let untold: HashSet<_> = all.into_iter().filter(|id| !free.contains(id)).collect();
+    let mut left: Vec<_> = settled.iter().filter(|settlement| !untold.contains(&settlement.id)).cloned().collect();
+    let mut untold: Vec<_> = untold.into_iter().collect();
+    // Of each key that is found to be stuck the ends wait; a few times, then for the next round.
+    for _ in 0..3 {
+        let is_stuck = |settlement: &Settlement| settlement.key.as_ref().is_some_and(|key| stuck.contains(key));
+        untold.extend(left.iter().filter(|settlement| is_stuck(settlement)).map(|settlement| settlement.id));
+        left.retain(|settlement| !is_stuck(settlement));
+        match tell_of(conn, lease, &left).await? {
+            keys if keys.is_empty() => return Ok(untold),
+            keys => stuck = keys,
+        }
+    }
+    untold.extend(left.iter().map(|settlement| settlement.id));
+    Ok(untold)
+}
+
+/// Tells of all of these ends, or of none: then the next rows of these keys are locked.
+async fn tell_of(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<Vec<String>> {
+    let keys = keys_of(settled);
+    if keys.is_empty() {
+        settle(conn, lease, settled).await?;
+        return Ok(Vec::new());
+    }
+    // The next of a key are looked for behind the ends, when those are locked: who put one behind a
+    // row that has ended now had that row locked until then.
+    let mut stuck = Vec::new();
+    let told = conn
+        .transaction::<_, Error, _>(async |conn| {
+            settle(conn, lease, settled).await?;
+            stuck = elect(conn, &keys).await?;
+            if stuck.is_empty() { Ok(()) } else { Err(Error::RollbackTransaction) }
+        })
+        .await;
+    match told {
+        Ok(()) | Err(Error::RollbackTransaction) => Ok(stuck),
+        Err(error) => Err(error),
+    }
+}
+
+async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+    let done = Settlement::done(settled);
+    if !done.is_empty() {
+        end_well(lease, &done).execute(conn).await?;
+    }
+    let left: Vec<_> =
+        settled.iter().filter_map(|settlement| Some(LeftRow { id: settlement.id, left: settlement.left()? })).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let update = Sql::<()>::new(format!(
+        "UPDATE deferred_tasks AS t SET \
+         state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready', 'unknown') THEN 'cancelled' ELSE l.state END, \
+         run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
+         unique_key = CASE WHEN l.refund > 0 AND EXISTS (SELECT FROM deferred_tasks AS o WHERE o.task = t.task \
+         AND o.unique_key = t.unique_key AND {UNIQUE_WAITS} LIMIT 1) THEN NULL ELSE t.unique_key END, \
+         refused_at_ms = CASE WHEN l.refused THEN COALESCE(t.refused_at_ms, {NOW}) ELSE t.refused_at_ms END, \
+         refusals = t.refusals + l.refused::integer, snoozes = t.snoozes + CASE WHEN t.snoozes < 2147483647 THEN l.snoozed ELSE 0 END, error = COALESCE(l.error, t.error), \
+         ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
+         cancel_requested = false, {LET_GO} FROM json_to_recordset("
+    ))
+    .bind(serde_json::to_string(&left).unwrap_or_default())
+    .sql(
+        "::text::json) AS l(id uuid, state text, delay_ms bigint, error text, refund integer, snoozed integer, refused boolean) \
+         WHERE t.id = l.id AND t.worker = ",
+    )
+    .bind(lease.worker);
+    update.execute(conn).await?;
+    Ok(())
+}
