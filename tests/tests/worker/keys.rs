@@ -13,6 +13,7 @@ on_every_async_database!(
     two_workers_keep_the_order_of_a_key,
     a_task_that_is_tried_again_holds_up_its_key_only,
     a_task_for_later_holds_up_nobody,
+    an_earlier_call_that_becomes_due_is_next,
     a_dead_letter_or_a_cancelled_task_holds_up_nobody,
     a_key_spans_tasks_and_queues,
 );
@@ -106,6 +107,25 @@ async fn a_task_that_is_tried_again_holds_up_its_key_only<A: AsyncDatabase>(_: &
     assert_eq!((rows[0].state.as_str(), rows[1].state.as_str()), ("scheduled", "blocked"));
     db.run_sql("UPDATE deferred_tasks SET run_at_ms = 0 WHERE state = 'scheduled'");
     assert_eq!(notes.wait_for(8).await[6..], ["head, attempt 2", "behind it"]);
+    at_work.stop().await;
+}
+
+/// D9: the order of the calls counts, also for one that came late: those that a later call had
+/// blocked before do not go by it.
+async fn an_earlier_call_that_becomes_due_is_next<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    committed(db, |conn| {
+        note("early").key("k").delay(Duration::from_secs(600)).after_commit(conn)?;
+        hold("a").key("k").after_commit(conn)?;
+        ["b", "c"].iter().try_for_each(|word| note(word).key("k").after_commit(conn).map(drop))
+    });
+    let at_work = at_work!(worker::<A>(db, &notes));
+    notes.wait_for(1).await;
+    db.run_sql("UPDATE deferred_tasks SET run_at_ms = 0 WHERE state = 'scheduled'");
+    db.wait_for_tasks(|rows| rows.iter().map(|row| &*row.state).eq(["blocked", "running", "blocked", "blocked"])).await;
+    notes.add("go a");
+    assert_eq!(notes.wait_for(6).await[2..], ["end a", "early", "b", "c"]);
     at_work.stop().await;
 }
 

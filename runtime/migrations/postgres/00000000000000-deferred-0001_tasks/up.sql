@@ -24,6 +24,8 @@ CREATE TABLE deferred_tasks (
     unique_key text,
     -- A key that it had when it was cancelled or replaced: a worker looks who waits behind it.
     freed_key text,
+    -- A later call of its key ran when it was blocked: it is next, before those behind that one.
+    overtaken boolean NOT NULL DEFAULT false,
     -- Whether it takes the place of a row with its unique_key.
     replaces boolean NOT NULL DEFAULT false,
     -- Who runs it, and until when nobody else does.
@@ -51,10 +53,10 @@ CREATE INDEX deferred_tasks_done ON deferred_tasks (ended_at_ms) WHERE state = '
 CREATE INDEX deferred_tasks_dead ON deferred_tasks (task) WHERE state = 'dead';
 CREATE INDEX deferred_tasks_unknown ON deferred_tasks (task, run_at_ms) WHERE state = 'unknown';
 CREATE INDEX deferred_tasks_refused ON deferred_tasks (refused_at_ms) WHERE state = 'unknown';
--- Those that keep the others of their key waiting, and the others.
-CREATE INDEX deferred_tasks_held_key ON deferred_tasks (task_key, id)
-    WHERE task_key IS NOT NULL AND (state IN ('ready', 'running') OR (state = 'scheduled' AND attempts > 0));
-CREATE INDEX deferred_tasks_blocked_key ON deferred_tasks (task_key, id) WHERE state = 'blocked';
+-- Those that keep the later ones of their key waiting, and those that wait for others.
+CREATE INDEX deferred_tasks_waiting_key ON deferred_tasks (task_key, id)
+    WHERE task_key IS NOT NULL AND (state = 'ready' OR (state = 'scheduled' AND attempts > 0));
+CREATE INDEX deferred_tasks_blocked_key ON deferred_tasks (task_key, overtaken, id) WHERE state = 'blocked';
 CREATE INDEX deferred_tasks_freed_key ON deferred_tasks (freed_key) WHERE freed_key IS NOT NULL;
 -- Of one key only one runs.
 CREATE UNIQUE INDEX deferred_tasks_running_key ON deferred_tasks (task_key) WHERE state = 'running' AND task_key IS NOT NULL;

@@ -104,7 +104,7 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
                  AND (EXCLUDED.task_key IS NULL OR EXCLUDED.task_key <> deferred_tasks.task_key OR EXCLUDED.state <> 'ready') \
                  THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, task_key = EXCLUDED.task_key, \
                  state = EXCLUDED.state, run_at_ms = EXCLUDED.run_at_ms, enqueued_at_ms = EXCLUDED.enqueued_at_ms, \
-                 refusals = 0, refused_at_ms = NULL WHERE EXCLUDED.replaces",
+                 overtaken = false, refusals = 0, refused_at_ms = NULL WHERE EXCLUDED.replaces",
             );
         }
         Ok(())

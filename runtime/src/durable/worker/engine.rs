@@ -395,17 +395,19 @@ where
         let mut settled = self.shared.lanes.take_settled();
         round.lingering = None;
         let bytes = BYTES - self.shared.lanes.bytes();
-        // Where something ended, what waited for it may be taken now: the next one of its key.
+        // Where something of a key ended, what waited for it may be taken now.
+        let frees = settled.iter().any(|settlement| settlement.key.is_some());
         let mut claims: Vec<_> = free
             .into_iter()
             .enumerate()
-            .filter(|&(lane, free)| free > 0 && (round.hungry[lane] || settled.by_lane[lane] > 0))
+            .filter(|&(lane, free)| free > 0 && (round.hungry[lane] || frees))
             .filter(|&(lane, _)| bytes > 0 || self.shared.lanes.is_empty(lane))
             .map(|(lane, free)| Claim {
                 lane,
                 queue: Arc::clone(&self.queues[lane]),
                 limit: u32::try_from(free.min(self.settings.batch.max(1))).unwrap_or(u32::MAX),
                 bytes: bytes.max(1),
+                hungry: round.hungry[lane],
             })
             .collect();
         claims.sort_by_key(|claim| (claim.lane < round.first, claim.lane));
@@ -427,8 +429,9 @@ where
             round.resume_at = round.resume_at.or_else(|| Instant::now().checked_add(LOCKED));
         }
         for claim in &claims {
-            round.hungry[claim.lane] = exchanged.hungry.contains(&claim.lane);
+            round.hungry[claim.lane] = false;
         }
+        exchanged.hungry.iter().for_each(|&lane| round.hungry[lane] = true);
         let unknown = self.unknown(&exchanged.claimed);
         self.start(exchanged.claimed, begin);
         match (exchanged.failed, exchanged.error) {

@@ -178,8 +178,8 @@ impl Lanes {
     /// Takes the ends that are to be told. They are forgotten only when that has been done.
     pub(super) fn take_settled(self: &Arc<Self>) -> Telling {
         let mut inner = self.lock();
-        let by_lane = inner.lanes.iter_mut().map(|lane| std::mem::take(&mut lane.ended)).collect();
-        Telling { settled: std::mem::take(&mut inner.settled), by_lane, lanes: Arc::clone(self) }
+        inner.lanes.iter_mut().for_each(|lane| lane.ended = 0);
+        Telling { settled: std::mem::take(&mut inner.settled), lanes: Arc::clone(self) }
     }
 
     /// Whether there are ends that were not told.
@@ -313,8 +313,6 @@ impl Inner {
 /// again.
 pub(super) struct Telling {
     lanes: SharedLanes,
-    /// How many of them are of each lane.
-    pub(super) by_lane: Vec<usize>,
     settled: Vec<Settlement>,
 }
 

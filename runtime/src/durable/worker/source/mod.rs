@@ -120,6 +120,9 @@ pub(crate) struct Claim {
     pub(crate) limit: u32,
     /// How many bytes of arguments are wanted; the first task is taken whatever it has.
     pub(crate) bytes: i64,
+    /// There may be some that are ready; otherwise only those that become so by the ends that are
+    /// told now.
+    pub(crate) hungry: bool,
 }
 
 /// A task that this program does not have, of which rows stand at the front of a queue.

@@ -12,10 +12,10 @@ use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsy
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, IN_THE_WAY, LISTED, Look,
-    LookSql, Manner, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken,
-    choose, freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
-    started_in_the_time_to_come, wider,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, IN_THE_WAY, LISTED, LeftKey,
+    Look, LookSql, Manner, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
+    Taken, choose, freed, has_due, keys_freed, keys_left, keys_of, next_unknown, park, refunded, rescue, settle,
+    start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Lease, Settlement, Unknown};
@@ -63,7 +63,8 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     ) -> QueryResult<Exchange> {
         let begin = Instant::now();
         let untold = tell(conn, lease, settled).await?;
-        let mut exchange = Exchange { untold, ..Exchange::default() };
+        let readied = settled.iter().any(|settlement| settlement.key.is_some());
+        let mut exchange = Exchange { untold, readied, ..Exchange::default() };
         for (claim, _) in claims {
             let claiming = Instant::now();
             if claiming.duration_since(begin) > in_time(lease.duration) {
@@ -235,7 +236,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     async fn free_keys(conn: &mut AsyncMysqlConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
         let rows = rows.to_vec();
         conn.transaction::<_, Error, _>(async move |conn| {
-            let stuck = elect(conn, &rows.iter().map(|(_, key)| &**key).collect::<Vec<_>>()).await?;
+            let stuck = elect(conn, &keys_freed(&rows)).await?;
             let seen: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();
             let free = lock(conn, &seen).await?;
             if !free.is_empty() {
@@ -377,13 +378,13 @@ async fn still_there(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[Ta
 
 /// Has the first one that is blocked of each of these keys be ready, where nothing is in its way.
 /// Returns the keys of which that one is locked by somebody.
-async fn elect(conn: &mut AsyncMysqlConnection, keys: &[&str]) -> QueryResult<Vec<String>> {
+async fn elect(conn: &mut AsyncMysqlConnection, keys: &[LeftKey<'_>]) -> QueryResult<Vec<String>> {
     let mut stuck = Vec::new();
     for keys in keys.chunks(LISTED) {
         let first = Sql::<(Nullable<Text>, SqlTaskId)>::new(
             "SELECT blocked_key, MIN(id) FROM deferred_tasks WHERE blocked_key IN (",
         )
-        .list(keys.iter().copied())
+        .list(keys.iter().map(|(key, _)| *key))
         .sql(") GROUP BY blocked_key");
         let first: Vec<(Option<String>, TaskId)> = first.load(conn).await?;
         let mut first: HashMap<_, _> = first.into_iter().filter_map(|(key, id)| Some((key?, id))).collect();
@@ -448,7 +449,7 @@ async fn take(conn: &mut AsyncMysqlConnection, lease: &Lease, claim: &Claim) -> 
             None => {}
         }
     }
-    Ok(Taken { rows: Vec::new(), more: true, front: None })
+    Ok(Taken { more: true, ..Taken::default() })
 }
 
 /// How often a claim looks at more, before others have their turn.
@@ -492,7 +493,7 @@ async fn take_of(
         let read = Sql::<ClaimedSql>::new(format!("SELECT {CLAIMED} FROM deferred_tasks WHERE id IN ("));
         rows.extend(read.list(free.iter().copied()).sql(")").load::<ClaimedRow>(conn).await?);
     }
-    Ok((Taken { rows, more, front: None }, moved))
+    Ok((Taken { rows, more, ..Taken::default() }, moved))
 }
 
 /// Has rows that have to wait for others of their key be blocked; says whether there were any. Each

@@ -12,10 +12,10 @@ use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS, IN_THE_WAY, LISTED, Look,
-    LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS,
-    choose, freed, has_due, keys_left, keys_of, next_unknown, park, refunded, rescue, settle, start_anew,
-    started_in_the_time_to_come, wider,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS, IN_THE_WAY, LISTED,
+    LeftKey, Look, LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken,
+    UNIQUE_WAITS, choose, freed, has_due, keys_freed, keys_left, keys_of, next_unknown, park, refunded, rescue, settle,
+    start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement, Unknown};
@@ -58,7 +58,8 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
                 elect(conn, &keys_of(&settled))?;
-                let mut exchange = Exchange::default();
+                let readied = settled.iter().any(|settlement| settlement.key.is_some());
+                let mut exchange = Exchange { readied, ..Exchange::default() };
                 for (claim, _) in &claims {
                     let claiming = Instant::now();
                     if !exchange.claimed(take(conn, &lease, claim), claiming) {
@@ -248,7 +249,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let rows = rows.to_vec();
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                elect(conn, &rows.iter().map(|(_, key)| &**key).collect::<Vec<_>>())?;
+                elect(conn, &keys_freed(&rows))?;
                 let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
                 clear.list(rows.iter().map(|(id, _)| *id)).sql(")").execute(conn).map(drop)
             })
@@ -270,11 +271,11 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
 }
 
 /// Has the first one that is blocked of each of these keys be ready, where nothing is in its way.
-fn elect(conn: &mut SqliteConnection, keys: &[&str]) -> QueryResult<()> {
+fn elect(conn: &mut SqliteConnection, keys: &[LeftKey<'_>]) -> QueryResult<()> {
     for keys in keys.chunks(LISTED) {
         let mut elect =
             Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (WITH k(key) AS (VALUES ").varying();
-        for (at, key) in keys.iter().enumerate() {
+        for (at, (key, _)) in keys.iter().enumerate() {
             elect.push_sql(if at == 0 { "(" } else { ", (" });
             elect.push_bind(*key);
             elect.push_sql(")");
@@ -346,6 +347,6 @@ fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResul
                 .sql(format!(") RETURNING {CLAIMED}"));
             rows.extend(take.load::<ClaimedRow>(conn)?);
         }
-        return Ok(Taken { rows, more, front: None });
+        return Ok(Taken { rows, more, ..Taken::default() });
     }
 }

@@ -179,20 +179,31 @@ pub(super) const RESCUED: &str = "id, task, attempts - snoozes";
 /// See [`RescuedSql`].
 pub(super) type RescuedRow = (TaskId, String, i32, String, Option<String>);
 
+/// A key that a row has left, or may have left, and that row.
+pub(super) type LeftKey<'k> = (&'k str, TaskId);
+
 /// The keys of rows that keep nobody waiting any more.
-pub(super) fn keys_left(rescued: &[RescuedRow]) -> Vec<&str> {
-    distinct(rescued.iter().filter(|row| row.3 != "ready").filter_map(|row| row.4.as_deref()))
+pub(super) fn keys_left(rescued: &[RescuedRow]) -> Vec<LeftKey<'_>> {
+    distinct(rescued.iter().filter(|row| row.3 != "ready").filter_map(|row| Some((row.4.as_deref()?, row.0))))
 }
 
 /// The keys of rows whose attempts ended.
-pub(super) fn keys_of(settled: &[Settlement]) -> Vec<&str> {
-    distinct(settled.iter().filter_map(|settlement| settlement.key.as_deref()))
+pub(super) fn keys_of(settled: &[Settlement]) -> Vec<LeftKey<'_>> {
+    distinct(settled.iter().filter_map(|settlement| Some((settlement.key.as_deref()?, settlement.id))))
 }
 
-fn distinct<'k>(keys: impl Iterator<Item = &'k str>) -> Vec<&'k str> {
+/// The keys that rows left otherwise than by an end. Such a row may have another id by now, and who
+/// is next may stand before it.
+pub(super) fn keys_freed(rows: &[(TaskId, String)]) -> Vec<LeftKey<'_>> {
+    let first = TaskId::from(uuid::Uuid::nil());
+    distinct(rows.iter().map(|(_, key)| (&**key, first)))
+}
+
+/// Each key once, with the first of its rows.
+fn distinct<'k>(keys: impl Iterator<Item = LeftKey<'k>>) -> Vec<LeftKey<'k>> {
     let mut keys: Vec<_> = keys.collect();
     keys.sort_unstable();
-    keys.dedup();
+    keys.dedup_by_key(|(key, _)| *key);
     keys
 }
 
@@ -221,6 +232,8 @@ pub(super) struct Exchange {
     pub(super) error: Option<(Error, Duration)>,
     /// Whether the statements of [`Manner::AtOnce`] are known to be prepared.
     pub(super) prepared: bool,
+    /// Whether rows became ready that were behind others of their key.
+    pub(super) readied: bool,
 }
 
 impl Exchange {
@@ -242,6 +255,8 @@ pub(super) struct Taken {
     pub(super) more: bool,
     /// How long it took at the front of the queue, where it was there in the end.
     pub(super) front: Option<Duration>,
+    /// They are next of their keys, and not what stands at the front.
+    pub(super) handed_over: bool,
 }
 
 /// A row at the front of its queue.

@@ -356,7 +356,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             }
         }
         let Some(done) = exchanged else { return Ok(Exchanged::default()) };
-        let Exchange { untold, taken, error, prepared } = done?;
+        let Exchange { untold, taken, error, prepared, readied } = done?;
         // On this connection.
         self.told_of_keys |= has_keys && prepared && self.conn.is_some();
         let end = Instant::now();
@@ -369,14 +369,17 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             self.conn = None;
         }
         // What waited behind them may be ready now, or they themselves are.
-        let is_back = |settlement: &Settlement| settlement.key.is_some() || settlement.left().is_some();
-        if settled.iter().any(is_back) {
+        if readied || settled.iter().any(|settlement| settlement.left().is_some()) {
             self.may_lie_before();
         }
         if !untold.is_empty() {
             self.careful = end.checked_add(CAREFUL);
         }
         let mut exchanged = Exchanged { untold, ..Exchanged::default() };
+        // Of other queues, or there was no room for them.
+        if readied && taken.iter().any(|taken| taken.handed_over) {
+            exchanged.hungry.extend(0..self.beginnings.len());
+        }
         exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));
         exchanged.first = claims.get(tried).map(|(claim, _)| claim.lane);
         if let Some((error, took)) = error {
@@ -389,7 +392,9 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             let full = taken.rows.len() >= limit as usize;
             let last =
                 taken.rows.last().map(|row| Floor { priority: row.priority, run_at_ms: row.run_at_ms, id: row.id });
-            self.beginnings[lane].claimed(full, last, taken.front, end);
+            if !taken.handed_over {
+                self.beginnings[lane].claimed(full, last, taken.front, end);
+            }
             if taken.more {
                 exchanged.hungry.push(lane);
             }

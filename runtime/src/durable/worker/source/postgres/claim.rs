@@ -3,14 +3,13 @@
 use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
-use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::keys::{TakenRow, TakenSql, in_the_way, split};
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
-use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 use crate::durable::worker::source::floor::{Floor, Front, Start};
-use crate::durable::worker::source::statements::{CLAIMED, ClaimedRow, HOLDS, IN_THE_WAY, TAKE, Taken, wider};
+use crate::durable::worker::source::statements::{CLAIMED, ClaimedRow, TAKE, Taken, wider};
 use crate::durable::worker::source::{Claim, Lease};
 
 /// Which tasks are looked at.
@@ -144,24 +143,6 @@ fn front(claim: &Claim, part: Part, look_at: i64) -> Sql<'_, TakenSql> {
     front.sql(" ORDER BY c.priority, c.run_at_ms, c.id LIMIT ").bind(look_at).sql(" FOR UPDATE OF c SKIP LOCKED)")
 }
 
-/// The rows of a claim, and a last one with how many rows were seen, and how many of them nothing
-/// was in the way of.
-type TakenSql = (
-    Nullable<SqlTaskId>,
-    Nullable<Text>,
-    Nullable<Text>,
-    Integer,
-    Integer,
-    Nullable<SmallInt>,
-    Nullable<BigInt>,
-    Nullable<Text>,
-    Nullable<Integer>,
-);
-
-/// See [`TakenSql`].
-type TakenRow =
-    (Option<TaskId>, Option<String>, Option<String>, i32, i32, Option<i16>, Option<i64>, Option<String>, Option<i32>);
-
 async fn take(
     conn: &AsyncPgConnection,
     lease: &Lease,
@@ -171,11 +152,11 @@ async fn take(
     limit: i64,
     bytes: i64,
 ) -> QueryResult<(Vec<ClaimedRow>, Counts)> {
+    let in_the_way = in_the_way();
     let take = front(claim, part, look_at)
         .sql(format!(
             ", f AS MATERIALIZED (SELECT c.place, c.priority, c.run_at_ms, c.id, c.bytes FROM c \
-             WHERE c.task_key IS NULL OR NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = c.task_key \
-             AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) ORDER BY c.priority, c.run_at_ms, c.id LIMIT "
+             WHERE c.task_key IS NULL OR {in_the_way} IS NULL ORDER BY c.priority, c.run_at_ms, c.id LIMIT "
         ))
         .bind(limit)
         .sql("), b AS MATERIALIZED (SELECT COALESCE(sum(f.bytes), 0) <= ")
@@ -196,48 +177,24 @@ async fn take(
         )
         .bind(bytes)
         .sql(format!(
-            ") END) RETURNING {CLAIMED}) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, (SELECT count(*)::integer FROM c), \
-             (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL"
+            ") END) RETURNING {CLAIMED}, NULL::text) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, \
+             (SELECT count(*)::integer FROM c), (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL"
         ));
     let rows: Vec<TakenRow> = take.load(&mut &*conn).await?;
-    let mut counts = Counts { seen: 0, free: 0 };
-    let mut claimed = Vec::with_capacity(rows.len());
-    for row in rows {
-        match row {
-            (
-                Some(id),
-                Some(task),
-                Some(payload),
-                attempts,
-                max_attempts,
-                Some(priority),
-                Some(run_at_ms),
-                key,
-                Some(refusals),
-            ) => claimed.push(ClaimedRow {
-                id,
-                task,
-                payload,
-                attempts,
-                max_attempts,
-                priority,
-                run_at_ms,
-                key,
-                refusals,
-            }),
-            (_, _, _, seen, free, ..) => counts = Counts { seen: seen.into(), free: free.into() },
-        }
-    }
-    Ok((claimed, counts))
+    let (rows, (seen, free)) = split(rows);
+    Ok((rows.into_iter().map(|(row, _)| row).collect(), Counts { seen: seen.into(), free: free.into() }))
 }
 
 /// Has the rows that have to wait for others of their key be blocked; says how many. Each one that
 /// is in the way is locked meanwhile, so that it cannot end without seeing who waits behind it.
 async fn block(conn: &AsyncPgConnection, claim: &Claim, part: Part, look_at: i64) -> QueryResult<i64> {
+    let in_the_way = in_the_way();
     let block = front(claim, part, look_at).sql(format!(
-        " UPDATE deferred_tasks SET state = 'blocked' WHERE ctid = ANY(ARRAY(SELECT c.place FROM c CROSS JOIN LATERAL \
-         (SELECT h.id FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} \
-         LIMIT 1 FOR SHARE SKIP LOCKED) AS h))"
+        ", w AS MATERIALIZED (SELECT c.place, h.state = 'running' AND c.id < h.id AS overtaken \
+         FROM (SELECT c.place, c.id, {in_the_way} AS behind FROM c WHERE c.task_key IS NOT NULL) AS c CROSS JOIN LATERAL \
+         (SELECT id, state FROM deferred_tasks WHERE ctid = c.behind AND state IN ('ready', 'blocked', 'scheduled', 'running') \
+         FOR SHARE SKIP LOCKED) AS h) \
+         UPDATE deferred_tasks AS t SET state = 'blocked', overtaken = w.overtaken FROM w WHERE t.ctid = w.place"
     ));
     let blocked = block.execute(&mut &*conn).await?;
     Ok(i64::try_from(blocked).unwrap_or(i64::MAX))

@@ -4,20 +4,21 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
-use diesel::sql_types::{Integer, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join4;
 use serde::Serialize;
 
-use super::ids;
+use super::keys::{self, TakenRow, split};
+use super::lists::ids;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
+use crate::durable::worker::source::floor::Start;
 use crate::durable::worker::source::statements::{
-    HOLDS, IN_THE_WAY, LET_GO, Left, Manner, UNIQUE_WAITS, keep_done, keys_of,
+    LET_GO, Left, LeftKey, Manner, Taken, UNIQUE_WAITS, keep_done, keys_of,
 };
 use crate::durable::worker::source::table::in_time;
-use crate::durable::worker::source::{Lease, Settlement};
+use crate::durable::worker::source::{Claim, Lease, Settlement};
 
 /// A row that an attempt leaves behind, as JSON has it.
 #[derive(Serialize)]
@@ -27,53 +28,64 @@ struct LeftRow<'s> {
     left: Left<'s>,
 }
 
-/// Words as a JSON array.
-fn words(words: &[&str]) -> String {
-    serde_json::to_string(words).unwrap_or_default()
-}
-
-/// Has the first one that is blocked of each of these keys be ready, where nothing is in its way,
-/// and begins to say which of these keys are stuck: the next row of them is locked by somebody.
-fn elect_of<'k, R>(keys: &'k [&'k str]) -> Sql<'k, R> {
-    // Behind most keys nobody waits.
-    Sql::new("WITH k AS MATERIALIZED (SELECT value AS key FROM json_array_elements_text(").bind(words(keys)).sql(format!(
-        "::text::json) WHERE EXISTS (SELECT FROM deferred_tasks AS w WHERE w.task_key = value AND w.state = 'blocked' LIMIT 1)), b AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (SELECT ctid AS place, id \
-         FROM deferred_tasks WHERE task_key = k.key AND state = 'blocked' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) AS c \
-         WHERE NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1)), \
-         u AS (UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT place FROM b))), \
-         stuck AS (SELECT key FROM k WHERE NOT EXISTS (SELECT FROM b WHERE b.key = k.key) AND NOT EXISTS (SELECT FROM deferred_tasks AS h WHERE h.task_key = k.key AND {HOLDS} LIMIT 1)) "
-    ))
-}
-
 /// Elects; returns the keys that are stuck.
-pub(super) async fn elect(conn: &mut AsyncPgConnection, keys: &[&str]) -> QueryResult<Vec<String>> {
+pub(super) async fn elect(conn: &mut AsyncPgConnection, keys: &[LeftKey<'_>]) -> QueryResult<Vec<String>> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    elect_of::<Text>(keys).sql("SELECT key FROM stuck").load(conn).await
+    keys::elect(keys).load(conn).await
 }
 
-/// Tells of ends that leave no rows, without waiting for an answer in between. Where it fails
-/// nothing was told.
-pub(super) async fn tell_at_once(conn: &AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<()> {
+/// Who was next of the keys that ends have left.
+#[derive(Default)]
+pub(super) struct Next {
+    /// For each of the claims.
+    pub(super) taken: Vec<Taken>,
+    /// Whether there are others, which are ready.
+    pub(super) others: bool,
+}
+
+impl Next {
+    fn of(rows: Vec<TakenRow>, claims: &[(Claim, Option<Start>)]) -> Self {
+        let (rows, (_, others)) = split(rows);
+        let mut taken: Vec<_> = claims.iter().map(|_| Taken { handed_over: true, ..Taken::default() }).collect();
+        for (row, queue) in rows {
+            let at = claims.iter().position(|(claim, _)| queue.as_deref() == Some(&*claim.queue));
+            if let Some(taken) = at.and_then(|at| taken.get_mut(at)) {
+                taken.rows.push(row);
+            }
+        }
+        Self { taken, others: others > 0 }
+    }
+}
+
+/// Tells of ends that leave no rows, and takes who is next of their keys, without waiting for an
+/// answer in between. Where it fails nothing was told, nor taken.
+pub(super) async fn tell_at_once(
+    conn: &AsyncPgConnection,
+    lease: &Lease,
+    settled: &[Settlement],
+    claims: &[(Claim, Option<Start>)],
+) -> QueryResult<Next> {
     let (done, keys) = (Settlement::done(settled), keys_of(settled));
     let delete = end_well(lease, &done);
     if keys.is_empty() {
-        return delete.execute(&mut &*conn).await.map(drop);
+        delete.execute(&mut &*conn).await?;
+        return Ok(Next::of(Vec::new(), claims));
     }
-    let elect = elect_or_fail(&keys);
     let (mut first, mut second, mut third, mut last) = (conn, conn, conn, conn);
-    let (begun, deleted, elected, committed) = join4(
+    let (begun, deleted, next, committed) = join4(
         first.batch_execute("BEGIN"),
         delete.execute(&mut second),
-        elect.get_result::<i32>(&mut third),
+        keys::hand_over(&keys, lease, claims).load(&mut third),
         last.batch_execute("COMMIT"),
     )
     .await;
     begun?;
     deleted?;
-    elected?;
-    committed
+    let next = next?;
+    committed?;
+    Ok(Next::of(next, claims))
 }
 
 /// The same, one after the other: with the same statements, which are prepared from then on.
@@ -81,21 +93,15 @@ pub(super) async fn tell_one_by_one(
     conn: &mut AsyncPgConnection,
     lease: &Lease,
     settled: &[Settlement],
-) -> QueryResult<()> {
+    claims: &[(Claim, Option<Start>)],
+) -> QueryResult<Next> {
     let (done, keys) = (Settlement::done(settled), keys_of(settled));
     conn.transaction::<_, Error, _>(async |conn| {
         end_well(lease, &done).execute(conn).await?;
-        if !keys.is_empty() {
-            elect_or_fail(&keys).get_result::<i32>(conn).await?;
-        }
-        Ok(())
+        let next = if keys.is_empty() { Vec::new() } else { keys::hand_over(&keys, lease, claims).load(conn).await? };
+        Ok(Next::of(next, claims))
     })
     .await
-}
-
-/// Elects. A key that is stuck is an error, so that nothing is committed.
-fn elect_or_fail<'k>(keys: &'k [&'k str]) -> Sql<'k, Integer> {
-    elect_of(keys).sql("SELECT (1 / (1 - least(count(*), 1)))::integer FROM stuck")
 }
 
 /// Deletes what ended well, or keeps it as a part of the history.

@@ -3,6 +3,8 @@
 
 mod claim;
 mod ends;
+mod keys;
+mod lists;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +18,11 @@ use futures_util::{FutureExt, StreamExt};
 
 use self::claim::take_all;
 use self::ends::{elect, tell, tell_at_once, tell_one_by_one};
+use self::lists::ids;
 use super::floor::{Floor, Start};
 use super::statements::{
     BATCH, Ended, Exchange, Look, LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since,
-    freed, has_due, keys_left, next_unknown, park, rescue, start_anew, started_in_the_time_to_come,
+    freed, has_due, keys_freed, keys_left, next_unknown, park, rescue, start_anew, started_in_the_time_to_come,
 };
 use super::table::{Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
@@ -27,17 +30,6 @@ use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
-
-/// Identifiers as PostgreSQL writes an array.
-fn ids(tasks: &[TaskId]) -> String {
-    let mut text = String::from("{");
-    for (at, id) in tasks.iter().enumerate() {
-        text.push_str(if at == 0 { "" } else { "," });
-        text.push_str(&id.to_string());
-    }
-    text.push('}');
-    text
-}
 
 impl WorkerConnection for AsyncPgConnection {
     type Statements = OnPostgres;
@@ -86,32 +78,42 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     ) -> QueryResult<Exchange> {
         let begin = Instant::now();
         let mut exchange = Exchange::default();
-        let mut claims = claims.iter();
+        let mut left = claims.iter();
         let usual = !settled.is_empty() && settled.iter().all(|settlement| settlement.left().is_none());
+        exchange.readied = settled.iter().any(|settlement| settlement.key.is_some());
         if usual && manner != Manner::Careful {
+            // Where nothing else is known to be ready, who is next of a key starts at once, and
+            // nothing is left to be claimed.
+            let hands_over = claims.iter().all(|(claim, _)| !claim.hungry);
+            let next_of_keys = if hands_over { claims } else { &[] };
             let told = match manner {
                 Manner::AtOnce => {
                     // Nothing is waited for in between: what the ends leave free is free for the
                     // claim, which comes behind them.
-                    let (shared, first) = (&*conn, claims.next());
+                    let (shared, first) = (&*conn, if hands_over { None } else { left.next() });
                     let taken = async {
                         match first {
                             Some((claim, start)) => Some(take_all(shared, lease, claim, *start).await),
                             None => None,
                         }
                     };
-                    let (told, taken) = join(tell_at_once(shared, lease, settled), taken).await;
+                    let (told, taken) = join(tell_at_once(shared, lease, settled, next_of_keys), taken).await;
                     if let Some(taken) = taken {
                         exchange.claimed(taken, begin);
                     }
                     told
                 }
-                _ => tell_one_by_one(conn, lease, settled).await,
+                _ => tell_one_by_one(conn, lease, settled, next_of_keys).await,
             };
-            exchange.prepared = told.is_ok();
-            if let Err(error) = told {
+            match told {
+                Ok(next) => {
+                    (exchange.prepared, exchange.readied) = (true, next.others);
+                    if hands_over {
+                        (exchange.taken, left) = (next.taken, [].iter());
+                    }
+                }
                 // Most likely a lock. What else it may be comes back.
-                match tell(conn, lease, settled, Manner::Careful).await {
+                Err(error) => match tell(conn, lease, settled, Manner::Careful).await {
                     Ok(untold) => exchange.untold = untold,
                     // What was taken must not get lost.
                     Err(_) if exchange.taken.iter().any(|taken| !taken.rows.is_empty()) => {
@@ -119,7 +121,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
                         exchange.error = Some((error, begin.elapsed()));
                     }
                     Err(error) => return Err(error),
-                }
+                },
             }
         } else {
             exchange.untold = tell(conn, lease, settled, manner).await?;
@@ -127,7 +129,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         if exchange.error.is_some() {
             return Ok(exchange);
         }
-        for (claim, start) in claims {
+        for (claim, start) in left {
             let claiming = Instant::now();
             if claiming.duration_since(begin) > in_time(lease.duration) {
                 break;
@@ -302,7 +304,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     }
 
     async fn free_keys(conn: &mut AsyncPgConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
-        let keys: Vec<_> = rows.iter().map(|(_, key)| &**key).collect();
+        let keys = keys_freed(rows);
         conn.transaction::<_, Error, _>(async |conn| {
             let stuck = elect(conn, &keys).await?;
             let looked_at: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();

@@ -1,0 +1,187 @@
+//! Calls of one key run one after the other: who is in whose way, and who is next.
+//!
+//! Rows that have ended leave entries in the indexes until the server clears them away, and those of
+//! a busy key are many. So nothing here looks at a key from its first row on: what is next stands
+//! behind the row that has ended, and what is in the way stands right before the row that asks.
+
+use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
+use serde::Serialize;
+
+use crate::durable::clock::POSTGRES_NOW_MS as NOW;
+use crate::durable::id::{SqlTaskId, TaskId};
+use crate::durable::sql::Sql;
+use crate::durable::worker::source::floor::Start;
+use crate::durable::worker::source::statements::{CLAIMED, ClaimedRow, LeftKey};
+use crate::durable::worker::source::{Claim, Lease};
+
+/// Whether `h` keeps the later ones of its key waiting: it is about to run, or is tried again. The
+/// words are those of the index.
+const WAITS: &str = "h.task_key IS NOT NULL AND (h.state = 'ready' OR (h.state = 'scheduled' AND h.attempts > 0))";
+
+/// Where the row is that is in the way of `c`, and NULL where there is none: one of its key that
+/// runs, or is before it. Subqueries of one row, because an EXISTS might be made a join with all of
+/// the table; and in the order of the key and the id, because in that of the id alone rows of other
+/// keys stand between.
+pub(super) fn in_the_way() -> String {
+    let nearest = "(h.task_key, h.id) < (c.task_key, c.id) AND h.task_key >= c.task_key \
+                   ORDER BY h.task_key DESC, h.id DESC LIMIT 1";
+    let blocked = |overtaken| {
+        format!(
+            "(SELECT h.ctid FROM deferred_tasks AS h WHERE h.state = 'blocked' \
+             AND (h.task_key, h.overtaken, h.id) < (c.task_key, {overtaken}, c.id) \
+             AND (h.task_key, h.overtaken) >= (c.task_key, {overtaken}) \
+             ORDER BY h.task_key DESC, h.overtaken DESC, h.id DESC LIMIT 1)"
+        )
+    };
+    format!(
+        "COALESCE((SELECT h.ctid FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND h.state = 'running' LIMIT 1), \
+         (SELECT h.ctid FROM deferred_tasks AS h WHERE {WAITS} AND {nearest}), {}, {})",
+        blocked(false),
+        blocked(true)
+    )
+}
+
+#[derive(Serialize)]
+struct Behind<'k> {
+    key: &'k str,
+    behind: TaskId,
+}
+
+/// Locks who is next of each of these keys, where nothing is in its way, as `b`. The keys are `stuck`
+/// of which somebody else has locked that row.
+fn next_of<'k, R>(keys: &[LeftKey<'k>]) -> Sql<'k, R> {
+    let keys: Vec<_> = keys.iter().map(|&(key, behind)| Behind { key, behind }).collect();
+    // One that was overtaken comes before all that stand behind the row that has ended. What waits
+    // before it may be anywhere before it.
+    Sql::new("WITH k AS MATERIALIZED (SELECT key, behind FROM json_to_recordset(")
+        .bind(serde_json::to_string(&keys).unwrap_or_default())
+        .sql(format!(
+            "::text::json) AS k(key text, behind uuid)), \
+             n AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (\
+             (SELECT ctid AS place, id, '00000000-0000-0000-0000-000000000000'::uuid AS since FROM deferred_tasks \
+             WHERE state = 'blocked' AND (task_key, overtaken) >= (k.key, true) AND task_key <= k.key \
+             ORDER BY task_key, overtaken, id LIMIT 1) UNION ALL \
+             (SELECT ctid, id, k.behind FROM deferred_tasks \
+             WHERE state = 'blocked' AND (task_key, overtaken, id) > (k.key, false, k.behind) AND task_key <= k.key \
+             ORDER BY task_key, overtaken, id LIMIT 1) LIMIT 1) AS c \
+             WHERE (SELECT true FROM deferred_tasks AS h WHERE h.task_key = k.key AND h.state = 'running' LIMIT 1) IS NULL \
+             AND (SELECT true FROM deferred_tasks AS h WHERE {WAITS} AND (h.task_key, h.id) >= (k.key, c.since) \
+             AND (h.task_key, h.id) < (k.key, c.id) ORDER BY h.task_key, h.id LIMIT 1) IS NULL), \
+             b AS MATERIALIZED (SELECT n.key, c.place, c.id, c.queue, c.priority, c.run_at_ms, c.bytes FROM n CROSS JOIN LATERAL \
+             (SELECT ctid AS place, id, queue, priority, run_at_ms, octet_length(payload) AS bytes FROM deferred_tasks \
+             WHERE ctid = n.place AND state = 'blocked' FOR UPDATE SKIP LOCKED) AS c), \
+             stuck AS (SELECT key FROM n WHERE key NOT IN (SELECT key FROM b)), "
+        ))
+}
+
+/// Has who is next of each of these keys be ready; returns the keys that are stuck.
+pub(super) fn elect<'k>(keys: &[LeftKey<'k>]) -> Sql<'k, Text> {
+    next_of(keys).sql(
+        "u AS (UPDATE deferred_tasks SET state = 'ready', overtaken = false WHERE ctid = ANY(ARRAY(SELECT place FROM b))) \
+         SELECT key FROM stuck",
+    )
+}
+
+#[derive(Serialize)]
+struct Room<'c> {
+    queue: &'c str,
+    rows: u32,
+    bytes: i64,
+}
+
+/// Takes who is next of each of these keys, as far as these claims reach, and has the others be
+/// ready. A key that is stuck is an error, so that nothing is committed.
+///
+/// What is taken starts before all else that is ready: this is for claims that know of nothing else.
+pub(super) fn hand_over<'k>(
+    keys: &[LeftKey<'k>],
+    lease: &Lease,
+    claims: &[(Claim, Option<Start>)],
+) -> Sql<'k, TakenSql> {
+    let room = |(claim, _): &(Claim, Option<Start>)| {
+        serde_json::to_value(Room { queue: &claim.queue, rows: claim.limit, bytes: claim.bytes }).unwrap_or_default()
+    };
+    let room = serde_json::Value::from(claims.iter().map(room).collect::<Vec<_>>()).to_string();
+    next_of(keys)
+        .sql("q AS (SELECT q.queue, q.rows, q.bytes FROM json_to_recordset(")
+        .bind(room)
+        .sql(format!(
+            "::text::json) AS q(queue text, rows bigint, bytes bigint) \
+             WHERE (SELECT true FROM deferred_paused_queues AS p WHERE p.queue = q.queue) IS NULL), \
+             h AS MATERIALIZED (SELECT s.place, s.at <= s.rows AND (s.at = 1 OR s.before < s.bytes) AS fits FROM \
+             (SELECT b.place, q.rows, q.bytes, row_number() OVER o AS at, sum(b.bytes) OVER o - b.bytes AS before \
+             FROM b LEFT JOIN q ON q.queue = b.queue \
+             WINDOW o AS (PARTITION BY b.queue ORDER BY b.priority, b.run_at_ms, b.id)) AS s), \
+             t AS (UPDATE deferred_tasks AS t SET overtaken = false, state = CASE WHEN h.fits THEN 'running' ELSE 'ready' END, \
+             attempts = CASE WHEN h.fits AND t.attempts < 2147483647 THEN t.attempts + 1 ELSE t.attempts END, \
+             worker = CASE WHEN h.fits THEN "
+        ))
+        .bind(lease.worker)
+        .sql(format!(
+            " END, started_at_ms = CASE WHEN h.fits THEN (SELECT {NOW}) ELSE t.started_at_ms END, \
+             lease_until_ms = CASE WHEN h.fits THEN (SELECT {NOW}) + "
+        ))
+        .bind(lease.ms())
+        .sql(format!(
+            " END FROM h WHERE t.ctid = h.place RETURNING {CLAIMED}, CASE WHEN h.fits THEN t.queue END AS queue) \
+             SELECT * FROM t WHERE queue IS NOT NULL UNION ALL SELECT NULL, NULL, NULL, \
+             (1 / (1 - least((SELECT count(*) FROM stuck), 1)))::integer, (SELECT count(*) FROM h WHERE fits IS NOT TRUE)::integer, \
+             NULL, NULL, NULL, NULL, NULL"
+        ))
+}
+
+/// The rows that were taken, with their queues where these are asked for, and a last row with two
+/// numbers.
+pub(super) type TakenSql = (
+    Nullable<SqlTaskId>,
+    Nullable<Text>,
+    Nullable<Text>,
+    Integer,
+    Integer,
+    Nullable<SmallInt>,
+    Nullable<BigInt>,
+    Nullable<Text>,
+    Nullable<Integer>,
+    Nullable<Text>,
+);
+
+/// See [`TakenSql`].
+pub(super) type TakenRow = (
+    Option<TaskId>,
+    Option<String>,
+    Option<String>,
+    i32,
+    i32,
+    Option<i16>,
+    Option<i64>,
+    Option<String>,
+    Option<i32>,
+    Option<String>,
+);
+
+/// The rows apart from the two numbers.
+pub(super) fn split(rows: Vec<TakenRow>) -> (Vec<(ClaimedRow, Option<String>)>, (i32, i32)) {
+    let mut numbers = (0, 0);
+    let mut claimed = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row {
+            (
+                Some(id),
+                Some(task),
+                Some(payload),
+                attempts,
+                max_attempts,
+                Some(priority),
+                Some(run_at_ms),
+                key,
+                Some(refusals),
+                queue,
+            ) => claimed.push((
+                ClaimedRow { id, task, payload, attempts, max_attempts, priority, run_at_ms, key, refusals },
+                queue,
+            )),
+            (_, _, _, first, second, ..) => numbers = (first, second),
+        }
+    }
+    (claimed, numbers)
+}

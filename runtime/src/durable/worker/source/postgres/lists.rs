@@ -1,0 +1,14 @@
+//! Lists of values as one text each.
+
+use crate::durable::id::TaskId;
+
+/// Identifiers as PostgreSQL writes an array.
+pub(super) fn ids(tasks: &[TaskId]) -> String {
+    let mut text = String::from("{");
+    for (at, id) in tasks.iter().enumerate() {
+        text.push_str(if at == 0 { "" } else { "," });
+        text.push_str(&id.to_string());
+    }
+    text.push('}');
+    text
+}
