@@ -10,6 +10,8 @@ use diesel_deferred::{Deferrable, DeferredConnection, SqlTaskId, TaskId, TaskSta
 use diesel_migrations::MigrationHarness;
 
 use crate::TaskRow;
+#[cfg(feature = "postgres")]
+use crate::pooler;
 
 diesel::table! {
     /// One row for each witness.
@@ -44,6 +46,11 @@ pub trait Database: Deferrable + 'static {
 
     /// Makes an empty database, and says how to get rid of it.
     fn create() -> (String, Box<dyn Send + Sync>);
+
+    /// The URL by which workers connect to the database at this one.
+    fn url_of_workers(url: &str) -> String {
+        url.to_owned()
+    }
 
     /// Writes a witness. A second one of the same number fails.
     fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()>;
@@ -229,7 +236,7 @@ impl Database for SqliteConnection {
 
 /// A server's address: `./test` sets it.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-fn server(variable: &str) -> String {
+pub(crate) fn server(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run the tests with `./test`"))
 }
 
@@ -238,6 +245,9 @@ impl Database for PgConnection {
     const NAME: &'static str = "PostgreSQL";
 
     fn create() -> (String, Box<dyn Send + Sync>) {
+        if pooler::is_in_front_of_workers() {
+            return create_database();
+        }
         let server = server("PG_DATABASE_URL");
         let schema = unique_name();
         Self::establish(&server)
@@ -261,7 +271,43 @@ impl Database for PgConnection {
         diesel::sql_query(format!("SELECT pg_terminate_backend({pid}, 5000)")).execute(by).expect("terminate");
     }
 
+    fn url_of_workers(url: &str) -> String {
+        pooler::url_of_workers(url)
+    }
+
     witness_queries!("(extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+}
+
+#[cfg(feature = "postgres")]
+impl Scratch<PgConnection> {
+    /// Makes one that is a database, not a schema of one, with the tables of durable tasks: a pooler
+    /// does not take the option that says which schema it is.
+    pub fn database_with_tasks() -> Self {
+        crate::events::install();
+        let (url, cleanup) = create_database();
+        let scratch = Self::with_witness(Self { url, _cleanup: cleanup, _kind: PhantomData });
+        PgConnection::migrate(&mut scratch.observer());
+        scratch
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn create_database() -> (String, Box<dyn Send + Sync>) {
+    let server = server("PG_DATABASE_URL");
+    let name = unique_name();
+    PgConnection::establish(&server)
+        .unwrap_or_else(|error| panic!("connect to {server}: {error}"))
+        .batch_execute(&format!("CREATE DATABASE {name}"))
+        .expect("create a database");
+    let (address, rest) = server.rsplit_once('/').expect("PG_DATABASE_URL names a database");
+    let options = rest.split_once('?').map_or(String::new(), |(_, options)| format!("{options}&"));
+    let url = format!("{address}/{name}?{options}options=-cclient_min_messages%3Derror");
+    let cleanup = Cleanup(move || {
+        if let Ok(mut conn) = PgConnection::establish(&server) {
+            let _ = conn.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"));
+        }
+    });
+    (url, Box::new(cleanup))
 }
 
 #[cfg(feature = "mysql")]

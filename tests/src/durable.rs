@@ -137,7 +137,7 @@ impl<C: Database> Scratch<C> {
 
     /// A worker, to be set up.
     pub fn worker<A: WorkerConnection>(&self) -> WorkerBuilder<A> {
-        Worker::builder(self.url()).poll_interval(Duration::from_millis(50))
+        Worker::builder(C::url_of_workers(self.url())).poll_interval(Duration::from_millis(50))
     }
 }
 

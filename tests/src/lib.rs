@@ -13,6 +13,8 @@ mod events;
 mod log;
 mod nonblocking;
 mod polls;
+#[cfg(feature = "postgres")]
+mod pooler;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod proxy;
 mod statements;
@@ -26,6 +28,8 @@ pub use events::{events_with, traced};
 pub use log::{Log, NOTHING, note, note_failing, note_panicking, noting};
 pub use nonblocking::{AsyncDatabase, AsyncSqliteConnection};
 pub use polls::{Moment, Session, cut, cut_at, eventually};
+#[cfg(feature = "postgres")]
+pub use pooler::Pooler;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use proxy::{Proxy, cut_behind_commit, in_front_of, instead, server_of};
 pub use statements::{Statements, notifies, record, record_async, without_notification};

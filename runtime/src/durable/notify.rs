@@ -25,10 +25,13 @@ static TURN: Turn = Turn::new();
 /// On PostgreSQL a commit with durable calls that are due sends `NOTIFY deferred_tasks` behind its
 /// COMMIT, in the same message, for the workers of other processes. Call this once, where the
 /// program begins, if the server or a pooler in between does not take that: CockroachDB,
-/// YugabyteDB, PgBouncer's transaction or statement mode, some proxies of Aurora's. Workers of this
-/// process are woken all the same; those of others find calls when they look, see
-/// [`poll_interval`](crate::Worker#method.poll_interval). A worker behind such a pooler wants
-/// [`poll_only`](crate::Worker#method.poll_only).
+/// YugabyteDB, some proxies of Aurora's. Workers of this process are woken all the same; those of
+/// others find calls when they look, see [`poll_interval`](crate::WorkerBuilder::poll_interval).
+///
+/// Through PgBouncer's transaction mode notifications do go. But where one fails (another session has
+/// held their lock for more than 10 ms, or their queue is full), the connection asks its session
+/// whether COMMIT has succeeded, and there another session may answer: a transaction that was
+/// committed is then reported as failed. Call this where that must not be.
 ///
 /// # Examples
 /// ```

@@ -14,6 +14,8 @@ mod order;
 mod panics;
 #[cfg(feature = "postgres")]
 mod plans;
+#[cfg(feature = "postgres")]
+mod pooler;
 mod retries;
 mod schema;
 mod secrets;

@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::engine::{Engine, Settings, Work};
 use super::errors::{FailedAttempt, WorkerError, WorkerReport};
 use super::job::{Handlers, Job};
-use super::source::{TableSource, WorkerConnection};
+use super::source::{Statements, Table, TableSource, WorkerConnection};
 use crate::dispatch::States;
 use crate::durable::id::TaskId;
 use crate::durable::registry::{Registered, Registry};
@@ -54,9 +54,9 @@ use crate::error::BoxError;
 /// When the database goes away the worker goes on with what it has, and looks for it until it is
 /// back; likewise where it was not there to begin with. All that it says of that, also of a wrong
 /// address, are `tracing` events, which tell a lost connection, a lock, a deadlock, a full disk and a
-/// time limit apart. It has one connection, which must be its own: a pooler that gives
-/// each transaction another one (PgBouncer's transaction mode) takes its settings and notifications
-/// away; the latter it can do without ([`poll_only`](WorkerBuilder::poll_only)).
+/// time limit apart. It has one connection, best a direct one: a pooler that runs each transaction in
+/// another session (PgBouncer's transaction mode) makes it slower and lets it hear nothing, see
+/// [`transaction_pooler`](WorkerBuilder::transaction_pooler).
 ///
 /// # Which tasks there are
 /// All with `#[deferred_task(durable)]` in the crates that the program is linked from. A binary
@@ -88,7 +88,7 @@ use crate::error::BoxError;
 /// ```
 #[must_use = "a worker works while it is `run`"]
 pub struct Worker<C, S = Handlers> {
-    engine: Engine<TableSource<C>, S>,
+    engine: Engine<Table<C>, S>,
 }
 
 // The bounds are the methods' own: of an `impl`'s the compiler only says that they are not met.
@@ -101,7 +101,7 @@ impl<C> Worker<C> {
         let url = url.into();
         Self::builder_with(move || {
             let url = url.clone();
-            async move { C::establish(&url).await }
+            async move { C::Statements::establish(&url).await }
         })
     }
 
@@ -127,6 +127,7 @@ impl<C> Worker<C> {
             kept: Duration::from_secs(30 * 24 * 60 * 60),
             done_kept: None,
             listens: true,
+            pooler: None,
             give_up_unknown_after: Duration::from_secs(7 * 24 * 60 * 60),
             tasks_in: "",
         };
@@ -154,7 +155,7 @@ where
     /// The tables are not there, or are newer than this worker: what runs is given back. Or the
     /// worker's role lacks a right when it starts; one that it loses later is an event, and it waits.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
-        self.engine.run(shutdown, false).await
+        self.engine.on(TableSource::new).run(shutdown, false).await
     }
 
     /// Works until nothing of its queues is due, then ends: for tests, and for a job that is started
@@ -195,7 +196,7 @@ where
     /// # }
     /// ```
     pub async fn run_until_empty(self) -> Result<WorkerReport, WorkerError> {
-        self.engine.run(std::future::pending(), true).await
+        self.engine.on(TableSource::new).run(std::future::pending(), true).await
     }
 }
 
@@ -222,6 +223,7 @@ struct Setup<C> {
     kept: Duration,
     done_kept: Option<Duration>,
     listens: bool,
+    pooler: Option<bool>,
     give_up_unknown_after: Duration,
     /// How the names of the files end whose tasks it has.
     tasks_in: &'static str,
@@ -280,11 +282,29 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     }
 
     /// Does not listen for notifications, which is what wakes a worker on PostgreSQL when another
-    /// process commits: it finds such calls when it [looks](Self::poll_interval). For servers and
-    /// poolers that have no LISTEN, or lose what it brings: CockroachDB, YugabyteDB, PgBouncer's
-    /// transaction mode. There, programs that enqueue want [`never_notify`](crate::never_notify).
+    /// process commits: it finds such calls when it [looks](Self::poll_interval). For servers that
+    /// have no LISTEN, or lose what it brings: CockroachDB, YugabyteDB. There, programs that enqueue
+    /// want [`never_notify`](crate::never_notify).
     pub fn poll_only(mut self) -> Self {
         self.setup.listens = false;
+        self
+    }
+
+    /// Says whether there is a pooler between the worker and PostgreSQL that runs each transaction in
+    /// another session: PgBouncer in transaction mode and its like. A worker finds that out by
+    /// itself, and takes the numbers of the server's processes for proof; so this is needed only
+    ///
+    /// * to have nothing said of such a pooler: `true`;
+    /// * where each client of the pooler keeps its session, as in PgBouncer's session mode, which
+    ///   cannot be told from outside: `false` has the worker listen, and set what it needs once. The
+    ///   pooler must reset sessions before it hands them on (`server_reset_query`), as PgBouncer
+    ///   does by default.
+    ///
+    /// Behind one the worker has nothing set or prepared beyond a transaction, so that no other
+    /// client of the pool sees it. It cannot listen: what other processes commit waits until it
+    /// [looks](Self::poll_interval). And each of its statements takes three answers instead of one.
+    pub fn transaction_pooler(mut self, pooler: bool) -> Self {
+        self.setup.pooler = Some(pooler);
         self
     }
 
@@ -368,6 +388,7 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
             done_kept,
             give_up_unknown_after,
             listens,
+            pooler,
             tasks_in,
         } = setup;
         let registry = Registry::collect(|task| task.file.ends_with(tasks_in))
@@ -389,8 +410,9 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
             done_kept,
             give_up_unknown_after,
             listens,
+            pooler,
         };
-        let source = TableSource::new(connect, lease, looking);
+        let source = Table { connect, lease, looking };
         let service = layers.layer(Handlers { states });
         let work = work(&registry, lease.worker, queues);
         Ok(Worker { engine: Engine::new(source, service, registry, work, lease.duration, settings) })

@@ -197,6 +197,12 @@ impl<Src, S> Engine<Src, S> {
     pub(super) fn source(&self) -> &Src {
         &self.source
     }
+
+    /// The same, on what is made of its source.
+    pub(super) fn on<T>(self, make: impl FnOnce(Src) -> T) -> Engine<T, S> {
+        let Self { source, shared, queues, lease, settings, work, bell, tracker } = self;
+        Engine { source: make(source), shared, queues, lease, settings, work, bell, tracker }
+    }
 }
 
 impl<Src, S> Engine<Src, S>

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::result::QueryResult;
+use diesel::result::{ConnectionResult, QueryResult};
 
 use super::floor::Start;
 use super::statements::{Ended, Exchange, Look, Manner, Past, RescuedRow, Since};
-use super::table::{Statements, WorkerConnection};
+use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
 use crate::durable::id::TaskId;
@@ -28,89 +28,91 @@ impl<C: WorkerConnection + AsyncDeferrable> WorkerConnection for AsyncDeferredCo
 impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C>> for Below {
     const HAS_ROLES: bool = C::Statements::HAS_ROLES;
 
-    async fn prepare(conn: &mut AsyncDeferredConnection<C>, patience: Duration) -> QueryResult<()> {
-        C::Statements::prepare(conn.inner_mut(), patience).await
+    type Session = <C::Statements as Statements<C>>::Session;
+
+    async fn establish(url: &str) -> ConnectionResult<AsyncDeferredConnection<C>> {
+        C::Statements::establish(url).await.map(AsyncDeferredConnection::new)
     }
 
-    async fn listen(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<()> {
-        C::Statements::listen(conn.inner_mut()).await
+    async fn open(conn: AsyncDeferredConnection<C>, opening: &Opening) -> QueryResult<Self::Session> {
+        C::Statements::open(conn.into_inner(), opening).await
+    }
+
+    fn has_pooler(conn: &Self::Session) -> bool {
+        C::Statements::has_pooler(conn)
     }
 
     async fn exchange(
-        conn: &mut AsyncDeferredConnection<C>,
+        conn: &mut Self::Session,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
         manner: Manner,
     ) -> QueryResult<Exchange> {
-        C::Statements::exchange(conn.inner_mut(), lease, settled, claims, manner).await
+        C::Statements::exchange(conn, lease, settled, claims, manner).await
     }
 
-    async fn mine(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
-        C::Statements::mine(conn.inner_mut(), lease).await
+    async fn mine(conn: &mut Self::Session, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
+        C::Statements::mine(conn, lease).await
     }
 
-    async fn park(conn: &mut AsyncDeferredConnection<C>, unknown: &Unknown) -> QueryResult<usize> {
-        C::Statements::park(conn.inner_mut(), unknown).await
+    async fn park(conn: &mut Self::Session, unknown: &Unknown) -> QueryResult<usize> {
+        C::Statements::park(conn, unknown).await
     }
 
-    async fn renew(
-        conn: &mut AsyncDeferredConnection<C>,
-        lease: &Lease,
-        tasks: &[TaskId],
-    ) -> QueryResult<Vec<(TaskId, bool)>> {
-        C::Statements::renew(conn.inner_mut(), lease, tasks).await
+    async fn renew(conn: &mut Self::Session, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+        C::Statements::renew(conn, lease, tasks).await
     }
 
-    async fn look(conn: &mut AsyncDeferredConnection<C>, from: &Since) -> QueryResult<Look> {
-        C::Statements::look(conn.inner_mut(), from).await
+    async fn look(conn: &mut Self::Session, from: &Since) -> QueryResult<Look> {
+        C::Statements::look(conn, from).await
     }
 
-    async fn has_due(conn: &mut AsyncDeferredConnection<C>, queues: &[Arc<str>]) -> QueryResult<bool> {
-        C::Statements::has_due(conn.inner_mut(), queues).await
+    async fn has_due(conn: &mut Self::Session, queues: &[Arc<str>]) -> QueryResult<bool> {
+        C::Statements::has_due(conn, queues).await
     }
 
-    async fn look_back(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<Past> {
-        C::Statements::look_back(conn.inner_mut()).await
+    async fn look_back(conn: &mut Self::Session) -> QueryResult<Past> {
+        C::Statements::look_back(conn).await
     }
 
-    async fn promote(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<usize> {
-        C::Statements::promote(conn.inner_mut()).await
+    async fn promote(conn: &mut Self::Session) -> QueryResult<usize> {
+        C::Statements::promote(conn).await
     }
 
-    async fn rescue(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<Vec<RescuedRow>> {
-        C::Statements::rescue(conn.inner_mut()).await
+    async fn rescue(conn: &mut Self::Session) -> QueryResult<Vec<RescuedRow>> {
+        C::Statements::rescue(conn).await
     }
 
-    async fn prune(conn: &mut AsyncDeferredConnection<C>, ended: Ended, kept: Duration) -> QueryResult<usize> {
-        C::Statements::prune(conn.inner_mut(), ended, kept).await
+    async fn prune(conn: &mut Self::Session, ended: Ended, kept: Duration) -> QueryResult<usize> {
+        C::Statements::prune(conn, ended, kept).await
     }
 
-    async fn start_anew(conn: &mut AsyncDeferredConnection<C>, lease: &Lease) -> QueryResult<usize> {
-        C::Statements::start_anew(conn.inner_mut(), lease).await
+    async fn start_anew(conn: &mut Self::Session, lease: &Lease) -> QueryResult<usize> {
+        C::Statements::start_anew(conn, lease).await
     }
 
-    async fn give_up_refused(conn: &mut AsyncDeferredConnection<C>, after: Duration) -> QueryResult<Vec<RescuedRow>> {
-        C::Statements::give_up_refused(conn.inner_mut(), after).await
+    async fn give_up_refused(conn: &mut Self::Session, after: Duration) -> QueryResult<Vec<RescuedRow>> {
+        C::Statements::give_up_refused(conn, after).await
     }
 
-    async fn adopt(conn: &mut AsyncDeferredConnection<C>, task: &str) -> QueryResult<usize> {
-        C::Statements::adopt(conn.inner_mut(), task).await
+    async fn adopt(conn: &mut Self::Session, task: &str) -> QueryResult<usize> {
+        C::Statements::adopt(conn, task).await
     }
 
-    async fn free_keys(conn: &mut AsyncDeferredConnection<C>, rows: &[(TaskId, String)]) -> QueryResult<()> {
-        C::Statements::free_keys(conn.inner_mut(), rows).await
+    async fn free_keys(conn: &mut Self::Session, rows: &[(TaskId, String)]) -> QueryResult<()> {
+        C::Statements::free_keys(conn, rows).await
     }
 
-    async fn next_unknown(conn: &mut AsyncDeferredConnection<C>, behind: &str) -> QueryResult<Option<(String, bool)>> {
-        C::Statements::next_unknown(conn.inner_mut(), behind).await
+    async fn next_unknown(conn: &mut Self::Session, behind: &str) -> QueryResult<Option<(String, bool)>> {
+        C::Statements::next_unknown(conn, behind).await
     }
 
-    async fn freed(conn: &mut AsyncDeferredConnection<C>) -> QueryResult<Vec<(TaskId, String)>> {
-        C::Statements::freed(conn.inner_mut()).await
+    async fn freed(conn: &mut Self::Session) -> QueryResult<Vec<(TaskId, String)>> {
+        C::Statements::freed(conn).await
     }
 
-    async fn hinted(conn: &mut AsyncDeferredConnection<C>) -> Hint {
-        C::Statements::hinted(conn.inner_mut()).await
+    async fn hinted(conn: &mut Self::Session) -> Hint {
+        C::Statements::hinted(conn).await
     }
 }

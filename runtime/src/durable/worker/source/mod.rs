@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::table::WorkerConnection;
-pub(crate) use self::table::{Connect, Looking, TableSource};
+pub(crate) use self::table::{Connect, Looking, Statements, Table, TableSource};
 pub(crate) use self::trouble::{MissingRight, SourceError, Trouble};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;

@@ -17,7 +17,7 @@ use super::statements::{
     Taken, choose, freed, has_due, keys_freed, keys_left, keys_of, next_unknown, park, refunded, rescue, settle,
     start_anew, started_in_the_time_to_come, wider,
 };
-use super::table::{Statements, WorkerConnection, in_time, statement_limit};
+use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Lease, Settlement, Unknown};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
@@ -34,13 +34,15 @@ pub struct OnMysql;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<AsyncMysqlConnection> for OnMysql {
-    async fn prepare(conn: &mut AsyncMysqlConnection, patience: Duration) -> QueryResult<()> {
+    type Session = AsyncMysqlConnection;
+
+    async fn open(mut conn: AsyncMysqlConnection, opening: &Opening) -> QueryResult<AsyncMysqlConnection> {
         // With another isolation level a claim would lock the gaps between rows, and keep those
         // from being written that enqueue.
         //
         // The server gives up before the worker does: what goes on behind a lost connection would
         // take rows for nobody.
-        let patience_s = statement_limit(patience).as_secs().max(1);
+        let patience_s = statement_limit(opening.patience).as_secs().max(1);
         // It says that somebody has locked the tables before it says that a statement takes long.
         let lock_s = (patience_s - 1).max(1);
         let settings = format!(
@@ -51,7 +53,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         // MariaDB limits all statements, in seconds; MySQL, which does not know this one, none that
         // change something.
         let _ = conn.batch_execute(&format!("SET SESSION max_statement_time = {patience_s}")).await;
-        Ok(())
+        Ok(conn)
     }
 
     async fn exchange(

@@ -17,7 +17,7 @@ use super::statements::{
     UNIQUE_WAITS, choose, freed, has_due, keys_freed, keys_left, keys_of, next_unknown, park, refunded, rescue, settle,
     start_anew, started_in_the_time_to_come, wider,
 };
-use super::table::{Statements, WorkerConnection};
+use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement, Unknown};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
@@ -36,11 +36,14 @@ pub struct OnSqlite;
 impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
     const HAS_ROLES: bool = false;
 
-    async fn prepare(conn: &mut SyncConnectionWrapper<SqliteConnection>, patience: Duration) -> QueryResult<()> {
+    type Session = SyncConnectionWrapper<SqliteConnection>;
+
+    async fn open(mut conn: Self::Session, opening: &Opening) -> QueryResult<Self::Session> {
         // One writes at a time: the others wait their turn. Not for as long as the worker's patience
         // lasts, or a statement that it has given up would go on by itself.
-        let wait_ms = milliseconds(patience) / 2;
-        conn.spawn_blocking(move |conn| conn.batch_execute(&format!("PRAGMA busy_timeout = {wait_ms}"))).await
+        let wait_ms = milliseconds(opening.patience) / 2;
+        conn.spawn_blocking(move |conn| conn.batch_execute(&format!("PRAGMA busy_timeout = {wait_ms}"))).await?;
+        Ok(conn)
     }
 
     async fn exchange(

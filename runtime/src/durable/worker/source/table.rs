@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use diesel::ConnectionResult;
 use diesel::result::{Error, QueryResult};
-use diesel_async::AsyncConnection;
+use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use futures_util::future::{BoxFuture, Either, select};
 
 use super::floor::{Beginning, Floor, Start};
@@ -44,23 +44,30 @@ pub trait WorkerConnection: AsyncConnection + 'static {
 
 /// What is done with the table by a connection of the type `C`.
 #[allow(private_interfaces, private_bounds, reason = "nobody can name the trait")]
-pub trait Statements<C> {
+pub trait Statements<C: AsyncConnection> {
     /// Whether the database has roles, which may lack rights.
     const HAS_ROLES: bool = true;
 
-    /// Makes a new one ready for a worker, which waits so long for an answer. The server gives up
-    /// before that.
-    fn prepare(conn: &mut C, patience: Duration) -> impl Future<Output = QueryResult<()>> + Send;
+    /// What they are sent by.
+    type Session: SimpleAsyncConnection + Send;
 
-    /// Has a new one be given hints, where the database has any.
-    fn listen(conn: &mut C) -> impl Future<Output = QueryResult<()>> + Send {
+    /// Opens a connection.
+    fn establish(url: &str) -> impl Future<Output = ConnectionResult<C>> + Send {
+        C::establish(url)
+    }
+
+    /// Makes a new one ready for a worker.
+    fn open(conn: C, opening: &Opening) -> impl Future<Output = QueryResult<Self::Session>> + Send;
+
+    /// Whether each transaction there may run in another session of the database's.
+    fn has_pooler(conn: &Self::Session) -> bool {
         let _ = conn;
-        std::future::ready(Ok(()))
+        false
     }
 
     /// See [`Source::exchange`].
     fn exchange(
-        conn: &mut C,
+        conn: &mut Self::Session,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
@@ -68,60 +75,81 @@ pub trait Statements<C> {
     ) -> impl Future<Output = QueryResult<Exchange>> + Send;
 
     /// What runs here by the table, and its keys.
-    fn mine(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<Vec<(TaskId, Option<String>)>>> + Send;
+    fn mine(
+        conn: &mut Self::Session,
+        lease: &Lease,
+    ) -> impl Future<Output = QueryResult<Vec<(TaskId, Option<String>)>>> + Send;
 
     /// See [`Source::park`].
-    fn park(conn: &mut C, unknown: &Unknown) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn park(conn: &mut Self::Session, unknown: &Unknown) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// See [`Source::renew`].
     fn renew(
-        conn: &mut C,
+        conn: &mut Self::Session,
         lease: &Lease,
         tasks: &[TaskId],
     ) -> impl Future<Output = QueryResult<Vec<(TaskId, bool)>>> + Send;
 
     /// What there is from there on, by one statement.
-    fn look(conn: &mut C, from: &Since) -> impl Future<Output = QueryResult<Look>> + Send;
+    fn look(conn: &mut Self::Session, from: &Since) -> impl Future<Output = QueryResult<Look>> + Send;
 
     /// See [`Source::has_due`].
-    fn has_due(conn: &mut C, queues: &[Arc<str>]) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn has_due(conn: &mut Self::Session, queues: &[Arc<str>]) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// What there is that is in no hurry: what is kept no longer, and what no program could read.
-    fn look_back(conn: &mut C) -> impl Future<Output = QueryResult<Past>> + Send;
+    fn look_back(conn: &mut Self::Session) -> impl Future<Output = QueryResult<Past>> + Send;
 
     /// Scheduled tasks that are due become ready; says how many.
-    fn promote(conn: &mut C) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn promote(conn: &mut Self::Session) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Tasks whose lease has ended go back, or are given up; says which.
-    fn rescue(conn: &mut C) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
+    fn rescue(conn: &mut Self::Session) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
 
     /// Deletes what ended so long ago; says how many.
-    fn prune(conn: &mut C, ended: Ended, kept: Duration) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn prune(conn: &mut Self::Session, ended: Ended, kept: Duration)
+    -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// What runs by the table, and started in the time to come, starts now; says how many.
-    fn start_anew(conn: &mut C, lease: &Lease) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn start_anew(conn: &mut Self::Session, lease: &Lease) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Those that no program could read for so long are given up; says which.
-    fn give_up_refused(conn: &mut C, after: Duration) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
+    fn give_up_refused(
+        conn: &mut Self::Session,
+        after: Duration,
+    ) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
 
     /// What no program could read so far, of this task, becomes ready; says how many.
-    fn adopt(conn: &mut C, task: &str) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn adopt(conn: &mut Self::Session, task: &str) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Looks who waits behind the keys that these rows left.
-    fn free_keys(conn: &mut C, rows: &[(TaskId, String)]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn free_keys(conn: &mut Self::Session, rows: &[(TaskId, String)]) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// The next task behind this one of which there are rows that no program could read, and
     /// whether they are offered again.
-    fn next_unknown(conn: &mut C, behind: &str) -> impl Future<Output = QueryResult<Option<(String, bool)>>> + Send;
+    fn next_unknown(
+        conn: &mut Self::Session,
+        behind: &str,
+    ) -> impl Future<Output = QueryResult<Option<(String, bool)>>> + Send;
 
     /// Rows that left a key.
-    fn freed(conn: &mut C) -> impl Future<Output = QueryResult<Vec<(TaskId, String)>>> + Send;
+    fn freed(conn: &mut Self::Session) -> impl Future<Output = QueryResult<Vec<(TaskId, String)>>> + Send;
 
     /// See [`Source::hinted`].
-    fn hinted(conn: &mut C) -> impl Future<Output = Hint> + Send {
+    fn hinted(conn: &mut Self::Session) -> impl Future<Output = Hint> + Send {
         let _ = conn;
         std::future::pending()
     }
+}
+
+/// How a connection is made ready for a worker.
+#[derive(Debug)]
+pub struct Opening {
+    /// How long the worker waits for an answer. The server gives up before that.
+    pub(super) patience: Duration,
+    /// Whether it is to be given hints, where the database has any.
+    pub(super) listens: bool,
+    /// Whether there is a pooler in between; `None`: that is to be found out.
+    pub(super) pooler: Option<bool>,
 }
 
 /// How one is opened.
@@ -140,12 +168,21 @@ pub(crate) struct Looking {
     pub(crate) give_up_unknown_after: Duration,
     /// Whether it is to be given hints.
     pub(crate) listens: bool,
+    /// Whether somebody has said that there is a pooler, or that there is none.
+    pub(crate) pooler: Option<bool>,
+}
+
+/// What a source is made of. It needs to know nothing of the connection's type.
+pub(crate) struct Table<C> {
+    pub(crate) connect: Connect<C>,
+    pub(crate) lease: Lease,
+    pub(crate) looking: Looking,
 }
 
 /// The table on one database.
-pub(crate) struct TableSource<C> {
+pub(crate) struct TableSource<C: WorkerConnection> {
     connect: Connect<C>,
-    conn: Option<C>,
+    conn: Option<<C::Statements as Statements<C>>::Session>,
     lease: Lease,
     looking: Looking,
     beginnings: Vec<Beginning>,
@@ -157,6 +194,8 @@ pub(crate) struct TableSource<C> {
     careful: Option<Instant>,
     /// Whether it is known to have its rights.
     may_work: bool,
+    /// Whether nobody is to be told of a pooler any more.
+    told_of_pooler: bool,
     /// Behind which name it looks for tasks that no program could read.
     unknown_behind: String,
     /// When it last looked, by the clock of the database.
@@ -194,18 +233,18 @@ const SLACK_MS: i64 = 2_000;
 const NAMES: usize = 20;
 
 impl<C: WorkerConnection> TableSource<C> {
-    pub(crate) fn new(connect: Connect<C>, lease: Lease, looking: Looking) -> Self {
-        let beginnings = vec![Beginning::default(); looking.queues.len()];
+    pub(crate) fn new(Table { connect, lease, looking }: Table<C>) -> Self {
         Self {
             connect,
             conn: None,
             lease,
-            looking,
-            beginnings,
+            beginnings: vec![Beginning::default(); looking.queues.len()],
             doubt: None,
             told_of_keys: false,
             careful: None,
             may_work: !C::Statements::HAS_ROLES,
+            told_of_pooler: looking.pooler.is_some(),
+            looking,
             unknown_behind: String::new(),
             looked_at_ms: None,
             thorough_at: None,
@@ -214,7 +253,10 @@ impl<C: WorkerConnection> TableSource<C> {
 
     /// Does something on the connection: on a new one where there is none. Whoever is stopped in the
     /// middle of it drops the connection, whatever it was doing, and begins with a new one.
-    async fn with<T>(&mut self, work: impl AsyncFnOnce(&mut C) -> QueryResult<T>) -> Result<T, SourceError> {
+    async fn with<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut <C::Statements as Statements<C>>::Session) -> QueryResult<T>,
+    ) -> Result<T, SourceError> {
         let patience = patience(self.lease.duration);
         let done = {
             let work = async {
@@ -222,12 +264,13 @@ impl<C: WorkerConnection> TableSource<C> {
                     Some(conn) => conn,
                     None => {
                         self.told_of_keys = false;
-                        let mut conn = (self.connect)().await.map_err(of_connecting)?;
-                        let mut prepared = C::Statements::prepare(&mut conn, patience).await;
-                        if prepared.is_ok() && self.looking.listens {
-                            prepared = C::Statements::listen(&mut conn).await;
+                        let conn = (self.connect)().await.map_err(of_connecting)?;
+                        let opening = Opening { patience, listens: self.looking.listens, pooler: self.looking.pooler };
+                        let conn = C::Statements::open(conn, &opening).await.map_err(what_it_means)?;
+                        if C::Statements::has_pooler(&conn) && !self.told_of_pooler {
+                            self.told_of_pooler = true;
+                            emit(|| tell_of_pooler(self.looking.poll));
                         }
-                        prepared.map_err(what_it_means)?;
                         conn
                     }
                 };
@@ -539,6 +582,17 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     }
 }
 
+fn tell_of_pooler(poll: Duration) {
+    tracing::warn!(
+        poll_interval = ?poll,
+        "a worker has no session of its own on its database: there is a pooler in between, such as PgBouncer in transaction \
+         mode. The worker works, more slowly, and leaves no setting behind there. It cannot listen: what other processes \
+         commit waits until it looks, for `poll_interval` at most. Connect it to the database directly; or say \
+         `.transaction_pooler(true)` if this is as it should be, or `.transaction_pooler(false)` if each client of the pooler \
+         keeps its session"
+    );
+}
+
 fn rescued((id, task, attempt, state, _): RescuedRow, why: &'static str) -> Rescued {
     let fate = match &*state {
         "dead" => Fate::Dead,
@@ -548,9 +602,9 @@ fn rescued((id, task, attempt, state, _): RescuedRow, why: &'static str) -> Resc
     Rescued { id, task, attempt, fate, why }
 }
 
-impl<C> fmt::Debug for TableSource<C> {
+impl<C> fmt::Debug for Table<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TableSource")
+        f.debug_struct("Table")
             .field("lease", &self.lease)
             .field("queues", &self.looking.queues)
             .finish_non_exhaustive()

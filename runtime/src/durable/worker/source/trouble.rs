@@ -42,6 +42,7 @@ pub(crate) enum Trouble {
     Full,
     TooSlow,
     ReadOnly,
+    Pooler,
     /// Nothing that has a word here.
     Other,
 }
@@ -56,6 +57,11 @@ impl fmt::Display for Trouble {
             Self::Full => "the disk of a worker's database is full",
             Self::TooSlow => "a statement of a worker took too long, and the database ended it",
             Self::ReadOnly => "the database of a worker lets nobody write: is it a standby?",
+            Self::Pooler => {
+                "a pooler between a worker and its database has mixed up prepared statements: PgBouncer keeps those of its \
+                 clients apart from version 1.21 on, with `max_prepared_statements`; without that no client may have any \
+                 outside of a transaction, and `Worker::builder` is to open the worker's connection, not `builder_with`"
+            }
             Self::Other => "a statement of a worker failed",
         })
     }
@@ -107,10 +113,18 @@ pub(super) fn of_right(error: Error, right: &str, table: &str) -> SourceError {
 
 /// What it means that no connection could be opened.
 pub(super) fn of_connecting(error: ConnectionError) -> SourceError {
-    match missing_right(&error.to_string()) {
+    let message = error.to_string();
+    match missing_right(&message) {
         Some(missing) => SourceError::NoRight { missing, error: Box::new(error) },
+        None if mixes_up_statements(&message) => SourceError::Passing(Trouble::Pooler, Box::new(error)),
         None => SourceError::Passing(Trouble::Unreachable, Box::new(error)),
     }
+}
+
+/// A worker's own statements are there for as long as their connection, and have names of their own.
+fn mixes_up_statements(message: &str) -> bool {
+    message.contains("prepared statement")
+        && ["does not exist", "already exists"].iter().any(|end| message.contains(end))
 }
 
 /// Each database has its own words for a table, or a column of one, that is not there. By this
@@ -163,6 +177,9 @@ fn trouble(error: &Error) -> Trouble {
         _ => {}
     }
     let message = about.message();
+    if mixes_up_statements(message) {
+        return Trouble::Pooler;
+    }
     // In this order: a message about a deadlock has locks in it, and the others have connections.
     let words: [(Trouble, &[&str]); 6] = [
         (Trouble::InTheWay, &["deadlock", "Deadlock", "could not serialize access"]),
@@ -232,6 +249,8 @@ mod tests {
             (Trouble::Unreachable, "the database system is starting up"),
             (Trouble::Unreachable, "Connection was killed"),
             (Trouble::Unreachable, "Input/output error: Connection reset by peer"),
+            (Trouble::Pooler, "prepared statement \"s3\" does not exist"),
+            (Trouble::Pooler, "prepared statement \"s3\" already exists"),
             (Trouble::Other, "invalid byte sequence for encoding \"UTF8\": 0x00"),
         ];
         for (expected, message) in messages {

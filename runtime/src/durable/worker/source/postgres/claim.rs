@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::keys::{TakenRow, TakenSql, in_the_way, split};
+use super::link::Link;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::sql::Sql;
 use crate::durable::worker::source::floor::{Floor, Front, Start};
@@ -22,12 +22,7 @@ enum Part {
 
 /// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that
 /// is not enough, rows before it, if there may be some.
-pub(super) async fn take_all(
-    conn: &AsyncPgConnection,
-    lease: &Lease,
-    claim: &Claim,
-    start: Option<Start>,
-) -> QueryResult<Taken> {
+pub(super) async fn take_all(link: &Link, lease: &Lease, claim: &Claim, start: Option<Start>) -> QueryResult<Taken> {
     let mut all = Taken::default();
     let parts = match start {
         None => vec![Part::All],
@@ -48,7 +43,7 @@ pub(super) async fn take_all(
             break;
         }
         let begin = Instant::now();
-        match take_part(conn, lease, &Claim { limit, bytes, ..claim.clone() }, part).await {
+        match take_part(link, lease, &Claim { limit, bytes, ..claim.clone() }, part).await {
             Ok(taken) => {
                 all.more = taken.more;
                 all.rows.extend(taken.rows);
@@ -68,17 +63,17 @@ fn bytes_of(row: &ClaimedRow) -> i64 {
 
 /// Claims from the front of one part. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.
-async fn take_part(conn: &AsyncPgConnection, lease: &Lease, claim: &Claim, part: Part) -> QueryResult<Taken> {
+async fn take_part(link: &Link, lease: &Lease, claim: &Claim, part: Part) -> QueryResult<Taken> {
     let mut look_at = i64::from(claim.limit);
     let mut all = Taken::default();
     for _ in 0..LOOKS {
         let limit = i64::from(claim.limit) - i64::try_from(all.rows.len()).unwrap_or(i64::MAX);
         let bytes = claim.bytes - all.rows.iter().map(bytes_of).sum::<i64>();
-        let (rows, counts) = match take(conn, lease, claim, part, look_at, limit, bytes).await {
+        let (rows, counts) = match take(link, lease, claim, part, look_at, limit, bytes).await {
             // Two workers took two tasks of one key at the same moment, which the database does not
             // allow. One of them has it now.
             Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) if all.rows.is_empty() => {
-                take(conn, lease, claim, part, look_at, limit, bytes).await?
+                take(link, lease, claim, part, look_at, limit, bytes).await?
             }
             taken => taken?,
         };
@@ -91,7 +86,7 @@ async fn take_part(conn: &AsyncPgConnection, lease: &Lease, claim: &Claim, part:
         // Where half of them have to wait, most of those behind them have to as well.
         let waiting = counts.seen - counts.free;
         let front = if waiting * 2 >= counts.seen { wider(look_at).unwrap_or(look_at) } else { look_at };
-        let blocked = block(conn, claim, part, front).await?;
+        let blocked = block(link, claim, part, front).await?;
         // Those that could not be moved are still in the way.
         if blocked < waiting {
             match wider(look_at) {
@@ -144,7 +139,7 @@ fn front(claim: &Claim, part: Part, look_at: i64) -> Sql<'_, TakenSql> {
 }
 
 async fn take(
-    conn: &AsyncPgConnection,
+    link: &Link,
     lease: &Lease,
     claim: &Claim,
     part: Part,
@@ -180,14 +175,14 @@ async fn take(
             ") END) RETURNING {CLAIMED}, NULL::text) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, \
              (SELECT count(*)::integer FROM c), (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL"
         ));
-    let rows: Vec<TakenRow> = take.load(&mut &*conn).await?;
+    let rows: Vec<TakenRow> = link.rows(take).await?;
     let (rows, (seen, free)) = split(rows);
     Ok((rows.into_iter().map(|(row, _)| row).collect(), Counts { seen: seen.into(), free: free.into() }))
 }
 
 /// Has the rows that have to wait for others of their key be blocked; says how many. Each one that
 /// is in the way is locked meanwhile, so that it cannot end without seeing who waits behind it.
-async fn block(conn: &AsyncPgConnection, claim: &Claim, part: Part, look_at: i64) -> QueryResult<i64> {
+async fn block(link: &Link, claim: &Claim, part: Part, look_at: i64) -> QueryResult<i64> {
     let in_the_way = in_the_way();
     let block = front(claim, part, look_at).sql(format!(
         ", w AS MATERIALIZED (SELECT c.place, h.state = 'running' AND c.id < h.id AS overtaken \
@@ -196,6 +191,6 @@ async fn block(conn: &AsyncPgConnection, claim: &Claim, part: Part, look_at: i64
          FOR SHARE SKIP LOCKED) AS h) \
          UPDATE deferred_tasks AS t SET state = 'blocked', overtaken = w.overtaken FROM w WHERE t.ctid = w.place"
     ));
-    let blocked = block.execute(&mut &*conn).await?;
+    let blocked = link.run(block).await?;
     Ok(i64::try_from(blocked).unwrap_or(i64::MAX))
 }

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join4;
 use serde::Serialize;
 
 use super::keys::{self, TakenRow, split};
+use super::link::Link;
 use super::lists::ids;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -90,13 +91,13 @@ pub(super) async fn tell_at_once(
 
 /// The same, one after the other: with the same statements, which are prepared from then on.
 pub(super) async fn tell_one_by_one(
-    conn: &mut AsyncPgConnection,
+    link: &mut Link,
     lease: &Lease,
     settled: &[Settlement],
     claims: &[(Claim, Option<Start>)],
 ) -> QueryResult<Next> {
     let (done, keys) = (Settlement::done(settled), keys_of(settled));
-    conn.transaction::<_, Error, _>(async |conn| {
+    link.transaction(async |conn| {
         end_well(lease, &done).execute(conn).await?;
         let next = if keys.is_empty() { Vec::new() } else { keys::hand_over(&keys, lease, claims).load(conn).await? };
         Ok(Next::of(next, claims))
@@ -118,7 +119,7 @@ fn end_well<'l>(lease: &Lease, done: &[TaskId]) -> Sql<'l> {
 /// Tells how attempts ended. Returns the ends that were not told, because somebody has locked their
 /// rows, or the next row of their key; a `careful` one does not wait to find that out.
 pub(super) async fn tell(
-    conn: &mut AsyncPgConnection,
+    link: &mut Link,
     lease: &Lease,
     settled: &[Settlement],
     manner: Manner,
@@ -128,7 +129,7 @@ pub(super) async fn tell(
     }
     let (mut stuck, begin) = (Vec::new(), Instant::now());
     if manner != Manner::Careful {
-        match tell_of(conn, lease, settled).await {
+        match tell_of(link, lease, settled).await {
             Ok(keys) if keys.is_empty() => return Ok(Vec::new()),
             Ok(keys) => stuck = keys,
             // Most likely a lock. What else it may be comes back below; a server that is slow is not
@@ -147,8 +148,8 @@ pub(super) async fn tell(
             .bind(&*list)
             .sql("::text::uuid[])")
     };
-    let all: Vec<TaskId> = ours().load(conn).await?;
-    let free: HashSet<TaskId> = ours().sql(" FOR UPDATE SKIP LOCKED").load(conn).await?.into_iter().collect();
+    let all: Vec<TaskId> = link.rows(ours()).await?;
+    let free: HashSet<TaskId> = link.rows(ours().sql(" FOR UPDATE SKIP LOCKED")).await?.into_iter().collect();
     let untold: HashSet<_> = all.into_iter().filter(|id| !free.contains(id)).collect();
     let mut left: Vec<_> = settled.iter().filter(|settlement| !untold.contains(&settlement.id)).cloned().collect();
     let mut untold: Vec<_> = untold.into_iter().collect();
@@ -157,7 +158,7 @@ pub(super) async fn tell(
         let is_stuck = |settlement: &Settlement| settlement.key.as_ref().is_some_and(|key| stuck.contains(key));
         untold.extend(left.iter().filter(|settlement| is_stuck(settlement)).map(|settlement| settlement.id));
         left.retain(|settlement| !is_stuck(settlement));
-        match tell_of(conn, lease, &left).await? {
+        match tell_of(link, lease, &left).await? {
             keys if keys.is_empty() => return Ok(untold),
             keys => stuck = keys,
         }
@@ -167,17 +168,20 @@ pub(super) async fn tell(
 }
 
 /// Tells of all of these ends, or of none: then the next rows of these keys are locked.
-async fn tell_of(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settlement]) -> QueryResult<Vec<String>> {
+async fn tell_of(link: &mut Link, lease: &Lease, settled: &[Settlement]) -> QueryResult<Vec<String>> {
     let keys = keys_of(settled);
     if keys.is_empty() {
-        settle(conn, lease, settled).await?;
+        match link.own_mut() {
+            Some(conn) => settle(conn, lease, settled).await?,
+            None => link.transaction(async |conn| settle(conn, lease, settled).await).await?,
+        }
         return Ok(Vec::new());
     }
     // The next of a key are looked for behind the ends, when those are locked: who put one behind a
     // row that has ended now had that row locked until then.
     let mut stuck = Vec::new();
-    let told = conn
-        .transaction::<_, Error, _>(async |conn| {
+    let told = link
+        .transaction(async |conn| {
             settle(conn, lease, settled).await?;
             stuck = elect(conn, &keys).await?;
             if stuck.is_empty() { Ok(()) } else { Err(Error::RollbackTransaction) }

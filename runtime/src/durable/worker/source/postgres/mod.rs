@@ -4,27 +4,30 @@
 mod claim;
 mod ends;
 mod keys;
+mod link;
 mod lists;
+mod told;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel::OptionalExtension;
-use diesel::result::{Error, QueryResult};
+use diesel::result::{ConnectionResult, Error, QueryResult};
 use diesel::sql_types::{Nullable, Text};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join;
 use futures_util::{FutureExt, StreamExt};
 
 use self::claim::take_all;
 use self::ends::{elect, tell, tell_at_once, tell_one_by_one};
+use self::link::Link;
 use self::lists::ids;
 use super::floor::{Floor, Start};
 use super::statements::{
     BATCH, Ended, Exchange, Look, LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since,
     freed, has_due, keys_freed, keys_left, next_unknown, park, rescue, start_anew, started_in_the_time_to_come,
 };
-use super::table::{Statements, WorkerConnection, in_time, statement_limit};
+use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
@@ -41,7 +44,13 @@ pub struct OnPostgres;
 
 #[allow(private_interfaces, reason = "nobody can name the trait")]
 impl Statements<AsyncPgConnection> for OnPostgres {
-    async fn prepare(conn: &mut AsyncPgConnection, patience: Duration) -> QueryResult<()> {
+    type Session = Link;
+
+    async fn establish(url: &str) -> ConnectionResult<AsyncPgConnection> {
+        link::establish(url).await
+    }
+
+    async fn open(conn: AsyncPgConnection, opening: &Opening) -> QueryResult<Link> {
         // What a worker writes may be lost when the server itself crashes: a task is run once more
         // then, which at-least-once allows. Not to wait for the disk is most of a small claim's
         // time.
@@ -55,22 +64,35 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         // The server gives up before the worker does: what goes on behind a lost connection would
         // take rows for nobody. It waits for a lock for less time than it takes PostgreSQL to look
         // for a deadlock, which would then end somebody else's transaction.
-        let statement_ms = milliseconds(statement_limit(patience));
-        let settings = format!(
-            "SET synchronous_commit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; \
-             SET plan_cache_mode = force_generic_plan; SET jit = off; SET default_transaction_isolation = 'read committed'; \
-             SET default_transaction_read_only = off; SET statement_timeout = {statement_ms}; SET lock_timeout = {LOCK_MS}; \
-             SET idle_in_transaction_session_timeout = {statement_ms}"
-        );
-        conn.batch_execute(&settings).await
+        let statement_ms = milliseconds(statement_limit(opening.patience)).to_string();
+        let settings = [
+            ("synchronous_commit", "off"),
+            ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
+            ("enable_sort", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+            ("default_transaction_isolation", "'read committed'"),
+            ("default_transaction_read_only", "off"),
+            ("statement_timeout", &statement_ms),
+            ("lock_timeout", LOCK_MS),
+            ("idle_in_transaction_session_timeout", &statement_ms),
+        ];
+        let mut link = Link::new(conn, &settings, opening.pooler).await?;
+        if opening.listens
+            && let Some(conn) = link.own_mut()
+        {
+            conn.batch_execute("LISTEN deferred_tasks").await?;
+        }
+        Ok(link)
     }
 
-    async fn listen(conn: &mut AsyncPgConnection) -> QueryResult<()> {
-        conn.batch_execute("LISTEN deferred_tasks").await
+    fn has_pooler(link: &Link) -> bool {
+        link.own().is_none()
     }
 
     async fn exchange(
-        conn: &mut AsyncPgConnection,
+        link: &mut Link,
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
@@ -86,34 +108,34 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             // nothing is left to be claimed.
             let hands_over = claims.iter().all(|(claim, _)| !claim.hungry);
             let next_of_keys = if hands_over { claims } else { &[] };
-            let told = match manner {
-                Manner::AtOnce => {
+            let told = match link.own() {
+                Some(own) if manner == Manner::AtOnce => {
                     // Nothing is waited for in between: what the ends leave free is free for the
                     // claim, which comes behind them.
-                    let (shared, first) = (&*conn, if hands_over { None } else { left.next() });
+                    let (shared, first) = (&*link, if hands_over { None } else { left.next() });
                     let taken = async {
                         match first {
                             Some((claim, start)) => Some(take_all(shared, lease, claim, *start).await),
                             None => None,
                         }
                     };
-                    let (told, taken) = join(tell_at_once(shared, lease, settled, next_of_keys), taken).await;
+                    let (told, taken) = join(tell_at_once(own, lease, settled, next_of_keys), taken).await;
                     if let Some(taken) = taken {
                         exchange.claimed(taken, begin);
                     }
                     told
                 }
-                _ => tell_one_by_one(conn, lease, settled, next_of_keys).await,
+                _ => tell_one_by_one(link, lease, settled, next_of_keys).await,
             };
             match told {
                 Ok(next) => {
-                    (exchange.prepared, exchange.readied) = (true, next.others);
+                    (exchange.prepared, exchange.readied) = (link.own().is_some(), next.others);
                     if hands_over {
                         (exchange.taken, left) = (next.taken, [].iter());
                     }
                 }
                 // Most likely a lock. What else it may be comes back.
-                Err(error) => match tell(conn, lease, settled, Manner::Careful).await {
+                Err(error) => match tell(link, lease, settled, Manner::Careful).await {
                     Ok(untold) => exchange.untold = untold,
                     // What was taken must not get lost.
                     Err(_) if exchange.taken.iter().any(|taken| !taken.rows.is_empty()) => {
@@ -124,7 +146,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
                 },
             }
         } else {
-            exchange.untold = tell(conn, lease, settled, manner).await?;
+            exchange.untold = tell(link, lease, settled, manner).await?;
         }
         if exchange.error.is_some() {
             return Ok(exchange);
@@ -134,22 +156,22 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             if claiming.duration_since(begin) > in_time(lease.duration) {
                 break;
             }
-            if !exchange.claimed(take_all(conn, lease, claim, *start).await, claiming) {
+            if !exchange.claimed(take_all(link, lease, claim, *start).await, claiming) {
                 break;
             }
         }
         Ok(exchange)
     }
 
-    async fn mine(conn: &mut AsyncPgConnection, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
+    async fn mine(link: &mut Link, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
         let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
             "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
         )
         .bind(lease.worker);
-        mine.load(conn).await
+        link.rows(mine).await
     }
 
-    async fn park(conn: &mut AsyncPgConnection, unknown: &Unknown) -> QueryResult<usize> {
+    async fn park(link: &mut Link, unknown: &Unknown) -> QueryResult<usize> {
         // Those between them, which others may be about to claim, are not locked.
         let park = park(unknown, &format!("(SELECT {NOW})"))
             .sql("id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'ready' AND task = ")
@@ -159,10 +181,10 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             )
             .bind(&*unknown.queue)
             .sql(format!(" ORDER BY priority, run_at_ms, id LIMIT {BATCH})) FOR UPDATE SKIP LOCKED))"));
-        park.execute(conn).await
+        link.run(park).await
     }
 
-    async fn renew(conn: &mut AsyncPgConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
+    async fn renew(link: &mut Link, lease: &Lease, tasks: &[TaskId]) -> QueryResult<Vec<(TaskId, bool)>> {
         let list = ids(tasks);
         // One that somebody is about to cancel is locked for as long as that transaction is open:
         // the others do not wait for it.
@@ -173,7 +195,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             .sql(" AND id = ANY(")
             .bind(&*list)
             .sql("::text::uuid[]) FOR UPDATE SKIP LOCKED))");
-        renew.execute(conn).await?;
+        link.run(renew).await?;
         let ours = Sql::<RenewedSql>::new(
             "SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ",
         )
@@ -181,10 +203,10 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         .sql(" AND id = ANY(")
         .bind(&*list)
         .sql("::text::uuid[])");
-        ours.load(conn).await
+        link.rows(ours).await
     }
 
-    async fn look(conn: &mut AsyncPgConnection, from: &Since) -> QueryResult<Look> {
+    async fn look(link: &mut Link, from: &Since) -> QueryResult<Look> {
         let since_ms = from.since_ms.unwrap_or(i64::MIN);
         let mut look = Sql::<LookSql>::new(
             "SELECT n.ms, (SELECT run_at_ms FROM deferred_tasks WHERE state = 'scheduled' AND run_at_ms >= ",
@@ -218,34 +240,34 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             look.push_sql(" LIMIT 1)");
         }
         // With and without a floor these are some texts for each number of queues.
-        look.sql(format!(" FROM (SELECT {NOW} AS ms OFFSET 0) AS n")).get_result(conn).await
+        link.row(look.sql(format!(" FROM (SELECT {NOW} AS ms OFFSET 0) AS n"))).await
     }
 
-    async fn has_due(conn: &mut AsyncPgConnection, queues: &[Arc<str>]) -> QueryResult<bool> {
-        has_due(queues, &format!("(SELECT {NOW})")).get_result(conn).await
+    async fn has_due(link: &mut Link, queues: &[Arc<str>]) -> QueryResult<bool> {
+        link.row(has_due(queues, &format!("(SELECT {NOW})"))).await
     }
 
-    async fn look_back(conn: &mut AsyncPgConnection) -> QueryResult<Past> {
+    async fn look_back(link: &mut Link) -> QueryResult<Past> {
         let look = Sql::<PastSql>::new(
             "SELECT (SELECT min(ended_at_ms) FROM deferred_tasks WHERE state IN ('dead', 'cancelled')), \
              (SELECT min(refused_at_ms) FROM deferred_tasks WHERE state = 'unknown'), \
              (SELECT max(lease_until_ms) FROM deferred_tasks WHERE state = 'running'), (SELECT max(version) FROM deferred_schema)",
         );
-        look.get_result(conn).await
+        link.row(look).await
     }
 
-    async fn promote(conn: &mut AsyncPgConnection) -> QueryResult<usize> {
+    async fn promote(link: &mut Link) -> QueryResult<usize> {
         // The time is asked for once, in a subquery: a function that may change its answer is no
         // condition of an index.
         let promote = Sql::<()>::new(format!(
             "UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
              WHERE state = 'scheduled' AND run_at_ms <= (SELECT {NOW}) ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
         ));
-        promote.execute(conn).await
+        link.run(promote).await
     }
 
-    async fn rescue(conn: &mut AsyncPgConnection) -> QueryResult<Vec<RescuedRow>> {
-        conn.transaction::<_, Error, _>(async move |conn| {
+    async fn rescue(link: &mut Link) -> QueryResult<Vec<RescuedRow>> {
+        link.transaction(async |conn| {
             let rescue = Sql::<RescuedSql>::new(rescue(NOW)).sql(format!(
                 "ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < (SELECT {NOW}) \
                  ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state, task_key"
@@ -261,7 +283,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         .or_else(|error| if matches!(error, Error::RollbackTransaction) { Ok(Vec::new()) } else { Err(error) })
     }
 
-    async fn prune(conn: &mut AsyncPgConnection, ended: Ended, kept: Duration) -> QueryResult<usize> {
+    async fn prune(link: &mut Link, ended: Ended, kept: Duration) -> QueryResult<usize> {
         let prune = Sql::<()>::new(format!(
             "DELETE FROM deferred_tasks WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
              WHERE {} AND ended_at_ms < (SELECT {NOW}) - ",
@@ -269,19 +291,19 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         ))
         .bind(milliseconds(kept))
         .sql(format!(" ORDER BY ended_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
-        prune.execute(conn).await
+        link.run(prune).await
     }
 
-    async fn start_anew(conn: &mut AsyncPgConnection, lease: &Lease) -> QueryResult<usize> {
+    async fn start_anew(link: &mut Link, lease: &Lease) -> QueryResult<usize> {
         let now = format!("(SELECT {NOW})");
         let start = Sql::<()>::new(start_anew(&now)).sql(format!(
             "ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE {} LIMIT {BATCH} FOR UPDATE SKIP LOCKED))",
             started_in_the_time_to_come(&now, lease)
         ));
-        start.varying().execute(conn).await
+        link.run(start.varying()).await
     }
 
-    async fn give_up_refused(conn: &mut AsyncPgConnection, after: Duration) -> QueryResult<Vec<RescuedRow>> {
+    async fn give_up_refused(link: &mut Link, after: Duration) -> QueryResult<Vec<RescuedRow>> {
         let give_up = Sql::<RescuedSql>::new(format!(
             "UPDATE deferred_tasks SET state = 'dead', ended_at_ms = (SELECT {NOW}) WHERE ctid = ANY(ARRAY(SELECT ctid \
              FROM deferred_tasks WHERE state = 'unknown' AND refused_at_ms < (SELECT {NOW}) - "
@@ -290,22 +312,22 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         .sql(format!(
             " ORDER BY refused_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state, task_key"
         ));
-        give_up.load(conn).await
+        link.rows(give_up).await
     }
 
-    async fn adopt(conn: &mut AsyncPgConnection, task: &str) -> QueryResult<usize> {
+    async fn adopt(link: &mut Link, task: &str) -> QueryResult<usize> {
         let adopt = Sql::<()>::new(
             "UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
              WHERE state = 'unknown' AND task = ",
         )
         .bind(task)
         .sql(format!(" AND run_at_ms <= (SELECT {NOW}) ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
-        adopt.execute(conn).await
+        link.run(adopt).await
     }
 
-    async fn free_keys(conn: &mut AsyncPgConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
+    async fn free_keys(link: &mut Link, rows: &[(TaskId, String)]) -> QueryResult<()> {
         let keys = keys_freed(rows);
-        conn.transaction::<_, Error, _>(async |conn| {
+        link.transaction(async |conn| {
             let stuck = elect(conn, &keys).await?;
             let looked_at: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();
             let clear = Sql::<()>::new(
@@ -319,15 +341,16 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         .await
     }
 
-    async fn next_unknown(conn: &mut AsyncPgConnection, behind: &str) -> QueryResult<Option<(String, bool)>> {
-        next_unknown(behind, NOW).get_result(conn).await.optional()
+    async fn next_unknown(link: &mut Link, behind: &str) -> QueryResult<Option<(String, bool)>> {
+        link.row(next_unknown(behind, NOW)).await.optional()
     }
 
-    async fn freed(conn: &mut AsyncPgConnection) -> QueryResult<Vec<(TaskId, String)>> {
-        freed().load(conn).await
+    async fn freed(link: &mut Link) -> QueryResult<Vec<(TaskId, String)>> {
+        link.rows(freed()).await
     }
 
-    async fn hinted(conn: &mut AsyncPgConnection) -> Hint {
+    async fn hinted(link: &mut Link) -> Hint {
+        let Some(conn) = link.own_mut() else { return std::future::pending().await };
         let mut hints = std::pin::pin!(conn.notifications_stream());
         let mut hint = hints.next().await;
         // They all say the same. Behind its end the stream must not be asked.
@@ -342,4 +365,4 @@ impl Statements<AsyncPgConnection> for OnPostgres {
 }
 
 /// How long one waits for a lock: half of the time after which PostgreSQL looks for a deadlock.
-const LOCK_MS: u32 = 500;
+const LOCK_MS: &str = "500";
