@@ -69,7 +69,7 @@ async fn a_busy_worker_starts_what_is_due<A: AsyncDatabase>(_: &Scratch<A::Block
     let notes = Notes::default();
     committed(db, |conn| {
         hold("a").after_commit(conn)?;
-        note("urgent").priority(-1).delay(Duration::from_millis(100)).after_commit(conn)?;
+        note("urgent").priority(-1).delay(Duration::from_secs(1)).after_commit(conn)?;
         note("b").after_commit(conn)
     });
     let at_work = at_work!(crate::support::worker_of::<A>(db, &notes, 1).poll_interval(Duration::from_secs(600)));

@@ -105,7 +105,7 @@ pub(super) fn hand_over<'k>(
     next_of(keys)
         .sql("q AS (SELECT q.queue, q.rows, q.bytes FROM json_to_recordset(")
         .bind(room)
-        .sql(format!(
+        .sql(
             "::text::json) AS q(queue text, rows bigint, bytes bigint) \
              WHERE (SELECT true FROM deferred_paused_queues AS p WHERE p.queue = q.queue) IS NULL), \
              h AS MATERIALIZED (SELECT s.place, s.at <= s.rows AND (s.at = 1 OR s.before < s.bytes) AS fits FROM \
@@ -115,7 +115,7 @@ pub(super) fn hand_over<'k>(
              t AS (UPDATE deferred_tasks AS t SET overtaken = false, state = CASE WHEN h.fits THEN 'running' ELSE 'ready' END, \
              attempts = CASE WHEN h.fits AND t.attempts < 2147483647 THEN t.attempts + 1 ELSE t.attempts END, \
              worker = CASE WHEN h.fits THEN "
-        ))
+        )
         .bind(lease.worker)
         .sql(format!(
             " END, started_at_ms = CASE WHEN h.fits THEN (SELECT {NOW}) ELSE t.started_at_ms END, \
@@ -159,8 +159,11 @@ pub(super) type TakenRow = (
     Option<String>,
 );
 
+/// Rows that were taken, each with its queue where that is asked for.
+pub(super) type WithQueue = Vec<(ClaimedRow, Option<String>)>;
+
 /// The rows apart from the two numbers.
-pub(super) fn split(rows: Vec<TakenRow>) -> (Vec<(ClaimedRow, Option<String>)>, (i32, i32)) {
+pub(super) fn split(rows: Vec<TakenRow>) -> (WithQueue, (i32, i32)) {
     let mut numbers = (0, 0);
     let mut claimed = Vec::with_capacity(rows.len());
     for row in rows {
