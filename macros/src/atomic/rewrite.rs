@@ -2,7 +2,7 @@
 //! is a task.
 //!
 //! `f(x);` becomes
-//! `match (f(x)) { value => Statement::of(&value).__settle_statement(value, registrar), … };`: the
+//! `match (f(x)) { value => registrar.__statement(&value).__settle_statement(value), … };`: the
 //! user's expression stays what it was, in the place where it was, so that inference, coercions,
 //! borrows, temporaries and spans are the user's own. A `match` and not a `let`, because
 //! temporaries of the statement live as long in the one as they did before.
@@ -216,16 +216,18 @@ impl<'a> Rewriter<'a> {
         let at = Span::mixed_site().located_at(first);
         let at_value = name.span();
         let method = Ident::new(method, at);
-        // `Statement::of(of).method(taken, registrar)`
+        // `registrar.__statement(of).method(taken)` or `Statement::of(of).method(taken)`
         let settle = |of: Vec<TokenTree>, taken: Vec<TokenTree>, arm: &mut Vec<TokenTree>| {
-            arm.extend(self.private.item("Statement", at_value));
-            arm.extend(colons(at_value));
-            arm.extend([ident("of", at_value), parenthesised(of, at_value), punct('.', at_value)]);
-            let mut arguments = taken;
             if with_registrar {
-                arguments.extend([punct(',', at), TokenTree::Ident(self.registrar.clone())]);
+                let registrar = TokenTree::Ident(self.registrar.clone());
+                arm.extend([registrar, punct('.', at_value), ident("__statement", at_value)]);
+            } else {
+                arm.extend(self.private.item("Statement", at_value));
+                arm.extend(colons(at_value));
+                arm.push(ident("of", at_value));
             }
-            arm.extend([TokenTree::Ident(method.clone()), parenthesised(arguments, at), punct(',', at_value)]);
+            arm.extend([parenthesised(of, at_value), punct('.', at_value)]);
+            arm.extend([TokenTree::Ident(method.clone()), parenthesised(taken, at), punct(',', at_value)]);
         };
         // Not reachable where the user's expression diverges, which is no news to the user.
         let allow = || {

@@ -23,15 +23,13 @@ async fn sign_up(
                                                 match (send_welcome(id, &user.email)) {
                                                     #[allow(unreachable_code)]
                                                     value => {
-                                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                            .__settle_statement(value, registrar)
+                                                        registrar.__statement(&value).__settle_statement(value)
                                                     }
                                                 };
                                                 match (touch(id).execute(conn).await?) {
                                                     #[allow(unreachable_code)]
                                                     value => {
-                                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                            .__settle_statement(value, registrar)
+                                                        registrar.__statement(&value).__settle_statement(value)
                                                     }
                                                 };
                                                 match (spawn(async move {
@@ -45,8 +43,7 @@ async fn sign_up(
                                                 })) {
                                                     #[allow(unreachable_code)]
                                                     value => {
-                                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                            .__settle_statement(value, registrar)
+                                                        registrar.__statement(&value).__settle_statement(value)
                                                     }
                                                 };
                                             }

@@ -29,15 +29,13 @@ async fn transfer(pool: &Pool) -> Result<(), BankError> {
                                                 match (notify(1)) {
                                                     #[allow(unreachable_code)]
                                                     value => {
-                                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                            .__settle_statement(value, registrar)
+                                                        registrar.__statement(&value).__settle_statement(value)
                                                     }
                                                 };
                                                 match (book(conn).await?) {
                                                     #[allow(unreachable_code)]
                                                     value => {
-                                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                            .__settle_statement(value, registrar)
+                                                        registrar.__statement(&value).__settle_statement(value)
                                                     }
                                                 };
                                             } {

@@ -21,8 +21,7 @@ fn transfer(pool: &Pool) -> Result<(), BankError> {
                                 match (book(conn)?) {
                                     #[allow(unreachable_code)]
                                     value => {
-                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                            .__settle_statement(value, registrar)
+                                        registrar.__statement(&value).__settle_statement(value)
                                     }
                                 };
                             }

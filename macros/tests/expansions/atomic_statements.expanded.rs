@@ -15,24 +15,22 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                 match (send_welcome(id, &user.email)) {
                                     #[allow(unreachable_code)]
                                     value => {
-                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                            .__settle_statement(value, registrar)
+                                        registrar.__statement(&value).__settle_statement(value)
                                     }
                                 };
                                 if user.vip {
                                     match (call(id)) {
                                         #[allow(unreachable_code)]
                                         ref value if false => {
-                                            ::diesel_deferred::__private_0_1_0::Statement::of(value)
+                                            registrar
+                                                .__statement(value)
                                                 .__settle_statement(
                                                     ::diesel_deferred::__private_0_1_0::unreachable(value),
-                                                    registrar,
                                                 )
                                         }
                                         #[allow(unreachable_code)]
                                         value => {
-                                            ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                .__settle_statement(value, registrar)
+                                            registrar.__statement(&value).__settle_statement(value)
                                         }
                                     }
                                 } else if id == 0 {
@@ -44,16 +42,15 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                         match (invoice(id)) {
                                             #[allow(unreachable_code)]
                                             ref value if false => {
-                                                ::diesel_deferred::__private_0_1_0::Statement::of(value)
+                                                registrar
+                                                    .__statement(value)
                                                     .__settle_statement(
                                                         ::diesel_deferred::__private_0_1_0::unreachable(value),
-                                                        registrar,
                                                     )
                                             }
                                             #[allow(unreachable_code)]
                                             value => {
-                                                ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                                    .__settle_statement(value, registrar)
+                                                registrar.__statement(&value).__settle_statement(value)
                                             }
                                         }
                                     }
@@ -63,8 +60,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                                 match (report()) {
                                     #[allow(unreachable_code)]
                                     value => {
-                                        ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                            .__settle_statement(value, registrar)
+                                        registrar.__statement(&value).__settle_statement(value)
                                     }
                                 };
                                 return Ok(0);
@@ -88,8 +84,7 @@ fn sign_up(conn: &mut Conn, users: &[User]) -> QueryResult<usize> {
                             {
                                 #[allow(unreachable_code)]
                                 value => {
-                                    ::diesel_deferred::__private_0_1_0::Statement::of(&value)
-                                        .__settle_statement(value, registrar)
+                                    registrar.__statement(&value).__settle_statement(value)
                                 }
                             };
                             let length = users.iter().map(|user| user.len()).sum();

@@ -1,8 +1,8 @@
 //! What becomes of a statement's value in an `atomic!` block: tasks in it are registered, or do not
 //! compile; anything else is handed on.
 //!
-//! `Statement::of(&value).__settle_statement(value, registrar)` is all that the expansion writes.
-//! Which of three methods that is depends on the type alone, and the compiler tries them in this
+//! `registrar.__statement(&value).__settle_statement(value)` is all that the expansion writes, a
+//! method and no path because a name is found faster than five. Which of three methods that is depends on the type alone, and the compiler tries them in this
 //! order:
 //! 1. the inherent one, where every task in the value can be reached ([`Settle`]): they are
 //!    registered;
@@ -29,18 +29,27 @@ use crate::durable::NewTask;
 use crate::error::CannotStore;
 use crate::hook::Hook;
 
-/// The type of a statement's value, and how it is settled.
+/// The type of a statement's value, how it is settled, and where: by a block's registrar, or, in a
+/// closure or async block, by nobody.
 ///
 /// Not the value itself: a diverging call's would be coerced to a type that is not known yet on its
 /// way in. A reference to it is not.
 #[derive(Debug)]
-pub struct Statement<T, How>(PhantomData<fn(T, How)>);
+pub struct Statement<T, How, By = ()>(By, PhantomData<fn(T, How)>);
 
 impl<T, How> Statement<T, How> {
-    /// The statement of this value.
+    /// The statement of this value, out of the block's reach.
     #[inline]
     pub fn of(_: &T) -> Self {
-        Self(PhantomData)
+        Self((), PhantomData)
+    }
+}
+
+impl<W> Registrar<W> {
+    /// The statement of this value, in the block.
+    #[inline]
+    pub fn __statement<T, How>(&self, _: &T) -> Statement<T, How, &Self> {
+        Statement(self, PhantomData)
     }
 }
 
@@ -69,13 +78,15 @@ pub struct Whole<How>(PhantomData<How>);
 #[derive(Debug)]
 pub struct At<const N: usize, Where>(PhantomData<Where>);
 
-impl<T: Settle<How>, How> Statement<T, How> {
+impl<W: Deferring, T: Settle<How>, How> Statement<T, How, &Registrar<W>> {
     /// Registers the tasks in the value on the block's connection, in order.
     #[inline]
-    pub fn __settle_statement<W: Deferring>(self, value: T, registrar: &Registrar<W>) -> T::Settled {
-        value.settle(registrar)
+    pub fn __settle_statement(self, value: T) -> T::Settled {
+        value.settle(self.0)
     }
+}
 
+impl<T: Settle<How>, How> Statement<T, How> {
     /// Refuses a task: it was called where `atomic!` does not reach.
     pub fn __stray_statement(self, value: T) -> T
     where
@@ -89,7 +100,7 @@ impl<T: Settle<How>, How> Statement<T, How> {
 /// compile.
 pub trait Refuse<T>: Sized {
     /// For a statement of the block.
-    fn __settle_statement<W: Deferring>(self, value: T, _: &Registrar<W>) -> T
+    fn __settle_statement(self, value: T) -> T
     where
         T: Reachable,
     {
@@ -113,7 +124,7 @@ pub trait Refuse<T>: Sized {
     }
 }
 
-impl<T: Holds<Where>, Where> Refuse<T> for Statement<T, Where> {}
+impl<T: Holds<Where>, Where, By> Refuse<T> for Statement<T, Where, By> {}
 
 /// What a statement without a task does with its value: hand it on, so that a dropped `Result`
 /// still warns. The names must not meet those of a trait of a user's that is implemented for every
@@ -121,7 +132,7 @@ impl<T: Holds<Where>, Where> Refuse<T> for Statement<T, Where> {}
 pub trait Pass<T>: Sized {
     /// Hands the value on.
     #[inline]
-    fn __settle_statement<W: Deferring>(self, value: T, _: &Registrar<W>) -> T {
+    fn __settle_statement(self, value: T) -> T {
         value
     }
 
@@ -136,7 +147,7 @@ pub trait Pass<T>: Sized {
     }
 }
 
-impl<T> Pass<T> for &Statement<T, Itself> {}
+impl<T, By> Pass<T> for &Statement<T, Itself, By> {}
 
 /// The value of a block.
 #[inline]
