@@ -7,6 +7,8 @@ pub mod call_site;
 #[allow(unreachable_pub, reason = "re-exported whole by the crate's hidden module")]
 pub mod expansion;
 pub(crate) mod never;
+#[allow(unreachable_pub, reason = "re-exported whole by the crate's hidden module")]
+mod shown;
 pub(crate) mod start;
 #[allow(unreachable_pub, reason = "re-exported whole by the crate's hidden module")]
 pub mod statement;
@@ -16,6 +18,7 @@ use std::fmt::{self, Write};
 use std::future::Future;
 use std::panic::Location;
 
+use self::shown::Shows;
 use crate::dispatch::{Required, States};
 #[cfg(feature = "durable")]
 use crate::durable::NewTask;
@@ -52,7 +55,15 @@ pub trait Task: Sized {
     ///
     /// # Errors
     /// What the sink returns.
-    fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result;
+    fn write_arguments(&self, f: &mut dyn Write) -> fmt::Result {
+        let mut shows = Shows::to(f);
+        self.show_arguments(&mut shows);
+        shows.end()
+    }
+
+    /// The same, of a task's expansion.
+    #[doc(hidden)]
+    fn show_arguments(&self, _: &mut Shows<'_>) {}
 
     /// Drops the call, which is not lost.
     #[doc(hidden)]

@@ -66,14 +66,22 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         let label = format!("{}{}: ", if at == 0 { "" } else { ", " }, arg.name);
         if arg.is_secret {
             let f = local("f", Span::call_site(), task);
-            return quote!(#private::Shown(#label, &#private::Secret).write(#f)?;);
+            return quote!(#private::Shown(#label, &#private::Secret).write(#f););
         }
         let field = field(arg);
         let (at, private) = (captured_span(arg), located_at(&private, captured_span(arg)));
         let (this, f) = (local("self", at, task), local("f", at, task));
-        quote_spanned!(at=> #private::Shown(#label, &#this.#field).write(#f)?;)
+        quote_spanned!(at=> #private::Shown(#label, &#this.#field).write(#f);)
     });
     let (shown_self, f) = (local("self", Span::call_site(), task), local("f", Span::call_site(), task));
+    let shown = task.args().next().is_some().then(|| {
+        quote! {
+            fn show_arguments(&#shown_self, #f: &mut #private::Shows<'_>) {
+                use #private::Opaque as _;
+                #(#shown)*
+            }
+        }
+    });
     let task_name = match &task.options.name {
         Some(name) => quote!(#name),
         None => {
@@ -156,12 +164,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
                 #private::CallSite::silence(#this.__call_site);
             }
 
-            fn write_arguments(&#shown_self, #f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
-                use #private::Opaque as _;
-                let _ = &#f;
-                #(#shown)*
-                ::core::result::Result::Ok(())
-            }
+            #shown
         }
 
         #(#cfg)*
@@ -175,7 +178,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         #use_is_silent
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                #private::fmt_call(f, <Self as #private::Task>::NAME, &#private::Arguments(self))
+                #private::fmt_call(self, f)
             }
         }
 

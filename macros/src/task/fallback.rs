@@ -58,14 +58,11 @@ pub(super) fn expand(task: &TaskDef) -> TokenStream {
                 #private::Receiver::receive(
                     receiver,
                     self,
-                    #private::Here(|_: #private::Taken<#name>, _: &#private::States| ::core::option::Option::Some(())),
+                    #private::Alone(|_: #name| ()),
                 )
             }
             fn call_site(&self) -> &'static ::core::panic::Location<'static> {
                 ::core::panic::Location::caller()
-            }
-            fn write_arguments(&self, _: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
-                ::core::result::Result::Ok(())
             }
         }
 

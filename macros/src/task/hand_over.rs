@@ -130,6 +130,9 @@ pub(super) fn impossible_copy(task: &TaskDef) -> TokenStream {
 fn start(task: &TaskDef, at: Span, private: &Private) -> TokenStream {
     let (name, generics) = (&task.function.sig.ident, &task.function.sig.generics);
     let (_, ty_generics, _) = generics.split_for_impl();
+    if matches!(task.start(), Start::Here) && task.states().next().is_none() {
+        return quote_spanned!(at=> #private::Alone(<#name #ty_generics>::run));
+    }
     let Body { call, states, fetched, run } = Body::new(task, at, private);
     let how = match task.start() {
         Start::Here => "Here",

@@ -50,16 +50,7 @@ where
             crate::deferred::__private_0_1_0::Receiver::receive(
                 receiver,
                 call,
-                crate::deferred::__private_0_1_0::Here(|
-                    call: crate::deferred::__private_0_1_0::Taken<send<T>>,
-                    _: &crate::deferred::__private_0_1_0::States|
-                {
-                    ::core::option::Option::Some(
-                        <send<
-                            T,
-                        >>::run(crate::deferred::__private_0_1_0::Taken::call(call)),
-                    )
-                }),
+                crate::deferred::__private_0_1_0::Alone(<send<T>>::run),
             )
         }
         let call = self;
@@ -71,13 +62,11 @@ where
     fn give_up(self) {
         crate::deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
-    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+    fn show_arguments(&self, f: &mut crate::deferred::__private_0_1_0::Shows<'_>) {
         use crate::deferred::__private_0_1_0::Opaque as _;
-        let _ = &f;
-        crate::deferred::__private_0_1_0::Shown("mailer: ", &self.mailer).write(f)?;
-        crate::deferred::__private_0_1_0::Shown(", subject: ", &self.subject).write(f)?;
-        crate::deferred::__private_0_1_0::Shown(", body: ", &self.body).write(f)?;
-        ::core::result::Result::Ok(())
+        crate::deferred::__private_0_1_0::Shown("mailer: ", &self.mailer).write(f);
+        crate::deferred::__private_0_1_0::Shown(", subject: ", &self.subject).write(f);
+        crate::deferred::__private_0_1_0::Shown(", body: ", &self.body).write(f);
     }
 }
 impl<T: Display + Send + 'static> send<T>
@@ -150,10 +139,6 @@ where
     T: Debug,
 {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        crate::deferred::__private_0_1_0::fmt_call(
-            f,
-            <Self as crate::deferred::__private_0_1_0::Task>::NAME,
-            &crate::deferred::__private_0_1_0::Arguments(self),
-        )
+        crate::deferred::__private_0_1_0::fmt_call(self, f)
     }
 }

@@ -38,13 +38,11 @@ impl ::diesel_deferred::__private_0_1_0::Task for archive {
     fn give_up(self) {
         ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
-    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+    fn show_arguments(&self, f: &mut ::diesel_deferred::__private_0_1_0::Shows<'_>) {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
-        let _ = &f;
-        ::diesel_deferred::__private_0_1_0::Shown("path: ", &self.path).write(f)?;
-        ::diesel_deferred::__private_0_1_0::Shown(", r#type: ", &self.r#type).write(f)?;
-        ::diesel_deferred::__private_0_1_0::Shown(", age: ", &self.age).write(f)?;
-        ::core::result::Result::Ok(())
+        ::diesel_deferred::__private_0_1_0::Shown("path: ", &self.path).write(f);
+        ::diesel_deferred::__private_0_1_0::Shown(", r#type: ", &self.r#type).write(f);
+        ::diesel_deferred::__private_0_1_0::Shown(", age: ", &self.age).write(f);
     }
 }
 impl archive {
@@ -140,11 +138,7 @@ impl archive {
 }
 impl ::core::fmt::Debug for archive {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::diesel_deferred::__private_0_1_0::fmt_call(
-            f,
-            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-            &::diesel_deferred::__private_0_1_0::Arguments(self),
-        )
+        ::diesel_deferred::__private_0_1_0::fmt_call(self, f)
     }
 }
 const _: () = {

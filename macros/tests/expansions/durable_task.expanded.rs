@@ -43,13 +43,10 @@ impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
     fn give_up(self) {
         ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
-    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+    fn show_arguments(&self, f: &mut ::diesel_deferred::__private_0_1_0::Shows<'_>) {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
-        let _ = &f;
-        ::diesel_deferred::__private_0_1_0::Shown("order_id: ", &self.order_id)
-            .write(f)?;
-        ::diesel_deferred::__private_0_1_0::Shown(", email: ", &self.email).write(f)?;
-        ::core::result::Result::Ok(())
+        ::diesel_deferred::__private_0_1_0::Shown("order_id: ", &self.order_id).write(f);
+        ::diesel_deferred::__private_0_1_0::Shown(", email: ", &self.email).write(f);
     }
 }
 impl send_receipt {
@@ -149,11 +146,7 @@ impl send_receipt {
 }
 impl ::core::fmt::Debug for send_receipt {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::diesel_deferred::__private_0_1_0::fmt_call(
-            f,
-            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-            &::diesel_deferred::__private_0_1_0::Arguments(self),
-        )
+        ::diesel_deferred::__private_0_1_0::fmt_call(self, f)
     }
 }
 const _: () = {

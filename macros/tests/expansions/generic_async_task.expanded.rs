@@ -76,11 +76,9 @@ where
     fn give_up(self) {
         ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
-    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+    fn show_arguments(&self, f: &mut ::diesel_deferred::__private_0_1_0::Shows<'_>) {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
-        let _ = &f;
-        ::diesel_deferred::__private_0_1_0::Shown("event: ", &self.event).write(f)?;
-        ::core::result::Result::Ok(())
+        ::diesel_deferred::__private_0_1_0::Shown("event: ", &self.event).write(f);
     }
 }
 impl<E: Event> publish<E>
@@ -142,10 +140,6 @@ where
     E: Send + 'static,
 {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::diesel_deferred::__private_0_1_0::fmt_call(
-            f,
-            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-            &::diesel_deferred::__private_0_1_0::Arguments(self),
-        )
+        ::diesel_deferred::__private_0_1_0::fmt_call(self, f)
     }
 }

@@ -28,14 +28,7 @@ impl ::diesel_deferred::__private_0_1_0::Task for greet {
         ::diesel_deferred::__private_0_1_0::Receiver::receive(
             receiver,
             call,
-            ::diesel_deferred::__private_0_1_0::Here(|
-                call: ::diesel_deferred::__private_0_1_0::Taken<greet>,
-                _: &::diesel_deferred::__private_0_1_0::States|
-            {
-                ::core::option::Option::Some(
-                    <greet>::run(::diesel_deferred::__private_0_1_0::Taken::call(call)),
-                )
-            }),
+            ::diesel_deferred::__private_0_1_0::Alone(<greet>::run),
         )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
@@ -44,12 +37,10 @@ impl ::diesel_deferred::__private_0_1_0::Task for greet {
     fn give_up(self) {
         ::diesel_deferred::__private_0_1_0::CallSite::silence(self.__call_site);
     }
-    fn write_arguments(&self, f: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+    fn show_arguments(&self, f: &mut ::diesel_deferred::__private_0_1_0::Shows<'_>) {
         use ::diesel_deferred::__private_0_1_0::Opaque as _;
-        let _ = &f;
-        ::diesel_deferred::__private_0_1_0::Shown("user_id: ", &self.user_id).write(f)?;
-        ::diesel_deferred::__private_0_1_0::Shown(", name: ", &self.name).write(f)?;
-        ::core::result::Result::Ok(())
+        ::diesel_deferred::__private_0_1_0::Shown("user_id: ", &self.user_id).write(f);
+        ::diesel_deferred::__private_0_1_0::Shown(", name: ", &self.name).write(f);
     }
 }
 impl greet {
@@ -102,10 +93,6 @@ impl greet {
 }
 impl ::core::fmt::Debug for greet {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-        ::diesel_deferred::__private_0_1_0::fmt_call(
-            f,
-            <Self as ::diesel_deferred::__private_0_1_0::Task>::NAME,
-            &::diesel_deferred::__private_0_1_0::Arguments(self),
-        )
+        ::diesel_deferred::__private_0_1_0::fmt_call(self, f)
     }
 }

@@ -23,17 +23,11 @@ impl ::diesel_deferred::__private_0_1_0::Task for count {
         ::diesel_deferred::__private_0_1_0::Receiver::receive(
             receiver,
             self,
-            ::diesel_deferred::__private_0_1_0::Here(|
-                _: ::diesel_deferred::__private_0_1_0::Taken<count>,
-                _: &::diesel_deferred::__private_0_1_0::States|
-            ::core::option::Option::Some(())),
+            ::diesel_deferred::__private_0_1_0::Alone(|_: count| ()),
         )
     }
     fn call_site(&self) -> &'static ::core::panic::Location<'static> {
         ::core::panic::Location::caller()
-    }
-    fn write_arguments(&self, _: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
-        ::core::result::Result::Ok(())
     }
 }
 #[allow(dead_code)]

@@ -1,6 +1,5 @@
 //! What is left of a dispatcher's tasks when they have ended, as nobody outside can see it.
 
-use std::fmt;
 use std::future::pending;
 use std::panic::Location;
 use std::sync::Arc;
@@ -33,10 +32,6 @@ impl Task for Counted {
 
     fn call_site(&self) -> &'static Location<'static> {
         Location::caller()
-    }
-
-    fn write_arguments(&self, _: &mut dyn fmt::Write) -> fmt::Result {
-        Ok(())
     }
 
     fn hand_over<R: Receiver>(self, _: R) -> R::Output {

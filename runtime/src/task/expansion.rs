@@ -3,13 +3,14 @@
 //!
 //! Must not know: how hooks are stored.
 
-use std::fmt::{self, Debug, Write};
+use std::fmt::{self, Debug};
 
 pub use diesel::QueryResult;
 pub use diesel_deferred_macros::__with_items as with_items;
 
 pub use super::call_site::CallSite;
-pub use super::start::{Blocking, Here, Spawned, spawnable};
+pub use super::shown::{Opaque, Shown, Shows};
+pub use super::start::{Alone, Blocking, Here, Spawned, spawnable};
 pub use super::{Receiver, Start, Taken, Task};
 pub use crate::connection::AfterCommit;
 pub use crate::dispatch::{Required, States};
@@ -101,36 +102,6 @@ pub fn after_rollback<T: Task>(task: T, conn: &mut impl AfterCommit) -> QueryRes
     conn.compensate_task(task)
 }
 
-/// Shows a captured argument behind its name: `Shown("x: ", &x).write(f)` finds [`Shown::write`]
-/// when it is `Debug`, [`Opaque::write`] when it is not.
-#[derive(Debug)]
-pub struct Shown<'a, T>(pub &'static str, pub &'a T);
-
-impl<T: Debug> Shown<'_, T> {
-    /// Writes the value.
-    ///
-    /// # Errors
-    /// What the sink returns.
-    pub fn write(&self, f: &mut dyn Write) -> fmt::Result {
-        write!(f, "{}{:?}", self.0, self.1)
-    }
-}
-
-/// The arguments that are not `Debug`.
-pub trait Opaque {
-    /// Writes the type.
-    ///
-    /// # Errors
-    /// What the sink returns.
-    fn write(&self, f: &mut dyn Write) -> fmt::Result;
-}
-
-impl<T> Opaque for Shown<'_, T> {
-    fn write(&self, f: &mut dyn Write) -> fmt::Result {
-        write!(f, "{}<{}>", self.0, std::any::type_name::<T>())
-    }
-}
-
 /// What is shown of a `#[secret]` argument.
 pub struct Secret;
 
@@ -155,11 +126,16 @@ impl<T: Task> Debug for Arguments<'_, T> {
     }
 }
 
-/// Shows a captured call. Not generic, because it would be compiled for each task.
+/// Shows a captured call.
 ///
 /// # Errors
 /// What the sink returns.
-pub fn fmt_call(f: &mut fmt::Formatter<'_>, task: &str, arguments: &dyn fmt::Display) -> fmt::Result {
+pub fn fmt_call<T: Task>(call: &T, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fmt_any_call(f, T::NAME, &Arguments(call))
+}
+
+/// Not generic, because it would be compiled for each task.
+fn fmt_any_call(f: &mut fmt::Formatter<'_>, task: &str, arguments: &dyn fmt::Display) -> fmt::Result {
     f.write_str(task)?;
     f.write_str("(")?;
     fmt::Display::fmt(arguments, f)?;

@@ -28,6 +28,24 @@ where
     }
 }
 
+/// A plain function without states: `.run()` itself, so that no closure of ours has to be compiled
+/// for each task.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone<F>(pub F);
+
+impl<T, F> Start<T> for Alone<F>
+where
+    T: Task + Send + 'static,
+    F: FnOnce(T) -> T::Output + Copy + Send + 'static,
+{
+    const DISPATCHED: bool = false;
+
+    #[inline(always)]
+    fn run<P: Place>(self, task: Taken<T>, _: &P, _: HookKind) -> Result<(), BoxError> {
+        (self.0)(task.call()).into_result()
+    }
+}
+
 /// What is reported of a task whose `#[state]` was there before the commit and is not any more. No
 /// dispatcher loses one.
 #[cold]

@@ -2,8 +2,8 @@
 //! compile; anything else is handed on.
 //!
 //! `registrar.__statement(&value).__settle_statement(value)` is all that the expansion writes, a
-//! method and no path because a name is found faster than five. Which of three methods that is depends on the type alone, and the compiler tries them in this
-//! order:
+//! method and no path because a name is found faster than five. Which of three methods that is
+//! depends on the type alone, and the compiler tries them in this order:
 //! 1. the inherent one, where every task in the value can be reached ([`Settle`]): they are
 //!    registered;
 //! 2. that of [`Refuse`], where it holds a task that cannot be reached ([`Holds`]): an error;
