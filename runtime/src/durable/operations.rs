@@ -70,7 +70,7 @@ pub fn cancel_task(id: TaskId) -> TaskStatement {
     let cancel = Sql::new("UPDATE deferred_tasks SET cancel_requested = (state = 'running'), ended_at_ms = CASE WHEN state = 'running' THEN NULL ELSE ")
         .now()
         .sql(
-            " END, unique_key = NULL, freed_key = CASE WHEN state = 'running' THEN freed_key ELSE COALESCE(task_key, freed_key) END, \
+            " END, unique_key = NULL, freed_key = CASE WHEN state = 'ready' OR (state = 'scheduled' AND attempts > 0) THEN task_key ELSE freed_key END, \
              state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END WHERE id = ",
         )
         .bind(id)
@@ -128,7 +128,7 @@ pub fn replay_dead(task: impl Into<String>) -> TaskStatement {
 }
 
 fn replay() -> Sql<'static> {
-    Sql::new("UPDATE deferred_tasks SET state = 'ready', attempts = 0, snoozes = 0, unique_key = NULL, refusals = 0, refused_at_ms = NULL, \
+    Sql::new("UPDATE deferred_tasks SET state = CASE WHEN freed_key IS NULL THEN 'ready' ELSE 'scheduled' END, attempts = 0, snoozes = 0, unique_key = NULL, refusals = 0, refused_at_ms = NULL, \
          ended_at_ms = NULL, run_at_ms = ")
         .now()
         .sql(" WHERE ")

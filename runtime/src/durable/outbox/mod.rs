@@ -95,6 +95,20 @@ impl StoredCalls {
 #[derive(Debug)]
 pub(crate) struct TaskTable;
 
+/// What becomes of a call when one waits that has its `unique_key`: it takes that one's place, or is
+/// dropped. Where that one held a key, a worker has to look who is next before the new one is ready:
+/// a row can tell of one key that was left. The condition follows.
+#[cfg(any(feature = "postgres", feature = "async-postgres", feature = "sqlite"))]
+const ON_CONFLICT: &str = " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
+     AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = excluded.id, \
+     queue = excluded.queue, payload = excluded.payload, priority = excluded.priority, \
+     max_attempts = excluded.max_attempts, task_key = excluded.task_key, \
+     freed_key = CASE WHEN deferred_tasks.state = 'ready' THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, \
+     state = CASE WHEN deferred_tasks.freed_key IS NOT NULL OR (deferred_tasks.state = 'ready' \
+     AND deferred_tasks.task_key IS NOT NULL) THEN 'scheduled' ELSE excluded.state END, \
+     run_at_ms = excluded.run_at_ms, enqueued_at_ms = excluded.enqueued_at_ms, \
+     refusals = 0, refused_at_ms = NULL, error = NULL, started_at_ms = NULL";
+
 /// Whether the call may be due as soon as it is committed, by the clock of this machine: it decides
 /// no more than whether workers are told.
 pub(crate) fn is_due(call: &NewTask) -> bool {

@@ -25,11 +25,11 @@ impl Outbox<Mysql> for TaskTable {
              queue = IF(VALUES(replaces), VALUES(queue), queue), payload = IF(VALUES(replaces), VALUES(payload), payload), \
              priority = IF(VALUES(replaces), VALUES(priority), priority), \
              max_attempts = IF(VALUES(replaces), VALUES(max_attempts), max_attempts), \
-             freed_key = IF(VALUES(replaces) AND task_key IS NOT NULL AND (VALUES(task_key) IS NULL \
-             OR VALUES(task_key) <> task_key OR VALUES(state) <> 'ready'), task_key, freed_key), \
+             freed_key = IF(VALUES(replaces) AND state = 'ready', task_key, freed_key), \
              refusals = IF(VALUES(replaces), 0, refusals), refused_at_ms = IF(VALUES(replaces), NULL, refused_at_ms), \
+             error = IF(VALUES(replaces), NULL, error), started_at_ms = IF(VALUES(replaces), NULL, started_at_ms), \
              task_key = IF(VALUES(replaces), VALUES(task_key), task_key), \
-             state = IF(VALUES(replaces), VALUES(state), state), \
+             state = IF(VALUES(replaces), IF(freed_key IS NULL, VALUES(state), 'scheduled'), state), \
              run_at_ms = IF(VALUES(replaces), VALUES(run_at_ms), run_at_ms), \
              enqueued_at_ms = IF(VALUES(replaces), VALUES(enqueued_at_ms), enqueued_at_ms)",
         )

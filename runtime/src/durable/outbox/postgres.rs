@@ -6,7 +6,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
-use super::{Outbox, SPILL_BEYOND, TaskTable, blocked};
+use super::{ON_CONFLICT, Outbox, SPILL_BEYOND, TaskTable, blocked};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::row::{NewTask, Schedule};
 
@@ -96,16 +96,8 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
              CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now",
         );
         if self.has_unique {
-            out.push_sql(
-                " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
-                 AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = EXCLUDED.id, \
-                 queue = EXCLUDED.queue, payload = EXCLUDED.payload, priority = EXCLUDED.priority, \
-                 max_attempts = EXCLUDED.max_attempts, freed_key = CASE WHEN deferred_tasks.task_key IS NOT NULL \
-                 AND (EXCLUDED.task_key IS NULL OR EXCLUDED.task_key <> deferred_tasks.task_key OR EXCLUDED.state <> 'ready') \
-                 THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, task_key = EXCLUDED.task_key, \
-                 state = EXCLUDED.state, run_at_ms = EXCLUDED.run_at_ms, enqueued_at_ms = EXCLUDED.enqueued_at_ms, \
-                 overtaken = false, refusals = 0, refused_at_ms = NULL WHERE EXCLUDED.replaces",
-            );
+            out.push_sql(ON_CONFLICT);
+            out.push_sql(", overtaken = false WHERE excluded.replaces");
         }
         Ok(())
     }

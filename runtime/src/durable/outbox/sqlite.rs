@@ -2,7 +2,7 @@
 
 use diesel::sqlite::Sqlite;
 
-use super::{Outbox, TaskTable, values};
+use super::{ON_CONFLICT, Outbox, TaskTable, values};
 use crate::durable::clock;
 use crate::durable::row::NewTask;
 use crate::durable::sql::Sql;
@@ -18,15 +18,6 @@ impl Outbox<Sqlite> for TaskTable {
         if calls.iter().all(|call| call.unique_key.is_none()) {
             return sql;
         }
-        sql.sql(
-            " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
-             AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = excluded.id, \
-             queue = excluded.queue, payload = excluded.payload, priority = excluded.priority, \
-             max_attempts = excluded.max_attempts, freed_key = CASE WHEN deferred_tasks.task_key IS NOT NULL \
-             AND (excluded.task_key IS NULL OR excluded.task_key <> deferred_tasks.task_key OR excluded.state <> 'ready') \
-             THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, task_key = excluded.task_key, \
-             state = excluded.state, run_at_ms = excluded.run_at_ms, enqueued_at_ms = excluded.enqueued_at_ms, \
-             refusals = 0, refused_at_ms = NULL WHERE excluded.replaces",
-        )
+        sql.sql(ON_CONFLICT).sql(" WHERE excluded.replaces")
     }
 }

@@ -3,16 +3,17 @@
 //!
 //! Must not know: any database.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
@@ -296,7 +297,7 @@ where
     async fn round(&mut self, round: &mut Round) -> Result<(), SourceError> {
         let now = Instant::now();
         if now >= round.renew_at {
-            self.renew().await?;
+            self.renew(self.lease / 4).await?;
             round.renew_at = now + self.lease / 3;
         }
         if let Some((_, after)) = round.look_again.take_if(|(at, _)| now >= *at) {
@@ -323,9 +324,9 @@ where
             let poll = self.settings.poll;
             round.tend_at = Instant::now() + outlook.next.map_or(poll, |next| next.min(poll));
             if outlook.ended {
-                // After an outage it may be our own leases that have ended. They are still ours
-                // where nobody has noticed.
-                self.renew().await?;
+                // After an outage, or when the database's clock has jumped, it may be our own leases
+                // that have ended, new ones too. They are still ours where nobody has noticed.
+                self.renew(Duration::ZERO).await?;
                 let rescued = self.source.rescue().await?;
                 if !rescued.is_empty() {
                     let shared = Arc::clone(&self.shared);
@@ -360,13 +361,13 @@ where
         Ok(())
     }
 
-    /// Extends leases, three times in their duration.
-    async fn renew(&mut self) -> Result<(), SourceError> {
+    /// Extends the leases that are so old. That is done three times in their duration, and then those
+    /// of a quarter of it are meant: what was taken just behind the last time is not to wait for the
+    /// next one.
+    async fn renew(&mut self, age: Duration) -> Result<(), SourceError> {
         let begin = Instant::now();
-        // A quarter: those that were taken just behind the last time are not to wait for the next
-        // one.
-        let Some(a_quarter_ago) = begin.checked_sub(self.lease / 4) else { return Ok(()) };
-        let asked = self.shared.lanes.leased_before(a_quarter_ago);
+        let Some(before) = begin.checked_sub(age) else { return Ok(()) };
+        let asked = self.shared.lanes.leased_before(before);
         if asked.is_empty() {
             return Ok(());
         }
@@ -466,7 +467,7 @@ where
     /// The tasks that this program does not have and that a claim met most: there may be very many
     /// such rows, and to claim one after the other would hold up what stands behind them.
     fn unknown(&self, claimed: &[Claimed]) -> Vec<Unknown> {
-        let mut met = HashMap::new();
+        let mut met = BTreeMap::new();
         for task in claimed.iter().filter(|task| task.refusals == 0) {
             if let Err(error) = job::find(&self.shared.registry, &task.task) {
                 met.entry((task.lane, &task.task)).or_insert((0, error)).0 += 1;
@@ -588,7 +589,7 @@ where
         let end = Instant::now() + if graceful { self.settings.grace } else { Duration::ZERO };
         while !self.tracker.is_empty() && Instant::now() < end {
             // Ends are told meanwhile, and leases extended.
-            let _ = self.renew().await;
+            let _ = self.renew(self.lease / 4).await;
             let _ = self.tell().await;
             let left = end.saturating_duration_since(Instant::now()).min(self.lease / 3);
             let mut all_ended = pin!(self.tracker.wait());

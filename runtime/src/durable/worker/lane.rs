@@ -3,11 +3,12 @@
 //!
 //! Must not know: where tasks come from, or how they are run.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::errors::AbandonedAttempt;
@@ -24,7 +25,7 @@ pub(super) struct Lanes {
 #[derive(Debug)]
 struct Inner {
     lanes: Vec<Lane>,
-    flights: HashMap<TaskId, Flight>,
+    flights: BTreeMap<TaskId, Flight>,
     settled: Vec<Settlement>,
     /// Ends that could not be told, because somebody has locked their rows.
     put_off: Vec<Settlement>,
@@ -53,6 +54,7 @@ struct Flight {
     why: Option<Stop>,
     task: String,
     key: Option<String>,
+    started_at_ms: i64,
     bytes: i64,
     started: bool,
 }
@@ -82,7 +84,7 @@ impl Lanes {
         let lane = |concurrency| Lane { waiting: VecDeque::new(), runners: 0, concurrency, ended: 0 };
         let inner = Inner {
             lanes: concurrencies.into_iter().map(lane).collect(),
-            flights: HashMap::new(),
+            flights: BTreeMap::new(),
             settled: Vec::new(),
             put_off: Vec::new(),
             bytes: 0,
@@ -105,6 +107,12 @@ impl Lanes {
         for task in claimed {
             if let Some(flight) = inner.flights.get_mut(&task.id) {
                 flight.leased = leased;
+                flight.started_at_ms = task.started_at_ms;
+                // Where it has ended meanwhile, that is how this attempt ends, too.
+                let untold = inner.settled.iter_mut().chain(&mut inner.put_off);
+                for settlement in untold.filter(|settlement| settlement.id == task.id) {
+                    settlement.started_at_ms = task.started_at_ms;
+                }
                 flight.why = flight.why.filter(|why| *why != Stop::LeaseLost);
                 continue;
             }
@@ -114,6 +122,7 @@ impl Lanes {
                 why: None,
                 task: task.task.clone(),
                 key: task.key.clone(),
+                started_at_ms: task.started_at_ms,
                 bytes: i64::try_from(task.payload.len()).unwrap_or(i64::MAX),
                 started: false,
             };
@@ -297,8 +306,9 @@ impl Lanes {
 impl Inner {
     /// What is to be told of a task.
     fn settle(&mut self, id: TaskId, outcome: Outcome) {
-        let key = self.flights.get(&id).and_then(|flight| flight.key.clone());
-        self.settled.push(Settlement { id, key, outcome });
+        if let Some(Flight { started_at_ms, key, .. }) = self.flights.get(&id) {
+            self.settled.push(Settlement { id, started_at_ms: *started_at_ms, key: key.clone(), outcome });
+        }
     }
 
     /// A task is in these hands no more.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use diesel::result::{ConnectionResult, QueryResult};
 
 use super::floor::Start;
-use super::statements::{Ended, Exchange, Look, Manner, Past, RescuedRow, Since};
+use super::statements::{Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since};
 use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
@@ -52,7 +52,7 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::exchange(conn, lease, settled, claims, manner).await
     }
 
-    async fn mine(conn: &mut Self::Session, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
+    async fn mine(conn: &mut Self::Session, lease: &Lease) -> QueryResult<Vec<Mine>> {
         C::Statements::mine(conn, lease).await
     }
 

@@ -4,14 +4,14 @@
 //! Must not know: how tasks are run.
 
 mod deferring;
-mod floor;
+pub(super) mod floor;
 #[cfg(feature = "async-mysql")]
 mod mysql;
 #[cfg(feature = "async-postgres")]
 mod postgres;
 #[cfg(feature = "async-sqlite")]
 mod sqlite;
-mod statements;
+pub(super) mod statements;
 mod table;
 mod trouble;
 
@@ -21,6 +21,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
+pub(crate) use self::table::Statements;
 pub use self::table::WorkerConnection;
 pub(crate) use self::table::{Connect, Looking, Statements, Table, TableSource};
 pub(crate) use self::trouble::{MissingRight, SourceError, Trouble};
@@ -148,6 +150,8 @@ pub(crate) struct Claimed {
     pub(crate) key: Option<String>,
     /// How often programs could not read it.
     pub(crate) refusals: i32,
+    /// When it was taken, by the clock of the database.
+    pub(crate) started_at_ms: i64,
 }
 
 /// Without the arguments.
@@ -161,6 +165,10 @@ impl fmt::Debug for Claimed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settlement {
     pub(crate) id: TaskId,
+    /// When it was taken: the same worker may have taken the task anew since then, and that attempt
+    /// has not ended like this one. A statement whose answer got lost is sent again, or arrives late.
+    /// Only what is done is done, whichever attempt that was.
+    pub(crate) started_at_ms: i64,
     /// The key that it held.
     pub(crate) key: Option<String>,
     pub(crate) outcome: Outcome,

@@ -3,18 +3,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::OptionalExtension;
 use diesel::result::{Error, QueryResult};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
+use tokio::time::Instant;
 
 use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, IN_THE_WAY, LISTED, LeftKey,
-    Look, LookSql, Manner, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
-    Taken, choose, freed, has_due, keys_freed, keys_left, keys_of, next_unknown, park, refunded, rescue, settle,
+    Look, LookSql, Manner, Mine, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
+    Taken, choose, freed, has_due, keys_freed, keys_of, keys_of_rescued, mine, next_unknown, park, rescue, settle,
     start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
@@ -79,11 +80,8 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         Ok(exchange)
     }
 
-    async fn mine(conn: &mut AsyncMysqlConnection, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
-        let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
-            "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
-        );
-        mine.bind(lease.worker).load(conn).await
+    async fn mine(conn: &mut AsyncMysqlConnection, lease: &Lease) -> QueryResult<Vec<Mine>> {
+        mine(lease).load(conn).await
     }
 
     async fn park(conn: &mut AsyncMysqlConnection, unknown: &Unknown) -> QueryResult<usize> {
@@ -154,7 +152,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     }
 
     async fn promote(conn: &mut AsyncMysqlConnection) -> QueryResult<usize> {
-        let due = format!("state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms");
+        let due = format!("state = 'scheduled' AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms");
         change(conn, due, "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (".to_owned()).await
     }
 
@@ -171,7 +169,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
                 }
                 let rescue = Sql::<()>::new(rescue(NOW)).sql("id IN (");
                 rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
-                match elect(conn, &keys_left(&rows)).await? {
+                match elect(conn, &keys_of_rescued(&rows)).await? {
                     stuck if stuck.is_empty() => Ok(rows),
                     // Somebody has the next row of a key locked: later.
                     _ => Err(Error::RollbackTransaction),
@@ -190,14 +188,16 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             Ended::Otherwise => &["dead", "cancelled"],
         };
         for state in states {
-            let over = format!("state = '{state}' AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms");
+            let over = format!(
+                "state = '{state}' AND ended_at_ms < {NOW} - {kept} AND freed_key IS NULL ORDER BY ended_at_ms"
+            );
             pruned += change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await?;
         }
         Ok(pruned)
     }
 
     async fn start_anew(conn: &mut AsyncMysqlConnection, lease: &Lease) -> QueryResult<usize> {
-        change(conn, started_in_the_time_to_come(NOW, lease), start_anew(NOW) + "id IN (").await
+        change(conn, started_in_the_time_to_come(NOW, lease), start_anew(NOW, lease) + "id IN (").await
     }
 
     async fn give_up_refused(conn: &mut AsyncMysqlConnection, after: Duration) -> QueryResult<Vec<RescuedRow>> {
@@ -224,7 +224,9 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         conn.transaction::<_, Error, _>(async move |conn| {
             let choose = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'unknown' AND task = ")
                 .bind(task)
-                .sql(format!(" AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"));
+                .sql(format!(
+                    " AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
+                ));
             let rows: Vec<(TaskId,)> = choose.load(conn).await?;
             if !rows.is_empty() {
                 let adopt = Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (");
@@ -238,12 +240,15 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     async fn free_keys(conn: &mut AsyncMysqlConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
         let rows = rows.to_vec();
         conn.transaction::<_, Error, _>(async move |conn| {
-            let stuck = elect(conn, &keys_freed(&rows)).await?;
-            let seen: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();
-            let free = lock(conn, &seen).await?;
-            if !free.is_empty() {
+            // Locked first: what leaves a key behind that is looked at again.
+            let free = lock(conn, &rows.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await?;
+            let seen: Vec<_> = rows.into_iter().filter(|(id, _)| free.contains(id)).collect();
+            let mut keys = keys_freed(&seen);
+            let stuck = elect(conn, &keys).await?;
+            keys.retain(|(key, _)| !stuck.iter().any(|stuck| stuck == key));
+            if !keys.is_empty() {
                 let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
-                clear.list(free).sql(")").execute(conn).await?;
+                clear.list(free).sql(") AND freed_key IN (").list(keys.iter().map(|(key, _)| *key)).sql(")").execute(conn).await?;
             }
             Ok(())
         })
@@ -321,8 +326,7 @@ async fn tell(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settlem
                 let ids: Vec<_> = ends.iter().map(|settlement| settlement.id).collect();
                 let free: HashSet<_> = lock(conn, &ids).await?.into_iter().collect();
                 let (ends, locked): (Vec<_>, Vec<_>) = ends.into_iter().partition(|end| free.contains(&end.id));
-                forget_unique(conn, &who, &refunded(&ends)).await?;
-                for statement in settle(&who, &ends, NOW) {
+                for statement in settle(&who, &ends, NOW, FORGET_UNIQUE) {
                     statement.execute(conn).await?;
                 }
                 stuck = elect(conn, &keys_of(&ends)).await?;
@@ -418,20 +422,10 @@ async fn elect(conn: &mut AsyncMysqlConnection, keys: &[LeftKey<'_>]) -> QueryRe
     Ok(stuck)
 }
 
-/// These wait again as if they had never been taken. Where another one has come meanwhile that is
-/// the same, they are two now.
-async fn forget_unique(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<()> {
-    for tasks in tasks.chunks(LISTED) {
-        let forget = Sql::<()>::new(
-            "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task AND o.waiting_unique_key = t.unique_key \
-             SET t.unique_key = NULL WHERE t.state = 'running' AND t.worker = ",
-        )
-        .bind(lease.worker)
-        .sql(" AND t.id IN (");
-        forget.list(tasks.iter().copied()).sql(")").execute(conn).await?;
-    }
-    Ok(())
-}
+/// Where another one has come that is the same, this row, which is named behind it, is a second one
+/// from now on.
+const FORGET_UNIQUE: &str = "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task \
+     AND o.waiting_unique_key = t.unique_key SET t.unique_key = NULL WHERE t.attempts = 1 AND t.id = ";
 
 /// Claims from the front of the queue. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.
@@ -466,8 +460,9 @@ async fn take_of(
 ) -> QueryResult<(Taken, bool)> {
     let queue = &*claim.queue;
     let front = Sql::<CandidateSql>::new(format!(
-        "SELECT c.id, CAST(LENGTH(c.payload) AS SIGNED), CASE WHEN c.task_key IS NOT NULL THEN (SELECT h.id \
-         FROM deferred_tasks AS h WHERE h.held_key = c.task_key AND {IN_THE_WAY} ORDER BY h.id LIMIT 1) END \
+        "SELECT c.id, CAST(LENGTH(c.payload) AS SIGNED), CASE WHEN c.task_key IS NOT NULL THEN COALESCE((SELECT h.id \
+         FROM deferred_tasks AS h WHERE h.held_key = c.task_key AND {IN_THE_WAY} ORDER BY h.id LIMIT 1), \
+         (SELECT b.id FROM deferred_tasks AS b WHERE b.blocked_key = c.task_key AND b.id < c.id ORDER BY b.id LIMIT 1)) END \
          FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = "
     ))
     .bind(queue)

@@ -1,27 +1,27 @@
 //! The statements for SQLite, whose connection is a synchronous one: each round is one transaction
 //! on a thread for blocking work, because it is commits that cost there.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::result::QueryResult;
-use diesel::sql_types::{Nullable, Text};
 use diesel::{OptionalExtension, RunQueryDsl, SqliteConnection};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use tokio::time::Instant;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS, IN_THE_WAY, LISTED,
-    LeftKey, Look, LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken,
-    UNIQUE_WAITS, choose, freed, has_due, keys_freed, keys_left, keys_of, next_unknown, park, refunded, rescue, settle,
-    start_anew, started_in_the_time_to_come, wider,
+    BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS,
+    IN_THE_WAY, LISTED, LeftKey, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
+    RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose, freed, has_due, keys_freed, keys_of, keys_of_rescued, mine,
+    next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement, Unknown};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
-use crate::durable::id::{SqlTaskId, TaskId};
+use crate::durable::id::TaskId;
 use crate::durable::sql::Sql;
 
 impl WorkerConnection for SyncConnectionWrapper<SqliteConnection> {
@@ -56,8 +56,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                forget_unique(conn, &lease, &refunded(&settled))?;
-                settle(&lease, &settled, NOW)
+                settle(&lease, &settled, NOW, &FORGET_UNIQUE)
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
                 elect(conn, &keys_of(&settled))?;
@@ -75,18 +74,9 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         .await
     }
 
-    async fn mine(
-        conn: &mut SyncConnectionWrapper<SqliteConnection>,
-        lease: &Lease,
-    ) -> QueryResult<Vec<(TaskId, Option<String>)>> {
-        let worker = lease.worker;
-        conn.spawn_blocking(move |conn| {
-            let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
-                "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
-            );
-            mine.bind(worker).load(conn)
-        })
-        .await
+    async fn mine(conn: &mut SyncConnectionWrapper<SqliteConnection>, lease: &Lease) -> QueryResult<Vec<Mine>> {
+        let lease = *lease;
+        conn.spawn_blocking(move |conn| mine(&lease).load(conn)).await
     }
 
     async fn park(conn: &mut SyncConnectionWrapper<SqliteConnection>, unknown: &Unknown) -> QueryResult<usize> {
@@ -171,7 +161,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         conn.spawn_blocking(|conn| {
             let promote = Sql::<()>::new(format!(
                 "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (SELECT id FROM deferred_tasks \
-                 WHERE state = 'scheduled' AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH})"
+                 WHERE state = 'scheduled' AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH})"
             ));
             promote.execute(conn)
         })
@@ -186,7 +176,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                      ORDER BY lease_until_ms LIMIT {BATCH}) RETURNING {RESCUED}, state, task_key"
                 ));
                 let rows: Vec<RescuedRow> = rescue.load(conn)?;
-                elect(conn, &keys_left(&rows))?;
+                elect(conn, &keys_of_rescued(&rows))?;
                 Ok(rows)
             })
         })
@@ -202,7 +192,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         conn.spawn_blocking(move |conn| {
             let prune = Sql::<()>::new(format!(
                 "DELETE FROM deferred_tasks WHERE id IN (SELECT id FROM deferred_tasks \
-                 WHERE {} AND ended_at_ms < {NOW} - {kept} ORDER BY ended_at_ms LIMIT {BATCH})",
+                 WHERE {} AND ended_at_ms < {NOW} - {kept} AND freed_key IS NULL ORDER BY ended_at_ms LIMIT {BATCH})",
                 ended.states()
             ));
             prune.execute(conn)
@@ -211,7 +201,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
     }
 
     async fn start_anew(conn: &mut SyncConnectionWrapper<SqliteConnection>, lease: &Lease) -> QueryResult<usize> {
-        let start = start_anew(NOW) + &started_in_the_time_to_come(NOW, lease);
+        let start = start_anew(NOW, lease) + &started_in_the_time_to_come(NOW, lease);
         conn.spawn_blocking(move |conn| Sql::<()>::new(start).varying().execute(conn)).await
     }
 
@@ -239,7 +229,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                  WHERE state = 'unknown' AND task = ",
             )
             .bind(task)
-            .sql(format!(" AND run_at_ms <= {NOW} ORDER BY run_at_ms LIMIT {BATCH})"));
+            .sql(format!(" AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH})"));
             adopt.execute(conn)
         })
         .await
@@ -252,9 +242,11 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let rows = rows.to_vec();
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                elect(conn, &keys_freed(&rows))?;
+                let keys = keys_freed(&rows);
+                elect(conn, &keys)?;
                 let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
-                clear.list(rows.iter().map(|(id, _)| *id)).sql(")").execute(conn).map(drop)
+                let clear = clear.list(rows.iter().map(|(id, _)| *id)).sql(") AND freed_key IN (");
+                clear.list(keys.iter().map(|(key, _)| *key)).sql(")").execute(conn).map(drop)
             })
         })
         .await
@@ -293,21 +285,14 @@ fn elect(conn: &mut SqliteConnection, keys: &[LeftKey<'_>]) -> QueryResult<()> {
     Ok(())
 }
 
-/// These wait again as if they had never been taken. Where another one has come meanwhile that is
-/// the same, they are two now.
-fn forget_unique(conn: &mut SqliteConnection, lease: &Lease, tasks: &[TaskId]) -> QueryResult<()> {
-    tasks.chunks(LISTED).try_for_each(|tasks| {
-        let forget =
-            Sql::<()>::new("UPDATE deferred_tasks SET unique_key = NULL WHERE state = 'running' AND worker = ")
-                .bind(lease.worker)
-                .sql(" AND id IN (");
-        let forget = forget.list(tasks.iter().copied()).sql(format!(
-            ") AND EXISTS (SELECT 1 FROM deferred_tasks AS o WHERE o.task = deferred_tasks.task \
-             AND o.unique_key = deferred_tasks.unique_key AND {UNIQUE_WAITS})"
-        ));
-        forget.execute(conn).map(drop)
-    })
-}
+/// Where another one has come that is the same, this row, which is named behind it, is a second one
+/// from now on.
+static FORGET_UNIQUE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "UPDATE deferred_tasks AS t SET unique_key = NULL WHERE t.attempts = 1 AND EXISTS (SELECT 1 FROM deferred_tasks AS o \
+         WHERE o.task = t.task AND o.unique_key = t.unique_key AND {UNIQUE_WAITS}) AND t.id = "
+    )
+});
 
 /// Claims from the front of the queue. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.
@@ -316,8 +301,9 @@ fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResul
     loop {
         let queue = &*claim.queue;
         let front = Sql::<CandidateSql>::new(format!(
-            "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN (SELECT h.id \
-             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1) END \
+            "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN COALESCE((SELECT h.id \
+             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1), \
+             (SELECT b.id FROM deferred_tasks AS b WHERE {BLOCKED_BEFORE} LIMIT 1)) END \
              FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = "
         ))
         .bind(queue)

@@ -9,82 +9,107 @@ use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::result::{Error, QueryResult};
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SmallInt, Text};
+use tokio::time::Instant;
 
 /// The rows of a claim.
-pub(super) type ClaimedSql = (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer);
+pub(super) type ClaimedSql =
+    (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer, BigInt);
 
 /// See [`ClaimedSql`].
-#[derive(Debug, diesel::Queryable)]
+#[derive(Debug, PartialEq, Eq, diesel::Queryable)]
 #[diesel(sql_type = ClaimedSql)]
-pub(super) struct ClaimedRow {
-    pub(super) id: TaskId,
-    pub(super) task: String,
-    pub(super) payload: String,
+pub(crate) struct ClaimedRow {
+    pub(crate) id: TaskId,
+    pub(crate) task: String,
+    pub(crate) payload: String,
     /// Those that count.
-    pub(super) attempts: i32,
-    pub(super) max_attempts: i32,
-    pub(super) priority: i16,
+    pub(crate) attempts: i32,
+    pub(crate) max_attempts: i32,
+    pub(crate) priority: i16,
     /// When it was due.
-    pub(super) run_at_ms: i64,
-    pub(super) key: Option<String>,
+    pub(crate) run_at_ms: i64,
+    pub(crate) key: Option<String>,
     /// How often programs could not read it.
-    pub(super) refusals: i32,
+    pub(crate) refusals: i32,
+    /// When it was taken.
+    pub(crate) started_at_ms: i64,
 }
 
 /// The columns of one.
-pub(super) const CLAIMED: &str =
-    "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms, task_key, refusals";
+pub(super) const CLAIMED: &str = "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms, task_key, \
+     refusals, COALESCE(started_at_ms, 0)";
+
+/// The rows of what a worker has.
+pub(super) type MineSql = (SqlTaskId, Nullable<Text>, BigInt);
+
+/// See [`MineSql`].
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, diesel::Queryable)]
+#[diesel(sql_type = MineSql)]
+pub(crate) struct Mine {
+    pub(crate) id: TaskId,
+    pub(crate) key: Option<String>,
+    /// When it was taken.
+    pub(crate) started_at_ms: i64,
+}
+
+/// What this worker has.
+pub(super) fn mine(lease: &Lease) -> Sql<'static, MineSql> {
+    Sql::new(
+        "SELECT id, task_key, COALESCE(started_at_ms, 0) FROM deferred_tasks WHERE state = 'running' AND worker = ",
+    )
+    .bind(lease.worker)
+}
 
 /// The rows of what is still ours.
 pub(super) type RenewedSql = (SqlTaskId, Bool);
 
 /// From where on one looks: what was before it has been seen, and what is dead there costs time.
 #[derive(Debug, Clone)]
-pub(super) struct Since {
+pub(crate) struct Since {
     /// Of what is due at a time, and leases that end at one; `None`: from the beginning.
-    pub(super) since_ms: Option<i64>,
+    pub(crate) since_ms: Option<i64>,
     /// Of each queue.
-    pub(super) queues: Vec<(Arc<str>, Option<Floor>)>,
+    pub(crate) queues: Vec<(Arc<str>, Option<Floor>)>,
 }
 
 /// The row of a look.
 pub(super) type LookSql = (BigInt, Nullable<BigInt>, Nullable<BigInt>, Bool, Bool, Bool);
 
 /// What there is.
-#[derive(Debug, diesel::Queryable)]
+#[derive(Debug, PartialEq, Eq, diesel::Queryable)]
 #[diesel(sql_type = LookSql)]
-pub(super) struct Look {
-    pub(super) now_ms: i64,
-    pub(super) next_scheduled_ms: Option<i64>,
+pub(crate) struct Look {
+    pub(crate) now_ms: i64,
+    pub(crate) next_scheduled_ms: Option<i64>,
     /// Only where one looks from the beginning: all that has ended since lies before it.
-    pub(super) next_lease_end_ms: Option<i64>,
+    pub(crate) next_lease_end_ms: Option<i64>,
     /// Whether a lease has ended.
-    pub(super) lease_ended: bool,
+    pub(crate) lease_ended: bool,
     /// Whether there is a key that a row left.
-    pub(super) freed: bool,
+    pub(crate) freed: bool,
     /// Whether a task of one of the worker's queues is ready.
-    pub(super) ready: bool,
+    pub(crate) ready: bool,
 }
 
 /// The row of a look at what is in no hurry.
 pub(super) type PastSql = (Nullable<BigInt>, Nullable<BigInt>, Nullable<BigInt>, Nullable<Integer>);
 
 /// What is in no hurry.
-#[derive(Debug, diesel::Queryable)]
+#[derive(Debug, PartialEq, Eq, diesel::Queryable)]
 #[diesel(sql_type = PastSql)]
-pub(super) struct Past {
+pub(crate) struct Past {
     /// When the oldest of those ended that did not end well.
-    pub(super) oldest_end_ms: Option<i64>,
+    pub(crate) oldest_end_ms: Option<i64>,
     /// Since when the oldest of those waits that no program could read.
-    pub(super) oldest_refusal_ms: Option<i64>,
+    pub(crate) oldest_refusal_ms: Option<i64>,
     /// When the last of the leases ends.
-    pub(super) last_lease_end_ms: Option<i64>,
+    pub(crate) last_lease_end_ms: Option<i64>,
     /// The version of the tables.
-    pub(super) version: Option<i32>,
+    pub(crate) version: Option<i32>,
 }
 
 /// Whether `h` keeps the others of its key waiting: it runs, is ready to, or is tried again. The
@@ -96,6 +121,11 @@ pub(super) const HOLDS: &str =
 /// Whether `h`, which [holds](HOLDS) its key, is in the way of `c`, which is of the same key: of
 /// those that do not run the first one is next.
 pub(super) const IN_THE_WAY: &str = "h.id <> c.id AND (h.state = 'running' OR h.id < c.id)";
+
+/// Whether `b`, which is blocked, is before `c`, which is of the same key: its turn comes first. It
+/// is looked for by itself, because there may be very many of them.
+#[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+pub(super) const BLOCKED_BEFORE: &str = "b.task_key = c.task_key AND b.state = 'blocked' AND b.id < c.id";
 
 /// Whose `unique_key` counts: what waits, and was never started. The words are those of the index.
 #[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
@@ -127,12 +157,15 @@ pub(super) fn rescue(now: &str) -> String {
 }
 
 /// What is done with rows that started in the time to come, up to which they are: the clock has gone
-/// back since, and without that they would be leased for so much longer. They start now, and are
-/// leased for as long as they were then, so that a worker that lives has the time to renew the
-/// lease; `now` is the SQL of the time. The order of the assignments is for MySQL.
-pub(super) fn start_anew(now: &str) -> String {
+/// back since, and without that they would be leased for so much longer. They are leased from now on,
+/// for as long as they were then, so that a worker that lives has the time to renew the lease, but not
+/// for less than a worker's own lease; `now` is the SQL of the time. When they started stays: the
+/// ends of attempts are known by that.
+pub(super) fn start_anew(now: &str, lease: &Lease) -> String {
+    let longest = lease.ms();
     format!(
-        "UPDATE deferred_tasks SET lease_until_ms = lease_until_ms - started_at_ms + {now}, started_at_ms = {now} WHERE "
+        "UPDATE deferred_tasks SET lease_until_ms = {now} + CASE WHEN lease_until_ms - started_at_ms > {longest} \
+         THEN lease_until_ms - started_at_ms ELSE {longest} END WHERE "
     )
 }
 
@@ -154,7 +187,7 @@ pub(super) fn keep_done(now: &str) -> String {
 /// Rows that are kept for a while, and then deleted: those of a task that ended well, or of one that
 /// did not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     Well,
     Otherwise,
 }
@@ -177,14 +210,14 @@ pub(super) type RescuedSql = (SqlTaskId, Text, Integer, Text, Nullable<Text>);
 pub(super) const RESCUED: &str = "id, task, attempts - snoozes";
 
 /// See [`RescuedSql`].
-pub(super) type RescuedRow = (TaskId, String, i32, String, Option<String>);
+pub(crate) type RescuedRow = (TaskId, String, i32, String, Option<String>);
 
 /// A key that a row has left, or may have left, and that row.
 pub(super) type LeftKey<'k> = (&'k str, TaskId);
 
-/// The keys of rows that keep nobody waiting any more.
-pub(super) fn keys_left(rescued: &[RescuedRow]) -> Vec<LeftKey<'_>> {
-    distinct(rescued.iter().filter(|row| row.3 != "ready").filter_map(|row| Some((row.4.as_deref()?, row.0))))
+/// The keys of rows that were taken back.
+pub(super) fn keys_of_rescued(rescued: &[RescuedRow]) -> Vec<LeftKey<'_>> {
+    distinct(rescued.iter().filter_map(|row| Some((row.4.as_deref()?, row.0))))
 }
 
 /// The keys of rows whose attempts ended.
@@ -209,7 +242,7 @@ fn distinct<'k>(keys: impl Iterator<Item = LeftKey<'k>>) -> Vec<LeftKey<'k>> {
 
 /// How ends are told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(crate) enum Manner {
     /// All statements are sent at once. Those of keys must have been prepared before, or they would
     /// overtake each other.
     #[cfg_attr(not(feature = "async-postgres"), allow(dead_code, reason = "only PostgreSQL's protocol has that"))]
@@ -222,23 +255,23 @@ pub(super) enum Manner {
 
 /// What an exchange did with the table.
 #[derive(Debug, Default)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     /// The ends that were not told, because somebody has locked their rows, or the next row of their
     /// key.
-    pub(super) untold: Vec<TaskId>,
+    pub(crate) untold: Vec<TaskId>,
     /// For each claim, in their order; fewer where one of them failed, or there was no time for all.
-    pub(super) taken: Vec<Taken>,
+    pub(crate) taken: Vec<Taken>,
     /// How that one failed, and how long that took.
-    pub(super) error: Option<(Error, Duration)>,
+    pub(crate) error: Option<(Error, Duration)>,
     /// Whether the statements of [`Manner::AtOnce`] are known to be prepared.
-    pub(super) prepared: bool,
+    pub(crate) prepared: bool,
     /// Whether rows became ready that were behind others of their key.
-    pub(super) readied: bool,
+    pub(crate) readied: bool,
 }
 
 impl Exchange {
     /// Adds what a claim took that began then; `false`: it failed, and no other one follows.
-    pub(super) fn claimed(&mut self, taken: QueryResult<Taken>, begin: Instant) -> bool {
+    pub(crate) fn claimed(&mut self, taken: QueryResult<Taken>, begin: Instant) -> bool {
         match taken {
             Ok(taken) => self.taken.push(taken),
             Err(error) => self.error = Some((error, begin.elapsed())),
@@ -249,14 +282,14 @@ impl Exchange {
 
 /// What a claim took.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
-    pub(super) rows: Vec<ClaimedRow>,
+pub(crate) struct Taken {
+    pub(crate) rows: Vec<ClaimedRow>,
     /// Whether there may be more.
-    pub(super) more: bool,
+    pub(crate) more: bool,
     /// How long it took at the front of the queue, where it was there in the end.
-    pub(super) front: Option<Duration>,
+    pub(crate) front: Option<Duration>,
     /// They are next of their keys, and not what stands at the front.
-    pub(super) handed_over: bool,
+    pub(crate) handed_over: bool,
 }
 
 /// A row at the front of its queue.
@@ -342,11 +375,8 @@ impl Settlement {
 
     /// Those that ended well.
     pub(super) fn done(settled: &[Self]) -> Vec<TaskId> {
-        settled
-            .iter()
-            .filter(|settlement| settlement.outcome == Outcome::Done)
-            .map(|settlement| settlement.id)
-            .collect()
+        let done = settled.iter().filter(|settlement| settlement.outcome == Outcome::Done);
+        done.map(|settlement| settlement.id).collect()
     }
 }
 
@@ -355,9 +385,15 @@ impl Settlement {
 pub(super) const LISTED: usize = 1_000;
 
 /// What tells of ends where there are no arrays: a statement for all that ended well, and one for
-/// each other; `now` is the SQL of the time.
+/// each other; `now` is the SQL of the time. One that waits again as if it had never been taken
+/// forgets its `unique_key` before that, by `forget_unique`, if another one has it meanwhile.
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
-pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static str) -> Vec<Sql<'s>> {
+pub(super) fn settle<'s>(
+    lease: &Lease,
+    settled: &'s [Settlement],
+    now: &'static str,
+    forget_unique: &'static str,
+) -> Vec<Sql<'s>> {
     let mut statements = Vec::new();
     for done in Settlement::done(settled).chunks(LISTED) {
         let end = if lease.keeps_done { keep_done(now) } else { "DELETE FROM deferred_tasks".to_owned() };
@@ -367,6 +403,15 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };
         let goes_on = left.goes_on();
+        if left.refund > 0 {
+            let forget = Sql::new(forget_unique)
+                .bind(settlement.id)
+                .sql(" AND t.worker = ")
+                .bind(lease.worker)
+                .sql(" AND t.started_at_ms = ")
+                .bind(settlement.started_at_ms);
+            statements.push(forget);
+        }
         // MySQL makes one assignment after the other, SQLite all at once: none looks at what
         // another one has changed before it.
         let update = Sql::new("UPDATE deferred_tasks SET state = CASE WHEN cancel_requested AND ")
@@ -392,18 +437,13 @@ pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], now: &'static
             .bind(left.error)
             .sql(format!(", error), cancel_requested = FALSE, {LET_GO} WHERE id = "))
             .bind(settlement.id)
-            .sql(" AND worker = ")
-            .bind(lease.worker);
+            .sql(" AND state = 'running' AND worker = ")
+            .bind(lease.worker)
+            .sql(" AND started_at_ms = ")
+            .bind(settlement.started_at_ms);
         statements.push(update);
     }
     statements
-}
-
-/// The rows whose attempts did not count, and which wait again. In a list, a statement takes it.
-#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
-pub(super) fn refunded(settled: &[Settlement]) -> Vec<TaskId> {
-    let is_refunded = |settlement: &&Settlement| settlement.left().is_some_and(|left| left.refund > 0);
-    settled.iter().filter(is_refunded).map(|settlement| settlement.id).collect()
 }
 
 /// What is done with rows of a task that a program does not have, before it claims them; `now` is the
@@ -411,7 +451,7 @@ pub(super) fn refunded(settled: &[Settlement]) -> Vec<TaskId> {
 pub(super) fn park<'s>(unknown: &'s Unknown, now: &str) -> Sql<'s, ()> {
     Sql::new("UPDATE deferred_tasks SET state = 'unknown', error = ").bind(&*unknown.error).sql(format!(
         ", refusals = refusals + 1, refused_at_ms = COALESCE(refused_at_ms, {now}), run_at_ms = {now}, \
-         freed_key = COALESCE(task_key, freed_key) WHERE state = 'ready' AND "
+         freed_key = task_key WHERE state = 'ready' AND "
     ))
 }
 

@@ -7,15 +7,16 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::ConnectionResult;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use futures_util::future::{BoxFuture, Either, select};
+use tokio::time::Instant;
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, Ended, Exchange, Look, Manner, Past, RescuedRow, Since};
+use super::statements::{BATCH, Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, is_about_others, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
@@ -74,11 +75,8 @@ pub trait Statements<C: AsyncConnection> {
         manner: Manner,
     ) -> impl Future<Output = QueryResult<Exchange>> + Send;
 
-    /// What runs here by the table, and its keys.
-    fn mine(
-        conn: &mut Self::Session,
-        lease: &Lease,
-    ) -> impl Future<Output = QueryResult<Vec<(TaskId, Option<String>)>>> + Send;
+    /// What runs here by the table.
+    fn mine(conn: &mut Self::Session, lease: &Lease) -> impl Future<Output = QueryResult<Vec<Mine>>> + Send;
 
     /// See [`Source::park`].
     fn park(conn: &mut Self::Session, unknown: &Unknown) -> impl Future<Output = QueryResult<usize>> + Send;
@@ -109,7 +107,7 @@ pub trait Statements<C: AsyncConnection> {
     fn prune(conn: &mut Self::Session, ended: Ended, kept: Duration)
     -> impl Future<Output = QueryResult<usize>> + Send;
 
-    /// What runs by the table, and started in the time to come, starts now; says how many.
+    /// What runs by the table, and started in the time to come, is leased from now on; says how many.
     fn start_anew(conn: &mut Self::Session, lease: &Lease) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Those that no program could read for so long are given up; says which.
@@ -450,6 +448,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 max_attempts: row.max_attempts,
                 key: row.key,
                 refusals: row.refusals,
+                started_at_ms: row.started_at_ms,
             }));
         }
         Ok(exchanged)
@@ -469,11 +468,12 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let Some(until) = self.doubt else { return Ok(0) };
         let (lease, begin) = (self.lease, Instant::now());
         let mine = self.with(async |conn| C::Statements::mine(conn, &lease).await).await?;
-        let lost: Vec<_> = mine.into_iter().filter(|(id, _)| !held.contains(id)).collect();
+        let lost: Vec<_> = mine.into_iter().filter(|mine| !held.contains(&mine.id)).collect();
         for lost in lost.chunks(BATCH as usize) {
-            let released = |(id, key): &(TaskId, Option<String>)| Settlement {
-                id: *id,
-                key: key.clone(),
+            let released = |lost: &Mine| Settlement {
+                id: lost.id,
+                started_at_ms: lost.started_at_ms,
+                key: lost.key.clone(),
                 outcome: Outcome::Released { started: false },
             };
             let released: Vec<_> = lost.iter().map(released).collect();
@@ -510,6 +510,13 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
         let mut outlook = Outlook { ready: look.ready, ended: look.lease_ended, next: None, given_up: Vec::new() };
         let mut more = false;
+        if look.freed {
+            let rows = self.with(async |conn| C::Statements::freed(conn).await).await?;
+            self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
+            self.may_lie_before();
+            outlook.ready = true;
+            more |= rows.len() >= BATCH as usize;
+        }
         if is_due {
             let promoted = self.with(async |conn| C::Statements::promote(conn).await).await?;
             if promoted > 0 {
@@ -518,12 +525,6 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             }
             // What is due next stands behind those, and was not seen.
             more |= promoted > 0;
-        }
-        if look.freed {
-            let rows = self.with(async |conn| C::Statements::freed(conn).await).await?;
-            self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
-            self.may_lie_before();
-            outlook.ready = true;
         }
         if thorough {
             if look.ready {

@@ -1,8 +1,7 @@
 //! What a claim takes, from the front of its queue or from where the last one ended.
 
-use std::time::Instant;
-
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+use tokio::time::Instant;
 
 use super::keys::{TakenRow, TakenSql, in_the_way, split};
 use super::link::Link;
@@ -79,7 +78,9 @@ async fn take_part(link: &Link, lease: &Lease, claim: &Claim, part: Part) -> Que
         };
         let taken = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         all.rows.extend(rows);
-        all.more = counts.seen >= look_at || counts.free > taken;
+        // No more of them are counted than may be taken: behind those there may be others.
+        let uncounted = counts.free >= limit && counts.seen > counts.free;
+        all.more = counts.seen >= look_at || counts.free > taken || uncounted;
         if counts.seen == counts.free || counts.free > taken || taken >= limit {
             return Ok(all);
         }
@@ -107,7 +108,7 @@ async fn take_part(link: &Link, lease: &Lease, claim: &Claim, part: Part) -> Que
 /// How often a claim looks at more, before others have their turn.
 const LOOKS: usize = 10;
 
-/// How many rows a claim has seen, and how many of them nothing was in the way of.
+/// How many rows a claim has seen, and how many of them nothing was in the way of, up to its limit.
 struct Counts {
     seen: i64,
     free: i64,
@@ -173,7 +174,7 @@ async fn take(
         .bind(bytes)
         .sql(format!(
             ") END) RETURNING {CLAIMED}, NULL::text) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, \
-             (SELECT count(*)::integer FROM c), (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL"
+             (SELECT count(*)::integer FROM c), (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL, NULL"
         ));
     let rows: Vec<TakenRow> = link.rows(take).await?;
     let (rows, (seen, free)) = split(rows);

@@ -1,12 +1,12 @@
 //! How attempts ended, and who is next of their keys.
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join4;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::keys::{self, TakenRow, split};
 use super::link::Link;
@@ -25,8 +25,16 @@ use crate::durable::worker::source::{Claim, Lease, Settlement};
 #[derive(Serialize)]
 struct LeftRow<'s> {
     id: TaskId,
+    started_at_ms: i64,
     #[serde(flatten)]
     left: Left<'s>,
+}
+
+impl<'s> LeftRow<'s> {
+    fn of(settlement: &'s Settlement) -> Option<Self> {
+        let Settlement { id, started_at_ms, .. } = *settlement;
+        Some(Self { id, started_at_ms, left: settlement.left()? })
+    }
 }
 
 /// Elects; returns the keys that are stuck.
@@ -198,28 +206,35 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
     if !done.is_empty() {
         end_well(lease, &done).execute(conn).await?;
     }
-    let left: Vec<_> =
-        settled.iter().filter_map(|settlement| Some(LeftRow { id: settlement.id, left: settlement.left()? })).collect();
+    let left: Vec<_> = settled.iter().filter_map(LeftRow::of).collect();
     if left.is_empty() {
         return Ok(());
     }
-    let update = Sql::<()>::new(format!(
-        "UPDATE deferred_tasks AS t SET \
-         state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready', 'unknown') THEN 'cancelled' ELSE l.state END, \
-         run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
-         unique_key = CASE WHEN l.refund > 0 AND EXISTS (SELECT FROM deferred_tasks AS o WHERE o.task = t.task \
-         AND o.unique_key = t.unique_key AND {UNIQUE_WAITS} LIMIT 1) THEN NULL ELSE t.unique_key END, \
-         refused_at_ms = CASE WHEN l.refused THEN COALESCE(t.refused_at_ms, {NOW}) ELSE t.refused_at_ms END, \
-         refusals = t.refusals + l.refused::integer, snoozes = t.snoozes + CASE WHEN t.snoozes < 2147483647 THEN l.snoozed ELSE 0 END, error = COALESCE(l.error, t.error), \
-         ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
-         cancel_requested = false, {LET_GO} FROM json_to_recordset("
-    ))
-    .bind(serde_json::to_string(&left).unwrap_or_default())
-    .sql(
-        "::text::json) AS l(id uuid, state text, delay_ms bigint, error text, refund integer, snoozed integer, refused boolean) \
-         WHERE t.id = l.id AND t.worker = ",
-    )
-    .bind(lease.worker);
+    // `r` are those that wait again as if they had never been taken, with how many of one unique_key
+    // they are: each but the first one forgets it, and that one does if another call has it meanwhile.
+    let update = Sql::<()>::new("WITH l AS MATERIALIZED (SELECT * FROM json_to_recordset(")
+        .bind(serde_json::to_string(&left).unwrap_or_default())
+        .sql(
+            "::text::json) AS l(id uuid, started_at_ms bigint, state text, delay_ms bigint, error text, refund integer, \
+             snoozed integer, refused boolean)), r AS MATERIALIZED (SELECT o.id, row_number() OVER (PARTITION BY o.task, o.unique_key \
+             ORDER BY o.id) AS at FROM l JOIN deferred_tasks AS o ON o.id = l.id WHERE l.refund > 0 AND o.attempts = 1 \
+             AND o.unique_key IS NOT NULL AND o.state = 'running' AND o.started_at_ms = l.started_at_ms AND o.worker = ",
+        )
+        .bind(lease.worker)
+        .sql(format!(
+            ") UPDATE deferred_tasks AS t SET \
+             state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready', 'unknown') THEN 'cancelled' ELSE l.state END, \
+             run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
+             unique_key = CASE WHEN l.refund > 0 AND t.attempts = 1 AND (EXISTS (SELECT FROM deferred_tasks AS o \
+             WHERE o.task = t.task AND o.unique_key = t.unique_key AND {UNIQUE_WAITS} LIMIT 1) \
+             OR EXISTS (SELECT FROM r WHERE r.id = t.id AND r.at > 1)) THEN NULL ELSE t.unique_key END, \
+             refused_at_ms = CASE WHEN l.refused THEN COALESCE(t.refused_at_ms, {NOW}) ELSE t.refused_at_ms END, \
+             refusals = t.refusals + l.refused::integer, snoozes = t.snoozes + CASE WHEN t.snoozes < 2147483647 THEN l.snoozed ELSE 0 END, error = COALESCE(l.error, t.error), \
+             ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
+             cancel_requested = false, {LET_GO} FROM l WHERE t.id = l.id AND t.state = 'running' \
+             AND t.started_at_ms = l.started_at_ms AND t.worker = "
+        ))
+        .bind(lease.worker);
     update.execute(conn).await?;
     Ok(())
 }

@@ -126,7 +126,7 @@ pub(super) fn hand_over<'k>(
             " END FROM h WHERE t.ctid = h.place RETURNING {CLAIMED}, CASE WHEN h.fits THEN t.queue END AS queue) \
              SELECT * FROM t WHERE queue IS NOT NULL UNION ALL SELECT NULL, NULL, NULL, \
              (1 / (1 - least((SELECT count(*) FROM stuck), 1)))::integer, (SELECT count(*) FROM h WHERE fits IS NOT TRUE)::integer, \
-             NULL, NULL, NULL, NULL, NULL"
+             NULL, NULL, NULL, NULL, NULL, NULL"
         ))
 }
 
@@ -142,6 +142,7 @@ pub(super) type TakenSql = (
     Nullable<BigInt>,
     Nullable<Text>,
     Nullable<Integer>,
+    Nullable<BigInt>,
     Nullable<Text>,
 );
 
@@ -156,6 +157,7 @@ pub(super) type TakenRow = (
     Option<i64>,
     Option<String>,
     Option<i32>,
+    Option<i64>,
     Option<String>,
 );
 
@@ -178,9 +180,21 @@ pub(super) fn split(rows: Vec<TakenRow>) -> (WithQueue, (i32, i32)) {
                 Some(run_at_ms),
                 key,
                 Some(refusals),
+                Some(started_at_ms),
                 queue,
             ) => claimed.push((
-                ClaimedRow { id, task, payload, attempts, max_attempts, priority, run_at_ms, key, refusals },
+                ClaimedRow {
+                    id,
+                    task,
+                    payload,
+                    attempts,
+                    max_attempts,
+                    priority,
+                    run_at_ms,
+                    key,
+                    refusals,
+                    started_at_ms,
+                },
                 queue,
             )),
             (_, _, _, first, second, ..) => numbers = (first, second),

@@ -1,4 +1,6 @@
 //! Lists of values as one text each.
+//!
+//! Must not know: which statements take them.
 
 use crate::durable::id::TaskId;
 
@@ -11,4 +13,9 @@ pub(super) fn ids(tasks: &[TaskId]) -> String {
     }
     text.push('}');
     text
+}
+
+/// Words as a JSON array.
+pub(super) fn words(words: &[&str]) -> String {
+    serde_json::to_string(words).unwrap_or_default()
 }

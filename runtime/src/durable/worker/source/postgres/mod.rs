@@ -8,24 +8,26 @@ mod link;
 mod lists;
 mod told;
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::OptionalExtension;
 use diesel::result::{ConnectionResult, Error, QueryResult};
-use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join;
 use futures_util::{FutureExt, StreamExt};
+use tokio::time::Instant;
 
 use self::claim::take_all;
 use self::ends::{elect, tell, tell_at_once, tell_one_by_one};
 use self::link::Link;
-use self::lists::ids;
+use self::lists::{ids, words};
 use super::floor::{Floor, Start};
 use super::statements::{
-    BATCH, Ended, Exchange, Look, LookSql, Manner, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since,
-    freed, has_due, keys_freed, keys_left, next_unknown, park, rescue, start_anew, started_in_the_time_to_come,
+    BATCH, Ended, Exchange, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql,
+    Since, freed, has_due, keys_freed, keys_of_rescued, mine, next_unknown, park, rescue, start_anew,
+    started_in_the_time_to_come,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Hint, Lease, Settlement, Unknown};
@@ -163,12 +165,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         Ok(exchange)
     }
 
-    async fn mine(link: &mut Link, lease: &Lease) -> QueryResult<Vec<(TaskId, Option<String>)>> {
-        let mine = Sql::<(SqlTaskId, Nullable<Text>)>::new(
-            "SELECT id, task_key FROM deferred_tasks WHERE state = 'running' AND worker = ",
-        )
-        .bind(lease.worker);
-        link.rows(mine).await
+    async fn mine(link: &mut Link, lease: &Lease) -> QueryResult<Vec<Mine>> {
+        link.rows(mine(lease)).await
     }
 
     async fn park(link: &mut Link, unknown: &Unknown) -> QueryResult<usize> {
@@ -261,7 +259,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         // condition of an index.
         let promote = Sql::<()>::new(format!(
             "UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
-             WHERE state = 'scheduled' AND run_at_ms <= (SELECT {NOW}) ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
+             WHERE state = 'scheduled' AND run_at_ms <= (SELECT {NOW}) AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH} \
+             FOR UPDATE SKIP LOCKED))"
         ));
         link.run(promote).await
     }
@@ -273,7 +272,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
                  ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state, task_key"
             ));
             let rows: Vec<RescuedRow> = rescue.load(conn).await?;
-            match elect(conn, &keys_left(&rows)).await? {
+            match elect(conn, &keys_of_rescued(&rows)).await? {
                 stuck if stuck.is_empty() => Ok(rows),
                 // Somebody has the next row of a key locked: later.
                 _ => Err(Error::RollbackTransaction),
@@ -290,13 +289,13 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             ended.states()
         ))
         .bind(milliseconds(kept))
-        .sql(format!(" ORDER BY ended_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
+        .sql(format!(" AND freed_key IS NULL ORDER BY ended_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
         link.run(prune).await
     }
 
     async fn start_anew(link: &mut Link, lease: &Lease) -> QueryResult<usize> {
         let now = format!("(SELECT {NOW})");
-        let start = Sql::<()>::new(start_anew(&now)).sql(format!(
+        let start = Sql::<()>::new(start_anew(&now, lease)).sql(format!(
             "ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE {} LIMIT {BATCH} FOR UPDATE SKIP LOCKED))",
             started_in_the_time_to_come(&now, lease)
         ));
@@ -321,21 +320,29 @@ impl Statements<AsyncPgConnection> for OnPostgres {
              WHERE state = 'unknown' AND task = ",
         )
         .bind(task)
-        .sql(format!(" AND run_at_ms <= (SELECT {NOW}) ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"));
+        .sql(format!(
+            " AND run_at_ms <= (SELECT {NOW}) AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
+        ));
         link.run(adopt).await
     }
 
     async fn free_keys(link: &mut Link, rows: &[(TaskId, String)]) -> QueryResult<()> {
-        let keys = keys_freed(rows);
         link.transaction(async |conn| {
+            // Locked first: what leaves a key behind that is looked at again.
+            let lock = Sql::<SqlTaskId>::new("SELECT id FROM deferred_tasks WHERE id = ANY(")
+                .bind(ids(&rows.iter().map(|(id, _)| *id).collect::<Vec<_>>()))
+                .sql("::text::uuid[]) FOR UPDATE SKIP LOCKED");
+            let free: HashSet<TaskId> = lock.load(conn).await?.into_iter().collect();
+            let seen: Vec<_> = rows.iter().filter(|(id, _)| free.contains(id)).cloned().collect();
+            let keys = keys_freed(&seen);
             let stuck = elect(conn, &keys).await?;
-            let looked_at: Vec<_> = rows.iter().filter(|(_, key)| !stuck.contains(key)).map(|(id, _)| *id).collect();
-            let clear = Sql::<()>::new(
-                "UPDATE deferred_tasks SET freed_key = NULL WHERE id = ANY(ARRAY(SELECT id \
-                FROM deferred_tasks WHERE freed_key IS NOT NULL AND id = ANY(",
-            )
-            .bind(ids(&looked_at))
-            .sql("::text::uuid[]) FOR UPDATE SKIP LOCKED))");
+            let mut keys: Vec<_> = keys.into_iter().map(|(key, _)| key).collect();
+            keys.retain(|key| !stuck.iter().any(|stuck| stuck == key));
+            let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id = ANY(")
+                .bind(ids(&free.into_iter().collect::<Vec<_>>()))
+                .sql("::text::uuid[]) AND freed_key = ANY(ARRAY(SELECT value FROM json_array_elements_text(")
+                .bind(words(&keys))
+                .sql("::text::json)))");
             clear.execute(conn).await.map(drop)
         })
         .await
