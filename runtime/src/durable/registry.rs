@@ -30,6 +30,13 @@ impl Registered {
         Self { name: T::NAME, was: T::WAS, file, line, states: T::STATES, defaults: T::DEFAULTS, start: start::<T> }
     }
 
+    /// One of this name, for a service that runs it without its body.
+    #[cfg(all(test, feature = "worker"))]
+    pub(crate) const fn named(name: &'static str) -> Self {
+        let start = |_: &Decoder<'_>, _: &States| Ok(None);
+        Self { name, was: &[], file: file!(), line: line!(), states: &[], defaults: Defaults::STANDARD, start }
+    }
+
     /// The body of a stored call; `None` where it lacks a state.
     ///
     /// # Errors
@@ -67,6 +74,12 @@ impl Registry {
             }
         }
         Ok(Self(tasks))
+    }
+
+    /// Of these.
+    #[cfg(test)]
+    pub(crate) fn of(tasks: &'static [Registered]) -> Self {
+        Self(tasks.iter().map(|task| (task.name, task)).collect())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&'static Registered> {

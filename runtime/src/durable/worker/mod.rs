@@ -10,6 +10,8 @@ mod engine;
 mod errors;
 mod job;
 mod lane;
+#[cfg(test)]
+mod model;
 mod runner;
 mod source;
 

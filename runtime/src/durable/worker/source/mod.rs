@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(test)]
-pub(crate) use self::table::Statements;
+pub(crate) use self::table::Opening;
 pub use self::table::WorkerConnection;
 pub(crate) use self::table::{Connect, Looking, Statements, Table, TableSource};
 pub(crate) use self::trouble::{MissingRight, SourceError, Trouble};

@@ -248,7 +248,13 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             keys.retain(|(key, _)| !stuck.iter().any(|stuck| stuck == key));
             if !keys.is_empty() {
                 let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
-                clear.list(free).sql(") AND freed_key IN (").list(keys.iter().map(|(key, _)| *key)).sql(")").execute(conn).await?;
+                clear
+                    .list(free)
+                    .sql(") AND freed_key IN (")
+                    .list(keys.iter().map(|(key, _)| *key))
+                    .sql(")")
+                    .execute(conn)
+                    .await?;
             }
             Ok(())
         })

@@ -114,17 +114,18 @@ pub(crate) struct Past {
 
 /// Whether `h` keeps the others of its key waiting: it runs, is ready to, or is tried again. The
 /// words are those of the index.
-#[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+#[cfg(feature = "async-sqlite")]
 pub(super) const HOLDS: &str =
     "h.task_key IS NOT NULL AND (h.state IN ('ready', 'running') OR (h.state = 'scheduled' AND h.attempts > 0))";
 
-/// Whether `h`, which [holds](HOLDS) its key, is in the way of `c`, which is of the same key: of
-/// those that do not run the first one is next.
+/// Whether `h`, which holds its key, is in the way of `c`, which is of the same key: of those that do
+/// not run the first one is next.
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
 pub(super) const IN_THE_WAY: &str = "h.id <> c.id AND (h.state = 'running' OR h.id < c.id)";
 
 /// Whether `b`, which is blocked, is before `c`, which is of the same key: its turn comes first. It
 /// is looked for by itself, because there may be very many of them.
-#[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+#[cfg(feature = "async-sqlite")]
 pub(super) const BLOCKED_BEFORE: &str = "b.task_key = c.task_key AND b.state = 'blocked' AND b.id < c.id";
 
 /// Whose `unique_key` counts: what waits, and was never started. The words are those of the index.

@@ -143,11 +143,11 @@ pub trait Statements<C: AsyncConnection> {
 #[derive(Debug)]
 pub struct Opening {
     /// How long the worker waits for an answer. The server gives up before that.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
     /// Whether it is to be given hints, where the database has any.
-    pub(super) listens: bool,
+    pub(crate) listens: bool,
     /// Whether there is a pooler in between; `None`: that is to be found out.
-    pub(super) pooler: Option<bool>,
+    pub(crate) pooler: Option<bool>,
 }
 
 /// How one is opened.
