@@ -127,15 +127,16 @@ async fn d04_ended_again_and_again<A: Server>(db: &Scratch<A::Blocking>) {
     let worker = at_work!(worker.poll_interval(Duration::from_millis(20)).state(notes.clone()));
     let observer = &mut db.observer();
     let mut ended = 0;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    // A worker that is ended before it has done anything pauses for up to six seconds.
+    let deadline = Instant::now() + Duration::from_secs(120);
     while A::Blocking::number(observer, "SELECT count(*) AS number FROM deferred_tasks") > 0 {
         assert!(Instant::now() < deadline, "after {ended} ends: {:#?}", db.tasks());
         // At any moment of its work.
-        tokio::time::sleep(Duration::from_micros(fastrand::u64(0..30_000))).await;
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(0..60_000))).await;
         let number = A::Blocking::number(observer, A::ANY);
         // On a busy machine it would get nowhere if that went on for ever: it waits longer each
         // time.
-        if number != 0 && ended < 20 {
+        if number != 0 && ended < 12 {
             A::end(observer, number);
             ended += 1;
         }
