@@ -263,9 +263,11 @@ async fn d25_an_enqueuing_connection_keeps_no_prepared_statements() {
         conn.set_prepared_statement_cache_size(size);
         // What is prepared for later, from the second time on.
         for round in 0..3 {
-            assert_eq!(enqueue(sync, "sync"), Ok(()), "{size:?}, {round}");
-            assert_eq!(enqueue_async(conn, "async").await, Ok(()), "{size:?}, {round}");
-            expected.extend(["note"; 2]);
+            for done in [enqueue(sync, "sync"), enqueue_async(conn, "async").await] {
+                // With statements that stay prepared it depends on which session the pooler gives.
+                assert!(done.is_ok() || matches!(size, CacheSize::Unbounded), "{size:?}, {round}: {done:?}");
+                expected.extend(done.is_ok().then_some("note"));
+            }
         }
         // Somebody else has the session that they had.
         let other = client(&url).await;
