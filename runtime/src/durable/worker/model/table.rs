@@ -504,7 +504,8 @@ impl Table {
     }
 
     /// What started in the time to come, and is leased for longer than this worker's leases are, is
-    /// leased from now on: the clock has gone back. Says how many.
+    /// leased from now on: the clock has gone back. A lease that ends before that start was renewed
+    /// since. Says how many.
     pub(super) fn start_anew(&mut self, lease: &Lease) -> usize {
         let (now, longest) = (self.now, milliseconds(lease.duration));
         let mut count = 0;
@@ -512,6 +513,7 @@ impl Table {
             if let (Some(started), Some(until)) = (row.started_at, row.lease_until)
                 && started > now
                 && until > now + longest
+                && until > started
             {
                 row.lease_until = Some(now + longest.max(until - started));
                 count += 1;

@@ -171,9 +171,13 @@ pub(super) fn start_anew(now: &str, lease: &Lease) -> String {
 }
 
 /// Which rows these are; `now` is the SQL of the time. The lease is the condition of an index, and
-/// what is leased for no longer than a worker's own lease ends soon enough.
+/// what is leased for no longer than a worker's own lease ends soon enough. A lease that ends before
+/// the row started was renewed, or made anew, since the clock went back: that one is true.
 pub(super) fn started_in_the_time_to_come(now: &str, lease: &Lease) -> String {
-    format!("state = 'running' AND lease_until_ms > {now} + {} AND started_at_ms > {now}", lease.ms())
+    format!(
+        "state = 'running' AND lease_until_ms > {now} + {} AND started_at_ms > {now} AND lease_until_ms > started_at_ms",
+        lease.ms()
+    )
 }
 
 /// What is done with rows of tasks that ended well, where they are kept, up to which they are: what
