@@ -167,6 +167,20 @@ impl<F: FnMut()> Drop for Cleanup<F> {
     }
 }
 
+/// Runs one statement on a server now, and another one when the value is dropped.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn made<C: Connection + 'static>(server: String, make: &str, undo: String) -> Box<dyn Send + Sync> {
+    C::establish(&server)
+        .unwrap_or_else(|error| panic!("connect to {server}: {error}"))
+        .batch_execute(make)
+        .unwrap_or_else(|error| panic!("{make}: {error}"));
+    Box::new(Cleanup(move || {
+        if let Ok(mut conn) = C::establish(&server) {
+            let _ = conn.batch_execute(&undo);
+        }
+    }))
+}
+
 macro_rules! witness_queries {
     ($now:literal) => {
         fn insert(conn: &mut DeferredConnection<Self>, id: i32) -> QueryResult<()> {
@@ -250,18 +264,10 @@ impl Database for PgConnection {
         }
         let server = server("PG_DATABASE_URL");
         let schema = unique_name();
-        Self::establish(&server)
-            .unwrap_or_else(|error| panic!("connect to {server}: {error}"))
-            .batch_execute(&format!("CREATE SCHEMA {schema}"))
-            .expect("create a schema");
         let separator = if server.contains('?') { '&' } else { '?' };
         let url = format!("{server}{separator}options=-csearch_path%3D{schema}%20-cclient_min_messages%3Derror");
-        let cleanup = Cleanup(move || {
-            if let Ok(mut conn) = Self::establish(&server) {
-                let _ = conn.batch_execute(&format!("DROP SCHEMA {schema} CASCADE"));
-            }
-        });
-        (url, Box::new(cleanup))
+        let made = made::<Self>(server, &format!("CREATE SCHEMA {schema}"), format!("DROP SCHEMA {schema} CASCADE"));
+        (url, made)
     }
 
     fn kill(conn: &mut DeferredConnection<Self>, by: &mut Self) {
@@ -295,19 +301,11 @@ impl Scratch<PgConnection> {
 fn create_database() -> (String, Box<dyn Send + Sync>) {
     let server = server("PG_DATABASE_URL");
     let name = unique_name();
-    PgConnection::establish(&server)
-        .unwrap_or_else(|error| panic!("connect to {server}: {error}"))
-        .batch_execute(&format!("CREATE DATABASE {name}"))
-        .expect("create a database");
     let (address, rest) = server.rsplit_once('/').expect("PG_DATABASE_URL names a database");
     let options = rest.split_once('?').map_or(String::new(), |(_, options)| format!("{options}&"));
     let url = format!("{address}/{name}?{options}options=-cclient_min_messages%3Derror");
-    let cleanup = Cleanup(move || {
-        if let Ok(mut conn) = PgConnection::establish(&server) {
-            let _ = conn.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"));
-        }
-    });
-    (url, Box::new(cleanup))
+    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+    (url, made::<PgConnection>(server, &format!("CREATE DATABASE {name}"), drop))
 }
 
 #[cfg(feature = "mysql")]
@@ -317,18 +315,10 @@ impl Database for MysqlConnection {
     fn create() -> (String, Box<dyn Send + Sync>) {
         let server = server("MYSQL_DATABASE_URL");
         let database = unique_name();
-        Self::establish(&server)
-            .unwrap_or_else(|error| panic!("connect to {server}: {error}"))
-            .batch_execute(&format!("CREATE DATABASE {database}"))
-            .expect("create a database");
         let (address, _) = server.rsplit_once('/').expect("MYSQL_DATABASE_URL names a database");
         let url = format!("{address}/{database}");
-        let cleanup = Cleanup(move || {
-            if let Ok(mut conn) = Self::establish(&server) {
-                let _ = conn.batch_execute(&format!("DROP DATABASE {database}"));
-            }
-        });
-        (url, Box::new(cleanup))
+        let drop = format!("DROP DATABASE {database}");
+        (url, made::<Self>(server, &format!("CREATE DATABASE {database}"), drop))
     }
 
     fn kill(conn: &mut DeferredConnection<Self>, by: &mut Self) {

@@ -311,7 +311,7 @@ where
         }
         if now >= round.tend_at {
             // What is not in these hands was never begun.
-            self.source.give_back(&self.shared.lanes.held()).await?;
+            self.source.give_back(|| self.shared.lanes.held()).await?;
             let outlook = self.source.tend().await?;
             if outlook.ready {
                 round.hungry.fill(true);
@@ -609,7 +609,7 @@ where
             pause(Duration::from_millis(100)).await;
         }
         // What was taken by a statement whose answer got lost.
-        let _ = limited(TELL_WITHIN / 2, self.source.give_back(&lanes.held())).await;
+        let _ = limited(TELL_WITHIN / 2, self.source.give_back(|| lanes.held())).await;
         WorkerReport {
             ran: shared.ran(),
             released: lanes.released(),

@@ -50,7 +50,10 @@ pub(crate) trait Source: Send + 'static {
 
     /// What is ours by the table, and not among `held`, was taken by a statement whose answer got
     /// lost: it never ran, and anybody may take it. Asks only where there may be such tasks.
-    fn give_back(&mut self, held: &HashSet<TaskId>) -> impl Future<Output = Result<usize, SourceError>> + Send;
+    fn give_back(
+        &mut self,
+        held: impl FnOnce() -> HashSet<TaskId> + Send,
+    ) -> impl Future<Output = Result<usize, SourceError>> + Send;
 
     /// The periodic work: promotes what is due, and deletes rows that are kept no longer. Returns
     /// what the table has for the worker to do.

@@ -464,9 +464,9 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         Ok(rows.into_iter().map(|(id, cancel)| Renewed { id, cancel }).collect())
     }
 
-    async fn give_back(&mut self, held: &HashSet<TaskId>) -> Result<usize, SourceError> {
+    async fn give_back(&mut self, held: impl FnOnce() -> HashSet<TaskId> + Send) -> Result<usize, SourceError> {
         let Some(until) = self.doubt else { return Ok(0) };
-        let (lease, begin) = (self.lease, Instant::now());
+        let (lease, begin, held) = (self.lease, Instant::now(), held());
         let mine = self.with(async |conn| C::Statements::mine(conn, &lease).await).await?;
         let lost: Vec<_> = mine.into_iter().filter(|mine| !held.contains(&mine.id)).collect();
         for lost in lost.chunks(BATCH as usize) {

@@ -1,4 +1,6 @@
 //! What a claim takes, from the front of its queue or from where the last one ended.
+//!
+//! Must not know: how attempts end, and who is next of a key then.
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use tokio::time::Instant;

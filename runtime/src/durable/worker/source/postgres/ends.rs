@@ -1,4 +1,6 @@
 //! How attempts ended, and who is next of their keys.
+//!
+//! Must not know: why an attempt ended as it did.
 
 use std::collections::HashSet;
 
@@ -10,7 +12,7 @@ use tokio::time::Instant;
 
 use super::keys::{self, TakenRow, split};
 use super::link::Link;
-use super::lists::ids;
+use super::lists::{ids, json};
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -46,7 +48,6 @@ pub(super) async fn elect(conn: &mut AsyncPgConnection, keys: &[LeftKey<'_>]) ->
 }
 
 /// Who was next of the keys that ends have left.
-#[derive(Default)]
 pub(super) struct Next {
     /// For each of the claims.
     pub(super) taken: Vec<Taken>,
@@ -213,7 +214,7 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
     // `r` are those that wait again as if they had never been taken, with how many of one unique_key
     // they are: each but the first one forgets it, and that one does if another call has it meanwhile.
     let update = Sql::<()>::new("WITH l AS MATERIALIZED (SELECT * FROM json_to_recordset(")
-        .bind(serde_json::to_string(&left).unwrap_or_default())
+        .bind(json(&left))
         .sql(
             "::text::json) AS l(id uuid, started_at_ms bigint, state text, delay_ms bigint, error text, refund integer, \
              snoozed integer, refused boolean)), r AS MATERIALIZED (SELECT o.id, row_number() OVER (PARTITION BY o.task, o.unique_key \

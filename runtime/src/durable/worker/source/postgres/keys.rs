@@ -1,12 +1,16 @@
 //! Calls of one key run one after the other: who is in whose way, and who is next.
 //!
 //! Rows that have ended leave entries in the indexes until the server clears them away, and those of
-//! a busy key are many. So nothing here looks at a key from its first row on: what is next stands
-//! behind the row that has ended, and what is in the way stands right before the row that asks.
+//! a busy key are many. So what is next is looked for behind the row that has ended, and what is in
+//! the way right before the row that asks. Only among the rows that were overtaken, of which there
+//! are few, does one look from the first row of the key on.
+//!
+//! Must not know: how the row before ended, and on which connection this is sent.
 
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 use serde::Serialize;
 
+use super::lists::json;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -50,11 +54,11 @@ struct Behind<'k> {
 /// Locks who is next of each of these keys, where nothing is in its way, as `b`. The keys are `stuck`
 /// of which somebody else has locked that row.
 fn next_of<'k, R>(keys: &[LeftKey<'k>]) -> Sql<'k, R> {
-    let keys: Vec<_> = keys.iter().map(|&(key, behind)| Behind { key, behind }).collect();
+    let behind: Vec<_> = keys.iter().map(|&(key, behind)| Behind { key, behind }).collect();
     // One that was overtaken comes before all that stand behind the row that has ended. What waits
     // before it may be anywhere before it.
     Sql::new("WITH k AS MATERIALIZED (SELECT key, behind FROM json_to_recordset(")
-        .bind(serde_json::to_string(&keys).unwrap_or_default())
+        .bind(json(&behind))
         .sql(format!(
             "::text::json) AS k(key text, behind uuid)), \
              n AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (\
@@ -98,10 +102,8 @@ pub(super) fn hand_over<'k>(
     lease: &Lease,
     claims: &[(Claim, Option<Start>)],
 ) -> Sql<'k, TakenSql> {
-    let room = |(claim, _): &(Claim, Option<Start>)| {
-        serde_json::to_value(Room { queue: &claim.queue, rows: claim.limit, bytes: claim.bytes }).unwrap_or_default()
-    };
-    let room = serde_json::Value::from(claims.iter().map(room).collect::<Vec<_>>()).to_string();
+    let room = claims.iter().map(|(claim, _)| Room { queue: &claim.queue, rows: claim.limit, bytes: claim.bytes });
+    let room = json(&room.collect::<Vec<_>>());
     next_of(keys)
         .sql("q AS (SELECT q.queue, q.rows, q.bytes FROM json_to_recordset(")
         .bind(room)

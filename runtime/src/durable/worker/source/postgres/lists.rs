@@ -2,6 +2,8 @@
 //!
 //! Must not know: which statements take them.
 
+use serde::Serialize;
+
 use crate::durable::id::TaskId;
 
 /// Identifiers as PostgreSQL writes an array.
@@ -15,7 +17,8 @@ pub(super) fn ids(tasks: &[TaskId]) -> String {
     text
 }
 
-/// Words as a JSON array.
-pub(super) fn words(words: &[&str]) -> String {
-    serde_json::to_string(words).unwrap_or_default()
+/// Values as a JSON array. Those of this crate all have a JSON form; a text without one would be an
+/// error of the statement that takes it.
+pub(super) fn json<T: Serialize>(values: &[T]) -> String {
+    serde_json::to_string(values).unwrap_or_default()
 }

@@ -1,5 +1,7 @@
 //! The statements for PostgreSQL. Lists of values go as one text each, so that the statements' own
 //! text stays the same, and they stay prepared.
+//!
+//! Must not know: when which of them is sent.
 
 mod claim;
 mod ends;
@@ -22,7 +24,7 @@ use tokio::time::Instant;
 use self::claim::take_all;
 use self::ends::{elect, tell, tell_at_once, tell_one_by_one};
 use self::link::Link;
-use self::lists::{ids, words};
+use self::lists::{ids, json};
 use super::floor::{Floor, Start};
 use super::statements::{
     BATCH, Ended, Exchange, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql,
@@ -341,7 +343,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id = ANY(")
                 .bind(ids(&free.into_iter().collect::<Vec<_>>()))
                 .sql("::text::uuid[]) AND freed_key = ANY(ARRAY(SELECT value FROM json_array_elements_text(")
-                .bind(words(&keys))
+                .bind(json(&keys))
                 .sql("::text::json)))");
             clear.execute(conn).await.map(drop)
         })
