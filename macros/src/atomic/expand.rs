@@ -11,6 +11,7 @@ use syn::{Block, Expr, Ident, Stmt};
 use super::parse::{Asyncness, AtomicDef, Opt, OptKind};
 use super::reborrow::reborrow;
 use super::rewrite::Rewriter;
+use super::simple::Simple;
 use crate::paths::{Private, private};
 
 pub(super) fn expand(mut atomic: AtomicDef) -> TokenStream {
@@ -63,9 +64,9 @@ fn body(atomic: &mut AtomicDef, registrar: &Ident, private: &Private) -> TokenSt
     let body = &mut atomic.body;
     reborrow(body, &atomic.conn);
     let mut rewriter = Rewriter::new(private, registrar);
-    for chain in &atomic.chains {
-        if let Some(Stmt::Expr(expr, _)) = body.stmts.get_mut(chain.at) {
-            rewriter.chain(chain, expr);
+    for Simple { at, pieces } in std::mem::take(&mut atomic.simples) {
+        if let Some(Stmt::Expr(expr, _)) = body.stmts.get_mut(at) {
+            *expr = Expr::Verbatim(rewriter.simple(pieces));
         }
     }
     rewriter.block(body, false);

@@ -3,14 +3,14 @@
 //!
 //! Must not know: what it expands to.
 
-use proc_macro2::{Span, TokenTree};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
-use syn::parse::ParseStream;
+use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
-use syn::{Block, Expr, Ident, Path, Token, Type, token};
+use syn::{Block, Expr, Ident, Path, Token, Type, braced, token};
 
 use super::options::{LEVELS, Row, Takes, expected};
-use super::simple::{self, Chain};
+use super::simple::{self, Simple};
 use crate::paths::{Errors, rendered};
 
 /// One `atomic!`.
@@ -26,8 +26,8 @@ pub(super) struct AtomicDef {
     /// Of a block that is a future.
     pub(super) asyncness: Option<Asyncness>,
     pub(super) body: Block,
-    /// Those of its statements that were not taken apart, but for `let`s and macros of std's.
-    pub(super) chains: Vec<Chain>,
+    /// Those of its statements that were not taken apart, and drop values.
+    pub(super) simples: Vec<Simple>,
 }
 
 /// `async` or `async move`.
@@ -52,7 +52,35 @@ pub(super) enum OptKind {
 const MISSING: &str = "the block is missing; write `atomic!(conn, { … })`, or `atomic!(conn, async { … }).await`";
 
 impl AtomicDef {
-    pub(super) fn parse(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Self> {
+    pub(super) fn parse(input: TokenStream, errors: &mut Errors) -> syn::Result<Self> {
+        let (mut atomic, inside) = match Self::without_statements(input.clone(), errors) {
+            Some(read) => read,
+            // Of the whole input, because the messages are at its own tokens.
+            None => (|input: ParseStream<'_>| Self::header(input, errors)).parse2(input)?,
+        };
+        let (braces, is_async) = (atomic.body.brace_token, atomic.asyncness.is_some());
+        (atomic.body.stmts, atomic.simples) = simple::statements(inside, braces, &atomic.conn, is_async)?;
+        contradictions(&atomic.options, errors);
+        Ok(atomic)
+    }
+
+    /// Without showing syn what is in the block; `None` where there is a mistake.
+    fn without_statements(input: TokenStream, errors: &mut Errors) -> Option<(Self, TokenStream)> {
+        let mut tokens: Vec<_> = input.into_iter().collect();
+        let ([.., TokenTree::Group(block)] | [.., TokenTree::Group(block), TokenTree::Punct(_)]) = &mut tokens[..]
+        else {
+            return None;
+        };
+        let inside = emptied(block)?;
+        let mut found = Errors::default();
+        let header = |input: ParseStream<'_>| Self::header(input, &mut found);
+        let (atomic, _) = header.parse2(tokens.into_iter().collect()).ok()?;
+        errors.extend(found);
+        Some((atomic, inside))
+    }
+
+    /// All but the block's statements, and the tokens of those.
+    fn header(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<(Self, TokenStream)> {
         let (conn, target) = connection(input)?;
         let mut options: Vec<Opt> = Vec::new();
         let (mut result, mut root, mut asyncness) = (None, None, None);
@@ -97,14 +125,28 @@ impl AtomicDef {
                 option(input, &mut options, &mut root, errors)?;
             }
         }
-        let (body, chains) = simple::block(input, &conn, asyncness.is_some())?;
+        let content;
+        let body = Block { brace_token: braced!(content in input), stmts: Vec::new() };
+        let inside = content.parse()?;
         let _: Option<Token![,]> = input.parse()?;
         if !input.is_empty() {
             return Err(syn::Error::new(input.span(), "the block comes last; write options before it"));
         }
-        contradictions(&options, errors);
-        Ok(Self { conn, target, options, root, result, asyncness, body, chains })
+        let simples = Vec::new();
+        Ok((Self { conn, target, options, root, result, asyncness, body, simples }, inside))
     }
+}
+
+/// Empties a block; returns what was in it.
+fn emptied(block: &mut Group) -> Option<TokenStream> {
+    if block.delimiter() != Delimiter::Brace {
+        return None;
+    }
+    let inside = block.stream();
+    let span = block.span();
+    *block = Group::new(Delimiter::Brace, TokenStream::new());
+    block.set_span(span);
+    Some(inside)
 }
 
 /// `async` or `async move`, with a block behind it.

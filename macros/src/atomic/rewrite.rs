@@ -19,7 +19,7 @@ use syn::{
 };
 
 use super::macros::{has_value, is_known};
-use super::simple::Chain;
+use super::simple::{Chain, Piece};
 use crate::paths::Private;
 
 /// Rewrites the body of one `atomic!`.
@@ -158,11 +158,25 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// A statement of the block that was not taken apart.
-    pub(super) fn chain(&self, chain: &Chain, expr: &mut Expr) {
-        let written = std::mem::replace(expr, Expr::Verbatim(TokenStream::new())).into_token_stream();
-        let handed = self.hand_to(SETTLE, true, written, (chain.first, chain.last), false);
-        *expr = Expr::Verbatim(handed.into_iter().collect());
+    /// A statement that was not taken apart.
+    pub(super) fn simple(&self, pieces: Vec<Piece>) -> TokenStream {
+        let mut tokens = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match piece {
+                Piece::Token(token) => tokens.push(token),
+                Piece::Braces(inside, at) => {
+                    let mut braces = Group::new(Delimiter::Brace, self.simple(inside));
+                    braces.set_span(at);
+                    tokens.push(TokenTree::Group(braces));
+                }
+                Piece::Chain(Chain { tokens: written, first, last, is_tail }) => {
+                    let written = written.into_iter().collect();
+                    tokens.extend(self.hand_to(SETTLE, true, written, (first, last), is_tail));
+                }
+                Piece::Semi(at) => tokens.push(punct(';', Span::mixed_site().located_at(at))),
+            }
+        }
+        tokens.into_iter().collect()
     }
 
     fn settle(&mut self, expr: &mut Expr, is_tail: bool) {

@@ -127,7 +127,6 @@ fn how(task: &TaskDef, private: &Private) -> TokenStream {
                     #(#decoded,)*
                     __options: #private::CallOptions::new(),
                     __call_site: #call_site,
-                    __generics: ::core::marker::PhantomData,
                 })
             },
             start: #start,

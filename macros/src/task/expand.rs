@@ -95,7 +95,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
     let methods = methods(task, &this, &run(task, &this, &output, on_body, &private), false, &private);
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
-    let phantom = phantom(task);
+    let (generics_field, no_generics) = phantom(task).unzip();
 
     let must_use = must_use(task);
     let options_field = task.is_durable().then(|| quote!(__options: #private::CallOptions,));
@@ -111,7 +111,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
             #(#fields: #types,)*
             #options_field
             __call_site: #private::CallSite<Self>,
-            __generics: ::core::marker::PhantomData<#phantom>,
+            #generics_field
         },
     );
     // Of a task that nobody calls the compiler says once that it is dead, of the struct. Where that
@@ -126,7 +126,7 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
                 #options
                 #(#captures,)*
                 __call_site: #private::CallSite::of_caller(),
-                __generics: ::core::marker::PhantomData,
+                #no_generics
             }
         },
     );
@@ -404,9 +404,10 @@ fn turbofish(task: &TaskDef) -> TokenStream {
     if names.is_empty() { quote!() } else { quote!(::<#(#names),*>) }
 }
 
-/// Mentions each type parameter: one may occur in the body only. A function pointer is `Send`
-/// whatever it returns.
-fn phantom(task: &TaskDef) -> TokenStream {
-    let types = task.function.sig.generics.type_params().map(|parameter| &parameter.ident);
-    quote!(fn() -> (#(::core::marker::PhantomData<#types>,)*))
+/// A field, and its value, that mentions each type parameter: one may occur in the body only. A
+/// function pointer is `Send` whatever it returns.
+fn phantom(task: &TaskDef) -> Option<(TokenStream, TokenStream)> {
+    let types: Vec<_> = task.function.sig.generics.type_params().map(|parameter| &parameter.ident).collect();
+    let field = quote!(__generics: ::core::marker::PhantomData<fn() -> (#(::core::marker::PhantomData<#types>,)*)>,);
+    (!types.is_empty()).then(|| (field, quote!(__generics: ::core::marker::PhantomData,)))
 }

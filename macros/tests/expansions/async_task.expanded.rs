@@ -5,7 +5,6 @@ pub struct send_welcome {
     user_id: i32,
     email: <str as ::std::borrow::ToOwned>::Owned,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
-    __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 pub fn send_welcome(user_id: i32, email: &str) -> send_welcome {
@@ -13,7 +12,6 @@ pub fn send_welcome(user_id: i32, email: &str) -> send_welcome {
         user_id,
         email: <str as ::std::borrow::ToOwned>::to_owned(email),
         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-        __generics: ::core::marker::PhantomData,
     }
 }
 impl ::diesel_deferred::__private_0_1_0::Task for send_welcome {

@@ -4,14 +4,12 @@
 struct resize {
     path: PathBuf,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
-    __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 fn resize(path: PathBuf) -> resize {
     resize {
         path,
         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-        __generics: ::core::marker::PhantomData,
     }
 }
 impl ::diesel_deferred::__private_0_1_0::Task for resize {

@@ -7,7 +7,6 @@ struct archive {
     age: Duration,
     __options: ::diesel_deferred::__private_0_1_0::CallOptions,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
-    __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 fn archive(path: PathBuf, r#type: Kind, age: Duration) -> archive {
@@ -17,7 +16,6 @@ fn archive(path: PathBuf, r#type: Kind, age: Duration) -> archive {
         r#type,
         age,
         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-        __generics: ::core::marker::PhantomData,
     }
 }
 impl ::diesel_deferred::__private_0_1_0::Task for archive {
@@ -215,7 +213,6 @@ const _: () = {
                                 .age,
                             __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
                             __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-                            __generics: ::core::marker::PhantomData,
                         })
                     },
                     start: |

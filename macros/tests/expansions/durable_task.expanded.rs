@@ -6,7 +6,6 @@ pub struct send_receipt {
     email: <str as ::std::borrow::ToOwned>::Owned,
     __options: ::diesel_deferred::__private_0_1_0::CallOptions,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
-    __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
@@ -17,7 +16,6 @@ pub fn send_receipt(order_id: i64, email: &str) -> send_receipt {
         order_id,
         email: <str as ::std::borrow::ToOwned>::to_owned(email),
         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-        __generics: ::core::marker::PhantomData,
     }
 }
 impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
@@ -197,7 +195,6 @@ const _: () = {
                         )?,
                         __options: ::diesel_deferred::__private_0_1_0::CallOptions::new(),
                         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-                        __generics: ::core::marker::PhantomData,
                     })
                 },
                 start: |

@@ -5,7 +5,6 @@ pub struct greet {
     user_id: i32,
     name: String,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
-    __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 /// Says hello.
 #[track_caller]
@@ -14,7 +13,6 @@ pub fn greet(user_id: i32, name: String) -> greet {
         user_id,
         name,
         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-        __generics: ::core::marker::PhantomData,
     }
 }
 impl ::diesel_deferred::__private_0_1_0::Task for greet {

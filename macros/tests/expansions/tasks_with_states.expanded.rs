@@ -4,14 +4,12 @@
 struct send_receipt {
     order: i64,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
-    __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 fn send_receipt(order: i64) -> send_receipt {
     send_receipt {
         order,
         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-        __generics: ::core::marker::PhantomData,
     }
 }
 impl ::diesel_deferred::__private_0_1_0::Task for send_receipt {
@@ -128,14 +126,12 @@ impl ::core::fmt::Debug for send_receipt {
 struct evict {
     key: <str as ::std::borrow::ToOwned>::Owned,
     __call_site: ::diesel_deferred::__private_0_1_0::CallSite<Self>,
-    __generics: ::core::marker::PhantomData<fn() -> ()>,
 }
 #[track_caller]
 fn evict(key: &str) -> evict {
     evict {
         key: <str as ::std::borrow::ToOwned>::to_owned(key),
         __call_site: ::diesel_deferred::__private_0_1_0::CallSite::of_caller(),
-        __generics: ::core::marker::PhantomData,
     }
 }
 impl ::diesel_deferred::__private_0_1_0::Task for evict {
