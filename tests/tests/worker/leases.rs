@@ -1,10 +1,12 @@
 //! Tasks that take long, and workers that die.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel_deferred::deferred_task;
 use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work, on_every_async_database};
+use tokio::sync::Semaphore;
 
 use crate::support::{
     LEASE_END, committed, hold_blocking, lease_end, lease_extended, states, tell, with, words, worker, worker_of,
@@ -37,6 +39,7 @@ on_every_async_database!(
     a_late_end_is_not_told,
     a_worker_that_was_away_for_long_goes_on,
     no_lease_lasts_for_longer_because_the_clock_went_back,
+    a_hundred_thousand_leases_are_renewed,
 );
 
 /// Q10: "heartbeat rescue does not rescue a live long job". Three leases long, with another worker
@@ -231,4 +234,52 @@ async fn no_lease_lasts_for_longer_because_the_clock_went_back<A: AsyncDatabase>
     assert_eq!(with(&notes.all(), "end ").len(), 2);
     alive.stop().await;
     other.stop().await;
+}
+
+/// Runs until the gate opens.
+#[deferred_task(durable)]
+async fn pass(#[state] gate: &Gate) {
+    // It is never closed: then nobody waits.
+    let _ = gate.0.acquire().await;
+}
+
+#[derive(Clone)]
+struct Gate(Arc<Semaphore>);
+
+/// FINDINGS C11: a list of as many tasks is too much for a statement of MariaDB and SQLite.
+async fn a_hundred_thousand_leases_are_renewed<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    const TASKS: i64 = 100_000;
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let (series, id) = match A::Blocking::NAME {
+        "PostgreSQL" => ("SELECT n FROM generate_series(1, 100000) AS n", "gen_random_uuid()"),
+        "MariaDB" => ("SELECT seq AS n FROM seq_1_to_100000", "RANDOM_BYTES(16)"),
+        _ => (
+            "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 100000) SELECT n FROM s",
+            "randomblob(16)",
+        ),
+    };
+    db.run_sql(&format!(
+        "INSERT INTO deferred_tasks (id, task, queue, payload, run_at_ms, max_attempts, enqueued_at_ms) \
+         SELECT {id}, 'worker::leases::pass', 'gate', '{{}}', 0, 5, 0 FROM ({series}) AS s"
+    ));
+    let gate = Gate(Arc::new(Semaphore::new(0)));
+    let concurrency = usize::try_from(TASKS).expect("few enough");
+    let at_work = at_work!(db.worker::<A>().queue("gate", concurrency).state(gate).lease(Duration::from_secs(15)));
+    let mut observer = db.observer();
+    let mut number = |what: &str| {
+        let of_running = format!("SELECT {what} AS number FROM deferred_tasks WHERE state = 'running'");
+        A::Blocking::number(&mut observer, &of_running)
+    };
+    let waits = async {
+        while number("count(*)") < TASKS {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let end = number("max(lease_until_ms)");
+        while number("min(lease_until_ms)") <= end {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(number("count(CASE WHEN attempts = 1 THEN 1 END)"), TASKS);
+    };
+    tokio::time::timeout(Duration::from_secs(180), waits).await.expect("all leases are renewed in time");
+    at_work.kill().await;
 }
