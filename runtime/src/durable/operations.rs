@@ -70,7 +70,7 @@ pub fn cancel_task(id: TaskId) -> TaskStatement {
     let cancel = Sql::new("UPDATE deferred_tasks SET cancel_requested = (state = 'running'), ended_at_ms = CASE WHEN state = 'running' THEN NULL ELSE ")
         .now()
         .sql(
-            " END, unique_key = NULL, freed_key = CASE WHEN state = 'ready' OR (state = 'scheduled' AND attempts > 0) THEN task_key ELSE freed_key END, \
+            " END, unique_key = NULL, freed_key = CASE WHEN state IN ('ready', 'blocked') OR (state = 'scheduled' AND attempts > 0) THEN task_key ELSE freed_key END, \
              state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END WHERE id = ",
         )
         .bind(id)
@@ -135,6 +135,9 @@ fn replay() -> Sql<'static> {
 }
 
 /// Has no worker take tasks of a queue until it is [resumed](resume_queue). What runs goes on.
+///
+/// A queue that is paused already stays so. The number of rows that the statement returns is 1 then
+/// on MySQL and MariaDB, as if it had not been, and 0 on the others.
 ///
 /// # Examples
 /// ```

@@ -5,6 +5,7 @@ mod basics;
 mod given_up;
 mod history;
 mod keys;
+mod late;
 mod layers;
 mod leases;
 #[cfg(any(feature = "postgres", feature = "mysql"))]

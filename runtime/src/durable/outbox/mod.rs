@@ -96,15 +96,15 @@ impl StoredCalls {
 pub(crate) struct TaskTable;
 
 /// What becomes of a call when one waits that has its `unique_key`: it takes that one's place, or is
-/// dropped. Where that one held a key, a worker has to look who is next before the new one is ready:
+/// dropped. Where that one had its place in the row of a key, a worker has to look who is next before the new one is ready:
 /// a row can tell of one key that was left. The condition follows.
 #[cfg(any(feature = "postgres", feature = "async-postgres", feature = "sqlite"))]
 const ON_CONFLICT: &str = " ON CONFLICT (task, unique_key) WHERE unique_key IS NOT NULL AND attempts = 0 \
      AND state IN ('ready', 'blocked', 'scheduled', 'unknown') DO UPDATE SET id = excluded.id, \
      queue = excluded.queue, payload = excluded.payload, priority = excluded.priority, \
      max_attempts = excluded.max_attempts, task_key = excluded.task_key, \
-     freed_key = CASE WHEN deferred_tasks.state = 'ready' THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, \
-     state = CASE WHEN deferred_tasks.freed_key IS NOT NULL OR (deferred_tasks.state = 'ready' \
+     freed_key = CASE WHEN deferred_tasks.state IN ('ready', 'blocked') THEN deferred_tasks.task_key ELSE deferred_tasks.freed_key END, \
+     state = CASE WHEN deferred_tasks.freed_key IS NOT NULL OR (deferred_tasks.state IN ('ready', 'blocked') \
      AND deferred_tasks.task_key IS NOT NULL) THEN 'scheduled' ELSE excluded.state END, \
      run_at_ms = excluded.run_at_ms, enqueued_at_ms = excluded.enqueued_at_ms, \
      refusals = 0, refused_at_ms = NULL, error = NULL, started_at_ms = NULL";

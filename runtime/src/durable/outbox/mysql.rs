@@ -25,7 +25,7 @@ impl Outbox<Mysql> for TaskTable {
              queue = IF(VALUES(replaces), VALUES(queue), queue), payload = IF(VALUES(replaces), VALUES(payload), payload), \
              priority = IF(VALUES(replaces), VALUES(priority), priority), \
              max_attempts = IF(VALUES(replaces), VALUES(max_attempts), max_attempts), \
-             freed_key = IF(VALUES(replaces) AND state = 'ready', task_key, freed_key), \
+             freed_key = IF(VALUES(replaces) AND state IN ('ready', 'blocked'), task_key, freed_key), \
              refusals = IF(VALUES(replaces), 0, refusals), refused_at_ms = IF(VALUES(replaces), NULL, refused_at_ms), \
              error = IF(VALUES(replaces), NULL, error), started_at_ms = IF(VALUES(replaces), NULL, started_at_ms), \
              task_key = IF(VALUES(replaces), VALUES(task_key), task_key), \

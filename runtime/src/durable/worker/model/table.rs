@@ -60,8 +60,8 @@ pub(super) struct Row {
     /// How often programs gave it back because they cannot read it, and since when.
     pub(super) refusals: i32,
     pub(super) refused_at: Option<i64>,
-    /// A key that it held when it was cancelled or parked, or that the one held whose place it has
-    /// taken: a worker looks who is next. Until then it is not ready, and not deleted.
+    /// A key that it held, or waited for, when it was cancelled or parked, or that the one whose place
+    /// it has taken did: a worker looks who is next. Until then it is not ready, and not deleted.
     pub(super) freed_key: Option<String>,
     pub(super) worker: Option<TaskId>,
     pub(super) lease_until: Option<i64>,
@@ -117,9 +117,9 @@ impl Row {
         self.attempts == 0 && matches!(self.state, State::Ready | State::Blocked | State::Scheduled | State::Unknown)
     }
 
-    /// The key that it leaves when it goes otherwise than by a worker.
+    /// The key in which it leaves its place when it goes otherwise than by a worker.
     fn freed_key(&self) -> Option<String> {
-        if self.holds_its_key() { self.key.clone() } else { self.freed_key.clone() }
+        if self.holds_its_key() || self.state == State::Blocked { self.key.clone() } else { self.freed_key.clone() }
     }
 
     /// The attempts that count.

@@ -417,8 +417,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             self.careful = end.checked_add(CAREFUL);
         }
         let mut exchanged = Exchanged { untold, ..Exchanged::default() };
-        // Of other queues, or there was no room for them.
-        if readied && taken.iter().any(|taken| taken.handed_over) {
+        // Of other queues, or there was no room for them, and no claim looks for them here.
+        if readied && taken.iter().all(|taken| taken.handed_over) {
             exchanged.hungry.extend(0..self.beginnings.len());
         }
         exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));

@@ -225,9 +225,17 @@ pub(super) fn choose(rng: &mut Rng, table: &Table, next: &mut u128) -> Operation
 
 fn some_calls(rng: &mut Rng, table: &Table, next: &mut u128) -> Vec<NewTask> {
     let mut calls = Vec::new();
-    for _ in 0..rng.usize(1..=4) {
-        *next += 1;
-        let mut call = call(*next, pick(rng, &TASKS), pick(rng, &QUEUES));
+    // Now and then those of a transaction that was open for long: their ids are of its time.
+    let early = 8 * rng.u128(0..=*next / 8) + 4;
+    let is_free = |number: u128| !table.rows.contains_key(&id(early + number));
+    let is_late = rng.u32(0..4) == 0 && (1..=3).all(is_free);
+    let (begin, most) = if is_late { (early, 3) } else { (*next, 4) };
+    *next += if is_late { 0 } else { 8 };
+    // Most are about one thing.
+    let key = pick(rng, &KEYS);
+    for number in 1..=rng.u128(1..=most) {
+        let number = begin + number;
+        let mut call = call(number, pick(rng, &TASKS), pick(rng, &QUEUES));
         call.priority = rng.i16(-1..=1);
         call.max_attempts = rng.u16(1..=3);
         call.schedule = match rng.u32(0..10) {
@@ -236,7 +244,11 @@ fn some_calls(rng: &mut Rng, table: &Table, next: &mut u128) -> Vec<NewTask> {
             8 => Schedule::AtMs(table.now + pick(rng, &[-10_000, 0, 1, 10_000])),
             _ => Schedule::AfterMs(10_000),
         };
-        call.key = (rng.u32(0..10) < 7).then(|| pick(rng, &KEYS).to_owned());
+        call.key = match rng.u32(0..10) {
+            0..3 => None,
+            3..6 => Some(pick(rng, &KEYS).to_owned()),
+            _ => Some(key.to_owned()),
+        };
         call.unique_key = (rng.u32(0..10) < 3).then(|| pick(rng, &["u", "v"]).to_owned());
         call.replaces = call.task == "tidy";
         calls.push(call);

@@ -167,9 +167,20 @@ pub(super) async fn tell(
         let is_stuck = |settlement: &Settlement| settlement.key.as_ref().is_some_and(|key| stuck.contains(key));
         untold.extend(left.iter().filter(|settlement| is_stuck(settlement)).map(|settlement| settlement.id));
         left.retain(|settlement| !is_stuck(settlement));
-        match tell_of(link, lease, &left).await? {
-            keys if keys.is_empty() => return Ok(untold),
-            keys => stuck = keys,
+        // One that waits again as if it had never been taken may have the unique_key of a call that is
+        // about to be committed: it waits for that transaction.
+        let waits_again = |settlement: &Settlement| settlement.left().is_some_and(|left| left.refund > 0);
+        match tell_of(link, lease, &left).await {
+            Ok(keys) if keys.is_empty() => return Ok(untold),
+            Ok(keys) => stuck = keys,
+            Err(Error::DatabaseError(kind, _))
+                if !matches!(kind, DatabaseErrorKind::ClosedConnection) && left.iter().any(waits_again) =>
+            {
+                untold.extend(left.iter().filter(|settlement| waits_again(settlement)).map(|settlement| settlement.id));
+                left.retain(|settlement| !waits_again(settlement));
+                stuck.clear();
+            }
+            Err(error) => return Err(error),
         }
     }
     untold.extend(left.iter().map(|settlement| settlement.id));

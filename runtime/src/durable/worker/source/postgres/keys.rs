@@ -5,6 +5,10 @@
 //! the way right before the row that asks. Only among the rows that were overtaken, of which there
 //! are few, does one look from the first row of the key on.
 //!
+//! What stands behind a row is found by the end of that row; so one that stands before what runs must
+//! wait for a row before it, or be known as overtaken. Where the row before it goes otherwise than by
+//! an end, a worker sees to that: see [`free`].
+//!
 //! Must not know: how the row before ended, and on which connection this is sent.
 
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
@@ -22,13 +26,19 @@ use crate::durable::worker::source::{Claim, Lease};
 /// words are those of the index.
 const WAITS: &str = "h.task_key IS NOT NULL AND (h.state = 'ready' OR (h.state = 'scheduled' AND h.attempts > 0))";
 
+/// Where the nearest row before `c` is that waits, too: a backward scan from `c`, in the order of the
+/// key and the id, because in that of the id alone rows of other keys stand between.
+fn waits_before() -> String {
+    format!(
+        "(SELECT h.ctid FROM deferred_tasks AS h WHERE {WAITS} AND (h.task_key, h.id) < (c.task_key, c.id) \
+         AND h.task_key >= c.task_key ORDER BY h.task_key DESC, h.id DESC LIMIT 1)"
+    )
+}
+
 /// Where the row is that is in the way of `c`, and NULL where there is none: one of its key that
 /// runs, or is before it. Subqueries of one row, because an EXISTS might be made a join with all of
-/// the table; and in the order of the key and the id, because in that of the id alone rows of other
-/// keys stand between.
+/// the table.
 pub(super) fn in_the_way() -> String {
-    let nearest = "(h.task_key, h.id) < (c.task_key, c.id) AND h.task_key >= c.task_key \
-                   ORDER BY h.task_key DESC, h.id DESC LIMIT 1";
     let blocked = |overtaken| {
         format!(
             "(SELECT h.ctid FROM deferred_tasks AS h WHERE h.state = 'blocked' \
@@ -39,7 +49,8 @@ pub(super) fn in_the_way() -> String {
     };
     format!(
         "COALESCE((SELECT h.ctid FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND h.state = 'running' LIMIT 1), \
-         (SELECT h.ctid FROM deferred_tasks AS h WHERE {WAITS} AND {nearest}), {}, {})",
+         {}, {}, {})",
+        waits_before(),
         blocked(false),
         blocked(true)
     )
@@ -54,36 +65,54 @@ struct Behind<'k> {
 /// Locks who is next of each of these keys, where nothing is in its way, as `b`. The keys are `stuck`
 /// of which somebody else has locked that row.
 fn next_of<'k, R>(keys: &[LeftKey<'k>]) -> Sql<'k, R> {
+    // Either may be before the other one: those of a transaction that was committed late stand before
+    // what has run meanwhile, and only the first of them was overtaken.
     let behind: Vec<_> = keys.iter().map(|&(key, behind)| Behind { key, behind }).collect();
-    // One that was overtaken comes before all that stand behind the row that has ended. What waits
-    // before it may be anywhere before it.
-    Sql::new("WITH k AS MATERIALIZED (SELECT key, behind FROM json_to_recordset(")
-        .bind(json(&behind))
-        .sql(format!(
-            "::text::json) AS k(key text, behind uuid)), \
-             n AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (\
-             (SELECT ctid AS place, id, '00000000-0000-0000-0000-000000000000'::uuid AS since FROM deferred_tasks \
-             WHERE state = 'blocked' AND (task_key, overtaken) >= (k.key, true) AND task_key <= k.key \
-             ORDER BY task_key, overtaken, id LIMIT 1) UNION ALL \
-             (SELECT ctid, id, k.behind FROM deferred_tasks \
-             WHERE state = 'blocked' AND (task_key, overtaken, id) > (k.key, false, k.behind) AND task_key <= k.key \
-             ORDER BY task_key, overtaken, id LIMIT 1) LIMIT 1) AS c \
-             WHERE (SELECT true FROM deferred_tasks AS h WHERE h.task_key = k.key AND h.state = 'running' LIMIT 1) IS NULL \
-             AND (SELECT true FROM deferred_tasks AS h WHERE {WAITS} AND (h.task_key, h.id) >= (k.key, c.since) \
-             AND (h.task_key, h.id) < (k.key, c.id) ORDER BY h.task_key, h.id LIMIT 1) IS NULL), \
-             b AS MATERIALIZED (SELECT n.key, c.place, c.id, c.queue, c.priority, c.run_at_ms, c.bytes FROM n CROSS JOIN LATERAL \
-             (SELECT ctid AS place, id, queue, priority, run_at_ms, octet_length(payload) AS bytes FROM deferred_tasks \
-             WHERE ctid = n.place AND state = 'blocked' FOR UPDATE SKIP LOCKED) AS c), \
-             stuck AS (SELECT key FROM n WHERE key NOT IN (SELECT key FROM b)), "
-        ))
+    // While nobody has looked who is next where a row has left its place, that is anywhere.
+    let from_there = "WITH k AS MATERIALIZED (SELECT l.key, CASE WHEN (SELECT true FROM deferred_tasks AS f \
+                      WHERE f.freed_key = l.key LIMIT 1) THEN '00000000-0000-0000-0000-000000000000' ELSE l.behind END AS behind \
+                      FROM json_to_recordset(";
+    Sql::new(from_there).bind(json(&behind)).sql(format!(
+        "::text::json) AS l(key text, behind uuid)), n AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (SELECT place, task_key, id FROM (\
+         (SELECT ctid AS place, task_key, id FROM deferred_tasks \
+         WHERE state = 'blocked' AND (task_key, overtaken) >= (k.key, true) AND task_key <= k.key \
+         ORDER BY task_key, overtaken, id LIMIT 1) UNION ALL \
+         (SELECT ctid, task_key, id FROM deferred_tasks \
+         WHERE state = 'blocked' AND (task_key, overtaken, id) > (k.key, false, k.behind) AND (task_key, overtaken) <= (k.key, false) \
+         ORDER BY task_key, overtaken, id LIMIT 1)) AS c ORDER BY id LIMIT 1) AS c \
+         WHERE (SELECT true FROM deferred_tasks AS h WHERE h.task_key = k.key AND h.state = 'running' LIMIT 1) IS NULL \
+         AND {} IS NULL), \
+         b AS MATERIALIZED (SELECT n.key, c.place, c.id, c.queue, c.priority, c.run_at_ms, c.bytes FROM n CROSS JOIN LATERAL \
+         (SELECT ctid AS place, id, queue, priority, run_at_ms, octet_length(payload) AS bytes FROM deferred_tasks \
+         WHERE ctid = n.place AND state = 'blocked' FOR UPDATE SKIP LOCKED) AS c), \
+         stuck AS (SELECT key FROM n WHERE key NOT IN (SELECT key FROM b)), ",
+        waits_before()
+    ))
 }
 
 /// Has who is next of each of these keys be ready; returns the keys that are stuck.
 pub(super) fn elect<'k>(keys: &[LeftKey<'k>]) -> Sql<'k, Text> {
-    next_of(keys).sql(
-        "u AS (UPDATE deferred_tasks SET state = 'ready', overtaken = false WHERE ctid = ANY(ARRAY(SELECT place FROM b))) \
-         SELECT key FROM stuck",
-    )
+    next_of(keys).sql(format!("{READY} SELECT key FROM stuck"))
+}
+
+const READY: &str =
+    "u AS (UPDATE deferred_tasks SET state = 'ready', overtaken = false WHERE ctid = ANY(ARRAY(SELECT place FROM b)))";
+
+/// The same, of keys in which rows have left their places otherwise than by an end. Where one of the
+/// key runs, its end would not find a row before it that waited for one of those: of each key the
+/// first such row is noted as overtaken. What runs is locked meanwhile, so that it does not end
+/// without seeing that; where somebody else has it locked, the key is stuck.
+pub(super) fn free<'k>(keys: &[LeftKey<'k>]) -> Sql<'k, Text> {
+    next_of(keys).sql(format!(
+        "{READY}, r AS MATERIALIZED (SELECT k.key, h.place FROM k CROSS JOIN LATERAL (SELECT ctid AS place FROM deferred_tasks \
+         WHERE task_key = k.key AND state = 'running' LIMIT 1) AS h), \
+         l AS MATERIALIZED (SELECT r.key, h.id FROM r CROSS JOIN LATERAL (SELECT id FROM deferred_tasks \
+         WHERE ctid = r.place AND state = 'running' FOR SHARE SKIP LOCKED) AS h), \
+         o AS (UPDATE deferred_tasks SET overtaken = true WHERE ctid = ANY(ARRAY(SELECT (SELECT ctid FROM deferred_tasks \
+         WHERE state = 'blocked' AND (task_key, overtaken) >= (l.key, false) AND (task_key, overtaken, id) < (l.key, false, l.id) \
+         ORDER BY task_key, overtaken, id LIMIT 1) FROM l)) AND state = 'blocked') \
+         SELECT key FROM stuck UNION ALL SELECT key FROM r WHERE key NOT IN (SELECT key FROM l)"
+    ))
 }
 
 #[derive(Serialize)]

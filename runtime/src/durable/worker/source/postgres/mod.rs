@@ -268,20 +268,34 @@ impl Statements<AsyncPgConnection> for OnPostgres {
     }
 
     async fn rescue(link: &mut Link) -> QueryResult<Vec<RescuedRow>> {
-        link.transaction(async |conn| {
-            let rescue = Sql::<RescuedSql>::new(rescue(NOW)).sql(format!(
-                "ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE state = 'running' AND lease_until_ms < (SELECT {NOW}) \
-                 ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) RETURNING {RESCUED}, state, task_key"
-            ));
-            let rows: Vec<RescuedRow> = rescue.load(conn).await?;
-            match elect(conn, &keys_of_rescued(&rows)).await? {
-                stuck if stuck.is_empty() => Ok(rows),
-                // Somebody has the next row of a key locked: later.
-                _ => Err(Error::RollbackTransaction),
+        // Those of a key of which somebody has the next row locked: later. The others do not wait.
+        let mut stuck = Vec::new();
+        for _ in 0..3 {
+            let mut found = Vec::new();
+            let rescued = link
+                .transaction(async |conn| {
+                    let rescue = Sql::<RescuedSql>::new(rescue(NOW))
+                        .sql(format!(
+                            "ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE state = 'running' \
+                             AND lease_until_ms < (SELECT {NOW}) AND (task_key IS NULL OR NOT task_key = ANY(ARRAY(\
+                             SELECT value FROM json_array_elements_text("
+                        ))
+                        .bind(json(&stuck))
+                        .sql(format!(
+                            "::text::json)))) ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED)) \
+                             RETURNING {RESCUED}, state, task_key"
+                        ));
+                    let rows: Vec<RescuedRow> = rescue.load(conn).await?;
+                    found = elect(conn, &keys_of_rescued(&rows)).await?;
+                    if found.is_empty() { Ok(rows) } else { Err(Error::RollbackTransaction) }
+                })
+                .await;
+            match rescued {
+                Err(Error::RollbackTransaction) => stuck.append(&mut found),
+                rescued => return rescued,
             }
-        })
-        .await
-        .or_else(|error| if matches!(error, Error::RollbackTransaction) { Ok(Vec::new()) } else { Err(error) })
+        }
+        Ok(Vec::new())
     }
 
     async fn prune(link: &mut Link, ended: Ended, kept: Duration) -> QueryResult<usize> {
@@ -337,7 +351,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             let free: HashSet<TaskId> = lock.load(conn).await?.into_iter().collect();
             let seen: Vec<_> = rows.iter().filter(|(id, _)| free.contains(id)).cloned().collect();
             let keys = keys_freed(&seen);
-            let stuck = elect(conn, &keys).await?;
+            let stuck = keys::free(&keys).load::<String>(conn).await?;
             let mut keys: Vec<_> = keys.into_iter().map(|(key, _)| key).collect();
             keys.retain(|key| !stuck.iter().any(|stuck| stuck == key));
             let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id = ANY(")
