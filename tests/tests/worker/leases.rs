@@ -236,37 +236,6 @@ async fn no_lease_lasts_for_longer_because_the_clock_went_back<A: AsyncDatabase>
     other.stop().await;
 }
 
-/// D9: "head-of-line blocks only that key": also where the tasks of a dead worker are taken back, and
-/// somebody has locked the next row of a key of theirs.
-#[cfg(feature = "postgres")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_d9_a_locked_row_keeps_no_other_key_with_a_dead_worker() {
-    let db = &Scratch::<diesel::PgConnection>::with_tasks();
-    let notes = Notes::default();
-    committed(db, |conn| {
-        hold_on("1").key("k").max_attempts(1).after_commit(conn)?;
-        hold_on("2").key("k").after_commit(conn)?;
-        hold_on("3").key("l").after_commit(conn)?;
-        hold_on("4").after_commit(conn)
-    });
-    let at_work = at_work!(worker::<diesel_async::AsyncPgConnection>(db, &notes).lease(SHORT));
-    notes.wait_until(|all| with(all, "begin ").len() == 3).await;
-    at_work.kill().await;
-    let mut other = db.observer();
-    other.batch_execute("BEGIN; SELECT 1 FROM deferred_tasks WHERE state = 'blocked' FOR UPDATE").expect("locked");
-    let at_work = at_work!(worker::<diesel_async::AsyncPgConnection>(db, &notes).lease(SHORT));
-    notes.wait_until(|all| with(all, "begin ").len() == 5).await;
-    let all = notes.all();
-    let mut again = with(&all, "begin ").split_off(3);
-    again.sort_unstable();
-    assert_eq!(again, ["3", "4"]);
-    other.batch_execute("COMMIT").expect("unlocked");
-    notes.add("go");
-    notes.wait_until(|all| with(all, "end ").contains(&"2")).await;
-    db.wait_for_tasks(|rows| rows.len() == 1 && rows[0].state == "dead").await;
-    at_work.stop().await;
-}
-
 /// Runs until the gate opens.
 #[deferred_task(durable, queue = "gate")]
 async fn pass(#[state] gate: &Gate) {

@@ -100,7 +100,7 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::adopt(conn, task).await
     }
 
-    async fn free_keys(conn: &mut Self::Session, rows: &[(TaskId, String)]) -> QueryResult<()> {
+    async fn free_keys(conn: &mut Self::Session, rows: &[(TaskId, String)]) -> QueryResult<usize> {
         C::Statements::free_keys(conn, rows).await
     }
 

@@ -157,26 +157,38 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
     }
 
     async fn rescue(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<RescuedRow>> {
-        let rescued = conn
-            .transaction::<_, Error, _>(async move |conn| {
-                let choose = Sql::<RescuedSql>::new(format!(
-                    "SELECT {RESCUED}, {RESCUE_STATE}, task_key FROM deferred_tasks WHERE state = 'running' \
-                     AND lease_until_ms < {NOW} ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
-                ));
-                let rows: Vec<RescuedRow> = choose.load(conn).await?;
-                if rows.is_empty() {
-                    return Ok(rows);
-                }
-                let rescue = Sql::<()>::new(rescue(NOW)).sql("id IN (");
-                rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
-                match elect(conn, &keys_of_rescued(&rows)).await? {
-                    stuck if stuck.is_empty() => Ok(rows),
-                    // Somebody has the next row of a key locked: later.
-                    _ => Err(Error::RollbackTransaction),
-                }
-            })
-            .await;
-        if matches!(rescued, Err(Error::RollbackTransaction)) { Ok(Vec::new()) } else { rescued }
+        // Those of a key of which somebody has the next row locked: later. The others do not wait.
+        let mut stuck: Vec<String> = Vec::new();
+        for _ in 0..3 {
+            let mut found = Vec::new();
+            let (but, stuck_now) = (&stuck, &mut found);
+            let rescued = conn
+                .transaction::<_, Error, _>(async move |conn| {
+                    let mut choose = Sql::<RescuedSql>::new(format!(
+                        "SELECT {RESCUED}, {RESCUE_STATE}, task_key FROM deferred_tasks WHERE state = 'running' \
+                         AND lease_until_ms < {NOW}"
+                    ));
+                    if !but.is_empty() {
+                        choose = choose.sql(" AND (task_key IS NULL OR task_key NOT IN (");
+                        choose = choose.list(but.iter().map(String::as_str)).sql("))");
+                    }
+                    let choose = choose.sql(format!(" ORDER BY lease_until_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"));
+                    let rows: Vec<RescuedRow> = choose.load(conn).await?;
+                    if rows.is_empty() {
+                        return Ok(rows);
+                    }
+                    let rescue = Sql::<()>::new(rescue(NOW)).sql("id IN (");
+                    rescue.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
+                    *stuck_now = elect(conn, &keys_of_rescued(&rows)).await?;
+                    if stuck_now.is_empty() { Ok(rows) } else { Err(Error::RollbackTransaction) }
+                })
+                .await;
+            match rescued {
+                Err(Error::RollbackTransaction) => stuck.append(&mut found),
+                rescued => return rescued,
+            }
+        }
+        Ok(Vec::new())
     }
 
     async fn prune(conn: &mut AsyncMysqlConnection, ended: Ended, kept: Duration) -> QueryResult<usize> {
@@ -237,7 +249,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         .await
     }
 
-    async fn free_keys(conn: &mut AsyncMysqlConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
+    async fn free_keys(conn: &mut AsyncMysqlConnection, rows: &[(TaskId, String)]) -> QueryResult<usize> {
         let rows = rows.to_vec();
         conn.transaction::<_, Error, _>(async move |conn| {
             // Locked first: what leaves a key behind that is looked at again.
@@ -246,17 +258,12 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             let mut keys = keys_freed(&seen);
             let stuck = elect(conn, &keys).await?;
             keys.retain(|(key, _)| !stuck.iter().any(|stuck| stuck == key));
-            if !keys.is_empty() {
-                let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
-                clear
-                    .list(free)
-                    .sql(") AND freed_key IN (")
-                    .list(keys.iter().map(|(key, _)| *key))
-                    .sql(")")
-                    .execute(conn)
-                    .await?;
+            if keys.is_empty() {
+                return Ok(0);
             }
-            Ok(())
+            let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
+            let clear = clear.list(free).sql(") AND freed_key IN (");
+            clear.list(keys.iter().map(|(key, _)| *key)).sql(")").execute(conn).await
         })
         .await
     }

@@ -238,7 +238,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
     async fn free_keys(
         conn: &mut SyncConnectionWrapper<SqliteConnection>,
         rows: &[(TaskId, String)],
-    ) -> QueryResult<()> {
+    ) -> QueryResult<usize> {
         let rows = rows.to_vec();
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
@@ -246,7 +246,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
                 elect(conn, &keys)?;
                 let clear = Sql::<()>::new("UPDATE deferred_tasks SET freed_key = NULL WHERE id IN (");
                 let clear = clear.list(rows.iter().map(|(id, _)| *id)).sql(") AND freed_key IN (");
-                clear.list(keys.iter().map(|(key, _)| *key)).sql(")").execute(conn).map(drop)
+                clear.list(keys.iter().map(|(key, _)| *key)).sql(")").execute(conn)
             })
         })
         .await

@@ -119,8 +119,11 @@ pub trait Statements<C: AsyncConnection> {
     /// What no program could read so far, of this task, becomes ready; says how many.
     fn adopt(conn: &mut Self::Session, task: &str) -> impl Future<Output = QueryResult<usize>> + Send;
 
-    /// Looks who waits behind the keys that these rows left.
-    fn free_keys(conn: &mut Self::Session, rows: &[(TaskId, String)]) -> impl Future<Output = QueryResult<()>> + Send;
+    /// Looks who waits behind the keys that these rows left; says of how many rows that is done.
+    fn free_keys(
+        conn: &mut Self::Session,
+        rows: &[(TaskId, String)],
+    ) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// The next task behind this one of which there are rows that no program could read, and
     /// whether they are offered again.
@@ -512,10 +515,11 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         let mut more = false;
         if look.freed {
             let rows = self.with(async |conn| C::Statements::freed(conn).await).await?;
-            self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
+            let freed = self.with(async |conn| C::Statements::free_keys(conn, &rows).await).await?;
             self.may_lie_before();
             outlook.ready = true;
-            more |= rows.len() >= BATCH as usize;
+            // Of keys that are stuck the next look is in time.
+            more |= rows.len() >= BATCH as usize && freed > 0;
         }
         if is_due {
             let promoted = self.with(async |conn| C::Statements::promote(conn).await).await?;

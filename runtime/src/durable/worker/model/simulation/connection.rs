@@ -260,9 +260,10 @@ impl Statements<ModelConnection> for OnModel {
         conn.send("adopts", move |world| world.change_some(|table| table.adopt(&task))).await
     }
 
-    async fn free_keys(conn: &mut ModelConnection, rows: &[(TaskId, String)]) -> QueryResult<()> {
-        let rows = rows.to_vec();
-        conn.send("frees keys", move |world| world.change(|table| table.free_keys(&rows))).await
+    async fn free_keys(conn: &mut ModelConnection, rows: &[(TaskId, String)]) -> QueryResult<usize> {
+        let (freed, rows) = (rows.len(), rows.to_vec());
+        conn.send("frees keys", move |world| world.change(|table| table.free_keys(&rows))).await?;
+        Ok(freed)
     }
 
     async fn next_unknown(conn: &mut ModelConnection, behind: &str) -> QueryResult<Option<(String, bool)>> {

@@ -342,7 +342,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         link.run(adopt).await
     }
 
-    async fn free_keys(link: &mut Link, rows: &[(TaskId, String)]) -> QueryResult<()> {
+    async fn free_keys(link: &mut Link, rows: &[(TaskId, String)]) -> QueryResult<usize> {
         link.transaction(async |conn| {
             // Locked first: what leaves a key behind that is looked at again.
             let lock = Sql::<SqlTaskId>::new("SELECT id FROM deferred_tasks WHERE id = ANY(")
@@ -359,7 +359,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
                 .sql("::text::uuid[]) AND freed_key = ANY(ARRAY(SELECT value FROM json_array_elements_text(")
                 .bind(json(&keys))
                 .sql("::text::json)))");
-            clear.execute(conn).await.map(drop)
+            clear.execute(conn).await
         })
         .await
     }
