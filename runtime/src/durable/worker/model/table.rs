@@ -290,7 +290,12 @@ impl Table {
         row.key.is_none() || !self.rows.values().any(is_in_the_way)
     }
 
-    fn start(&mut self, id: TaskId, lease: &Lease) -> ClaimedRow {
+    /// Whether this one can be taken from a queue.
+    pub(super) fn can_take_one(&self, id: TaskId, queue: &str) -> bool {
+        self.front(queue).contains(&id) && self.is_its_turn(id)
+    }
+
+    pub(super) fn start(&mut self, id: TaskId, lease: &Lease) -> ClaimedRow {
         let now = self.now;
         let row = self.row(id);
         row.state = State::Running;

@@ -66,6 +66,16 @@ pub(super) enum Answer {
     Freed(Vec<(TaskId, String)>),
 }
 
+/// What a database took for a claim.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Took {
+    pub(super) ids: Vec<TaskId>,
+    /// Whether there may be more.
+    pub(super) more: bool,
+    /// Whether these are next of their keys, and not what stands at the front.
+    pub(super) handed_over: bool,
+}
+
 impl Operation {
     /// What time it is behind that.
     pub(super) fn ends_at(&self, now_ms: i64) -> i64 {
@@ -76,9 +86,9 @@ impl Operation {
         }
     }
 
-    /// Does it with the model. Of each claim, `taken` says how many a database took, and whether it
-    /// says that there may be more: then that may be less than was wanted.
-    pub(super) fn run(&self, table: &mut Table, taken: &[(usize, bool)]) -> Answer {
+    /// Does it with the model. Of each claim, `taken` says what a database took, and whether it says
+    /// that there may be more: then that may be less than was wanted.
+    pub(super) fn run(&self, table: &mut Table, taken: &[Took]) -> Answer {
         match self {
             Self::Enqueue(calls) => {
                 table.enqueue(calls);
@@ -97,13 +107,25 @@ impl Operation {
                     table.settle(lease, settlement);
                 }
                 let claimed = claims.iter().enumerate().map(|(at, claim)| {
+                    // Who is next of the keys that ends have left, or some of these: not what stands
+                    // at the front.
+                    if let Some(took) = taken.get(at).filter(|took| took.handed_over) {
+                        let mut rows = Vec::new();
+                        for id in took.ids.iter().take(claim.limit as usize) {
+                            if table.can_take_one(*id, &claim.queue) {
+                                rows.push(table.start(*id, lease));
+                            }
+                        }
+                        return rows;
+                    }
                     let before = table.clone();
                     let mut rows = table.claim(lease, claim);
                     rows.sort_by_key(|row| (row.priority, row.run_at_ms, row.id));
-                    if let Some(&(count, true)) = taken.get(at)
-                        && (1..rows.len()).contains(&count)
+                    if let Some(took) = taken.get(at)
+                        && took.more
+                        && (1..rows.len()).contains(&took.ids.len())
                     {
-                        for left in rows.split_off(count) {
+                        for left in rows.split_off(took.ids.len()) {
                             table.rows.insert(left.id, before.rows[&left.id].clone());
                         }
                     }
@@ -258,13 +280,14 @@ fn some_calls(rng: &mut Rng, table: &Table, next: &mut u128) -> Vec<NewTask> {
 }
 
 fn some_claims(rng: &mut Rng) -> Vec<Claim> {
+    let hungry = rng.bool();
     let claim = |rng: &mut Rng, lane: usize| Claim {
         lane,
         queue: Arc::from(QUEUES[lane]),
         limit: rng.u32(1..=3),
         bytes: pick(rng, &[1, 30, 10_000]),
         // Where it is not, a database may leave what was ready before for the next claim.
-        hungry: true,
+        hungry,
     };
     (0..2).map(|lane| claim(rng, lane)).collect()
 }
