@@ -1,12 +1,10 @@
 //! Tasks that take long, and workers that die.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel_deferred::deferred_task;
 use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work, on_every_async_database};
-use tokio::sync::Semaphore;
 
 use crate::support::{
     LEASE_END, committed, hold_blocking, lease_end, lease_extended, states, tell, with, words, worker, worker_of,
@@ -236,15 +234,11 @@ async fn no_lease_lasts_for_longer_because_the_clock_went_back<A: AsyncDatabase>
     other.stop().await;
 }
 
-/// Runs until the gate opens.
-#[deferred_task(durable, queue = "gate")]
-async fn pass(#[state] gate: &Gate) {
-    // It is never closed: then nobody waits.
-    let _ = gate.0.acquire().await;
+/// Runs for as long as its worker.
+#[deferred_task(durable)]
+async fn run_on() {
+    std::future::pending::<()>().await;
 }
-
-#[derive(Clone)]
-struct Gate(Arc<Semaphore>);
 
 /// FINDINGS C11: a list of as many tasks is too much for a statement of MariaDB and SQLite.
 async fn a_hundred_thousand_leases_are_renewed<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
@@ -260,11 +254,10 @@ async fn a_hundred_thousand_leases_are_renewed<A: AsyncDatabase>(_: &Scratch<A::
     };
     db.run_sql(&format!(
         "INSERT INTO deferred_tasks (id, task, queue, payload, run_at_ms, max_attempts, enqueued_at_ms) \
-         SELECT {id}, 'worker::leases::pass', 'gate', '{{}}', 0, 5, 0 FROM ({series}) AS s"
+         SELECT {id}, 'worker::leases::run_on', 'default', '{{}}', 0, 5, 0 FROM ({series}) AS s"
     ));
-    let gate = Gate(Arc::new(Semaphore::new(0)));
     let concurrency = usize::try_from(TASKS).expect("few enough");
-    let at_work = at_work!(db.worker::<A>().queue("gate", concurrency).state(gate).lease(Duration::from_secs(15)));
+    let at_work = at_work!(worker_of::<A>(db, &Notes::default(), concurrency).lease(Duration::from_secs(15)));
     let mut observer = db.observer();
     let mut number = |what: &str| {
         let of_running = format!("SELECT {what} AS number FROM deferred_tasks WHERE state = 'running'");
