@@ -297,6 +297,40 @@ async fn d18_a_queue_that_is_slow_or_broken<A: Server>(db: &Scratch<A::Blocking>
     at_work.stop().await;
 }
 
+/// A claim on PostgreSQL may be several statements. The answer of its last one gets lost: what that one
+/// took is given back, and what the ones before it took is run.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_d18_a_part_of_a_claim_is_lost() {
+    type A = diesel_async::AsyncPgConnection;
+    let db = &Scratch::<diesel::PgConnection>::with_tasks();
+    let ran = Ran::default();
+    let proxy = Proxy::new(server_of(db.url()));
+    let at_work = at_work!(builder::<A>(proxy.in_front_of(&A::counted(db.url())), &ran));
+    enqueue(db, 0..1);
+    until_all_ran(db, &ran, 1).await;
+    db.run_sql(
+        "CREATE FUNCTION hinder() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$; \
+         CREATE TRIGGER hinders BEFORE UPDATE ON deferred_tasks FOR EACH ROW WHEN (NEW.state = 'running' AND NEW.priority = 1) \
+         EXECUTE FUNCTION hinder()",
+    );
+    // What is more urgent than the last call that was claimed is claimed first.
+    committed(db, |conn| {
+        single(1).priority(-1).after_commit(conn)?;
+        single(2).priority(1).after_commit(conn)
+    });
+    let halfway = "SELECT count(*) AS number FROM pg_stat_activity, deferred_tasks \
+                   WHERE application_name = current_schema()::text AND wait_event = 'PgSleep' AND deferred_tasks.state = 'running'";
+    let begin = Instant::now();
+    while diesel::PgConnection::number(&mut db.observer(), halfway) == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:#?}", db.tasks());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(proxy.lose_answers(), 1);
+    until_all_ran(db, &ran, 3).await;
+    at_work.stop().await;
+}
+
 /// SQLite has one lock: a transaction that writes keeps it for longer than a worker's patience.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_d18_a_locked_database() {
@@ -380,7 +414,12 @@ async fn d18_none_of_8000_calls_is_taken_for_nobody<A: Server>(db: &Scratch<A::B
     let begin = Instant::now();
     enqueue(db, 0..CALLS);
     while ran.count() < CALLS as usize {
-        assert!(begin.elapsed() < Duration::from_secs(90), "{} ran", ran.count());
+        assert!(
+            begin.elapsed() < Duration::from_secs(90),
+            "{} ran after {locks} locks, {ends} connections ended, {lost} answers lost: {:#?}",
+            ran.count(),
+            db.tasks().iter().take(20).collect::<Vec<_>>()
+        );
         // At any moment of their work. On a busy machine they would get nowhere if that went on for
         // ever.
         tokio::time::sleep(Duration::from_micros(fastrand::u64(0..200_000))).await;

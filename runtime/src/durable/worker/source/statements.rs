@@ -266,22 +266,43 @@ pub(crate) struct Exchange {
     pub(crate) untold: Vec<TaskId>,
     /// For each claim, in their order; fewer where one of them failed, or there was no time for all.
     pub(crate) taken: Vec<Taken>,
-    /// How that one failed, and how long that took.
-    pub(crate) error: Option<(Error, Duration)>,
+    /// What ended it early. What was taken before that is in good hands.
+    pub(crate) failed: Option<Failed>,
     /// Whether the statements of [`Manner::AtOnce`] are known to be prepared.
     pub(crate) prepared: bool,
     /// Whether rows became ready that were behind others of their key.
     pub(crate) readied: bool,
 }
 
+/// What ended an exchange early.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// Which claim it was, by its place among them; `None`: it was the ends that could not be told.
+    pub(crate) claim: Option<usize>,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
 impl Exchange {
     /// Adds what a claim took that began then; `false`: it failed, and no other one follows.
     pub(crate) fn claimed(&mut self, taken: QueryResult<Taken>, begin: Instant) -> bool {
         match taken {
-            Ok(taken) => self.taken.push(taken),
-            Err(error) => self.error = Some((error, begin.elapsed())),
+            Ok(taken) => self.claimed_some(taken, None, begin),
+            Err(error) => self.claimed_some(Taken::default(), Some(error), begin),
         }
-        self.error.is_none()
+    }
+
+    /// The same of a claim that consists of several statements: what the first ones took must not get
+    /// lost with the one that failed.
+    pub(crate) fn claimed_some(&mut self, mut taken: Taken, error: Option<Error>, begin: Instant) -> bool {
+        let claim = Some(self.taken.len());
+        taken.more |= error.is_some();
+        if error.is_none() || !taken.rows.is_empty() {
+            self.taken.push(taken);
+        }
+        self.failed = error.map(|error| Failed { error, claim, took: begin.elapsed() });
+        self.failed.is_none()
     }
 }
 

@@ -16,7 +16,7 @@ use futures_util::future::{BoxFuture, Either, select};
 use tokio::time::Instant;
 
 use super::floor::{Beginning, Floor, Start};
-use super::statements::{BATCH, Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since};
+use super::statements::{BATCH, Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, is_about_others, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
@@ -400,13 +400,13 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             }
         }
         let Some(done) = exchanged else { return Ok(Exchanged::default()) };
-        let Exchange { untold, taken, error, prepared, readied } = done?;
+        let Exchange { untold, taken, failed, prepared, readied } = done?;
         // On this connection.
         self.told_of_keys |= has_keys && prepared && self.conn.is_some();
         let end = Instant::now();
-        let tried = taken.len() + usize::from(error.is_some());
-        let error = error.filter(|(error, _)| !is_about_others(error));
-        if error.is_none() {
+        let tried = failed.as_ref().and_then(|failed| failed.claim).map_or(taken.len(), |claim| claim + 1);
+        let failed = failed.filter(|failed| !is_about_others(&failed.error));
+        if failed.is_none() {
             // What was in doubt before still is: an earlier statement may be on its way yet.
             self.doubt = doubt;
         } else {
@@ -426,8 +426,8 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         }
         exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));
         exchanged.first = claims.get(tried).map(|(claim, _)| claim.lane);
-        if let Some((error, took)) = error {
-            exchanged.failed = Some((claims[taken.len()].0.lane, took));
+        if let Some(Failed { error, claim, took }) = failed {
+            exchanged.failed = claim.map(|claim| (claims[claim].0.lane, took));
             exchanged.error = Some(what_it_means(error));
         }
         for ((Claim { lane, limit, .. }, _), mut taken) in claims.into_iter().zip(taken) {

@@ -18,7 +18,7 @@ use super::calls::{number, seed_from};
 use super::table::{Row, State, Table};
 use crate::durable::id::TaskId;
 use crate::durable::operations::{cancel_task, pause_queue, replay_dead, replay_task, resume_queue};
-use crate::durable::worker::source::statements::Look;
+use crate::durable::worker::source::statements::{Failed, Look};
 use crate::durable::worker::source::{Claim, Statements, WorkerConnection};
 
 /// How many sequences are run on each database: those of the seeds from 0 on. `SEED=7` runs the one
@@ -58,7 +58,7 @@ async fn run<D: Database>(database: &mut D, operation: &Operation, now_ms: i64) 
             let claims: Vec<_> = claims.iter().map(|claim| (claim.clone(), None)).collect();
             let exchange = Of::<D>::exchange(worker, lease, settled, &claims, *manner).await?;
             assert!(exchange.untold.is_empty(), "nobody has anything locked: {:?}", exchange.untold);
-            if let Some((error, _)) = exchange.error {
+            if let Some(Failed { error, .. }) = exchange.failed {
                 return Err(error);
             }
             // Those that have become ready, and were not taken here, are told of.

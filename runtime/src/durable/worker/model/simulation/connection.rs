@@ -6,6 +6,7 @@
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use diesel::SqliteConnection;
@@ -24,15 +25,18 @@ use crate::dispatch::pause;
 use crate::durable::id::TaskId;
 use crate::durable::worker::model::calls::number;
 use crate::durable::worker::source::floor::Start;
-use crate::durable::worker::source::statements::{Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since, Taken};
+use crate::durable::worker::source::statements::{
+    Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since, Taken,
+};
 use crate::durable::worker::source::{Claim, Hint, Lease, Opening, Settlement, Statements, Unknown, WorkerConnection};
 
 /// A connection of a worker's.
 pub(super) struct ModelConnection {
-    pub(super) shared: Shared,
-    pub(super) worker: TaskId,
+    shared: Shared,
+    worker: TaskId,
     /// The worker's name in the log.
-    pub(super) name: String,
+    name: String,
+    is_lost: AtomicBool,
 }
 
 /// What becomes of one statement.
@@ -93,7 +97,7 @@ impl World {
 impl ModelConnection {
     /// Opens one.
     pub(super) async fn open(shared: Shared, worker: TaskId, name: String) -> Result<Self, ConnectionError> {
-        let conn = Self { shared, worker, name };
+        let conn = Self { shared, worker, name, is_lost: AtomicBool::new(false) };
         match conn.send("opens a connection", |_| ()).await {
             Ok(()) => Ok(conn),
             Err(error) => Err(ConnectionError::BadConnection(error.to_string())),
@@ -106,6 +110,10 @@ impl ModelConnection {
         what: &'static str,
         work: impl FnOnce(&mut World) -> T + Send + 'static,
     ) -> QueryResult<T> {
+        let lost = || Err(Error::DatabaseError(DatabaseErrorKind::ClosedConnection, Box::new("it is lost".to_owned())));
+        if self.is_lost.load(Ordering::Relaxed) {
+            return lost();
+        }
         let (fate, there, back) = {
             let world = &mut *self.shared.lock();
             let (fate, there, back) = world.fate();
@@ -115,7 +123,7 @@ impl ModelConnection {
             }
             (fate, there, back)
         };
-        let lost = || Err(Error::DatabaseError(DatabaseErrorKind::ClosedConnection, Box::new("it is lost".to_owned())));
+        self.is_lost.store(fate != Fate::Answered, Ordering::Relaxed);
         if fate == Fate::DoneLate {
             let shared = self.shared.clone();
             tokio::spawn(async move {
@@ -144,6 +152,36 @@ fn numbers(ids: impl IntoIterator<Item = TaskId>) -> String {
     ids.into_iter().map(|id| number(id).to_string()).collect::<Vec<_>>().join(" ")
 }
 
+async fn settle(conn: &ModelConnection, lease: Lease, settled: Vec<Settlement>) -> QueryResult<()> {
+    let name = conn.name.clone();
+    let settle = move |world: &mut World| {
+        for settlement in &settled {
+            let mine = world.change(|table| table.settle(&lease, settlement));
+            let late = if mine { "" } else { ", too late" };
+            let (id, outcome) = (number(settlement.id), &settlement.outcome);
+            world.note(format_args!("{name}: {id} {outcome:?}{late}"));
+        }
+    };
+    conn.send("settles", settle).await
+}
+
+async fn take(conn: &ModelConnection, lease: Lease, claim: Claim) -> QueryResult<Taken> {
+    let name = conn.name.clone();
+    let take = move |world: &mut World| {
+        let mut rows = Vec::new();
+        world.change_some(|table| {
+            rows = table.claim(&lease, &claim);
+            rows.len()
+        });
+        if !rows.is_empty() {
+            world.note(format_args!("{name}: claims {}", numbers(rows.iter().map(|row| row.id))));
+        }
+        let more = world.table().can_take(&claim.queue);
+        Taken { rows, more, ..Taken::default() }
+    };
+    conn.send("claims", take).await
+}
+
 /// The table on the model.
 pub(super) struct OnModel;
 
@@ -162,37 +200,47 @@ impl Statements<ModelConnection> for OnModel {
         claims: &[(Claim, Option<Start>)],
         _: Manner,
     ) -> QueryResult<Exchange> {
-        let lease = *lease;
-        if !settled.is_empty() {
-            let (settled, name) = (settled.to_vec(), conn.name.clone());
-            let settle = move |world: &mut World| {
-                for settlement in &settled {
-                    let mine = world.change(|table| table.settle(&lease, settlement));
-                    let late = if mine { "" } else { ", too late" };
-                    let (id, outcome) = (number(settlement.id), &settlement.outcome);
-                    world.note(format_args!("{name}: {id} {outcome:?}{late}"));
-                }
-            };
-            conn.send("settles", settle).await?;
-        }
+        let begin = Instant::now();
         let readied = settled.iter().any(|settlement| settlement.key.is_some());
         let mut exchange = Exchange { prepared: true, readied, ..Exchange::default() };
-        for (claim, _) in claims {
-            let begin = Instant::now();
-            let (claim, name) = (claim.clone(), conn.name.clone());
-            let take = move |world: &mut World| {
-                let mut rows = Vec::new();
-                world.change_some(|table| {
-                    rows = table.claim(&lease, &claim);
-                    rows.len()
-                });
-                if !rows.is_empty() {
-                    world.note(format_args!("{name}: claims {}", numbers(rows.iter().map(|row| row.id))));
+        let mut claims = claims.iter().map(|(claim, _)| claim);
+        if !settled.is_empty() {
+            // Where they are sent at once, a claim may succeed although the ends are not told.
+            let claim = if conn.shared.lock().chance(30) { claims.next() } else { None };
+            if let Some(claim) = claim {
+                let taken = take(conn, *lease, claim.clone()).await?;
+                exchange.claimed(Ok(taken), begin);
+            }
+            match settle(conn, *lease, settled.to_vec()).await {
+                Ok(()) => {}
+                Err(error) if exchange.taken.iter().all(|taken| taken.rows.is_empty()) => return Err(error),
+                Err(error) => {
+                    conn.shared.lock().note(format_args!("{}: claims without telling", conn.name));
+                    exchange.untold = settled.iter().map(|settlement| settlement.id).collect();
+                    exchange.failed = Some(Failed { error, claim: None, took: begin.elapsed() });
+                    return Ok(exchange);
                 }
-                let more = world.table().can_take(&claim.queue);
-                Taken { rows, more, ..Taken::default() }
+            }
+        }
+        for claim in claims {
+            let begin = Instant::now();
+            // On some databases a claim is one statement, on others several.
+            let first = if conn.shared.lock().chance(50) { claim.limit } else { claim.limit.min(1) };
+            let mut all = Taken::default();
+            let taken = async {
+                all = take(conn, *lease, Claim { limit: first, ..claim.clone() }).await?;
+                if first < claim.limit && !all.rows.is_empty() {
+                    let rest = take(conn, *lease, Claim { limit: claim.limit - first, ..claim.clone() }).await?;
+                    all.rows.extend(rest.rows);
+                    all.more = rest.more;
+                }
+                Ok(())
             };
-            if !exchange.claimed(conn.send("claims", take).await, begin) {
+            let error = taken.await.err();
+            if error.is_some() && !all.rows.is_empty() {
+                conn.shared.lock().note(format_args!("{}: claims some", conn.name));
+            }
+            if !exchange.claimed_some(all, error, begin) {
                 break;
             }
         }

@@ -340,10 +340,12 @@ impl World {
 const SEEDS: u64 = 2_000;
 
 /// What has to happen in some of them.
-const HAPPENS: [&str; 22] = [
+const HAPPENS: [&str; 24] = [
     "is killed",
     "has stopped",
     "claims",
+    "claims some",
+    "claims without telling",
     "rescues",
     "Done",
     "Retry",

@@ -22,9 +22,26 @@ enum Part {
 }
 
 /// Claims rows of a more urgent priority than the floor, then rows behind the floor, and where that
-/// is not enough, rows before it, if there may be some.
-pub(super) async fn take_all(link: &Link, lease: &Lease, claim: &Claim, start: Option<Start>) -> QueryResult<Taken> {
+/// is not enough, rows before it, if there may be some. What it took before an error must not get
+/// lost.
+pub(super) async fn take_all(
+    link: &Link,
+    lease: &Lease,
+    claim: &Claim,
+    start: Option<Start>,
+) -> (Taken, Option<Error>) {
     let mut all = Taken::default();
+    let taken = take_parts(link, lease, claim, start, &mut all).await;
+    (all, taken.err())
+}
+
+async fn take_parts(
+    link: &Link,
+    lease: &Lease,
+    claim: &Claim,
+    start: Option<Start>,
+    all: &mut Taken,
+) -> QueryResult<()> {
     let parts = match start {
         None => vec![Part::All],
         Some(Start { behind, urgent_first, front }) => {
@@ -36,45 +53,38 @@ pub(super) async fn take_all(link: &Link, lease: &Lease, claim: &Claim, start: O
         }
     };
     for part in parts {
-        let limit = claim.limit.saturating_sub(u32::try_from(all.rows.len()).unwrap_or(u32::MAX));
-        let bytes = claim.bytes - all.rows.iter().map(bytes_of).sum::<i64>();
         let is_front = matches!(part, Part::All);
         let only_if_nothing = start.is_some_and(|start| start.front == Front::IfThereIsNothingBehind);
-        if limit == 0 || (bytes <= 0 || (is_front && only_if_nothing)) && !all.rows.is_empty() {
+        let Some(rest) = rest_of(claim, all) else { break };
+        if (rest.bytes <= 0 || (is_front && only_if_nothing)) && !all.rows.is_empty() {
             break;
         }
         let begin = Instant::now();
-        match take_part(link, lease, &Claim { limit, bytes, ..claim.clone() }, part).await {
-            Ok(taken) => {
-                all.more = taken.more;
-                all.rows.extend(taken.rows);
-            }
-            // What was taken must not get lost.
-            Err(Error::DatabaseError(..)) if !all.rows.is_empty() => all.more = true,
-            Err(error) => return Err(error),
-        }
+        take_part(link, lease, &rest, part, all).await?;
         all.front = is_front.then(|| begin.elapsed());
     }
-    Ok(all)
+    Ok(())
 }
 
-fn bytes_of(row: &ClaimedRow) -> i64 {
-    i64::try_from(row.payload.len()).unwrap_or(i64::MAX)
+/// What a claim has still to take; `None`: nothing.
+fn rest_of(claim: &Claim, taken: &Taken) -> Option<Claim> {
+    let rows = u32::try_from(taken.rows.len()).unwrap_or(u32::MAX);
+    let limit = claim.limit.checked_sub(rows).filter(|limit| *limit > 0)?;
+    let bytes = taken.rows.iter().map(|row| i64::try_from(row.payload.len()).unwrap_or(i64::MAX)).sum::<i64>();
+    Some(Claim { limit, bytes: claim.bytes - bytes, ..claim.clone() })
 }
 
 /// Claims from the front of one part. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.
-async fn take_part(link: &Link, lease: &Lease, claim: &Claim, part: Part) -> QueryResult<Taken> {
-    let mut look_at = i64::from(claim.limit);
-    let mut all = Taken::default();
+async fn take_part(link: &Link, lease: &Lease, claim: &Claim, part: Part, all: &mut Taken) -> QueryResult<()> {
+    let limit = i64::from(claim.limit);
+    let mut look_at = limit;
     for _ in 0..LOOKS {
-        let limit = i64::from(claim.limit) - i64::try_from(all.rows.len()).unwrap_or(i64::MAX);
-        let bytes = claim.bytes - all.rows.iter().map(bytes_of).sum::<i64>();
-        let (rows, counts) = match take(link, lease, claim, part, look_at, limit, bytes).await {
+        let (rows, counts) = match take(link, lease, claim, part, look_at).await {
             // Two workers took two tasks of one key at the same moment, which the database does not
             // allow. One of them has it now.
-            Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) if all.rows.is_empty() => {
-                take(link, lease, claim, part, look_at, limit, bytes).await?
+            Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => {
+                take(link, lease, claim, part, look_at).await?
             }
             taken => taken?,
         };
@@ -84,7 +94,7 @@ async fn take_part(link: &Link, lease: &Lease, claim: &Claim, part: Part) -> Que
         let uncounted = counts.free >= limit && counts.seen > counts.free;
         all.more = counts.seen >= look_at || counts.free > taken || uncounted;
         if counts.seen == counts.free || counts.free > taken || taken >= limit {
-            return Ok(all);
+            return Ok(());
         }
         // Where half of them have to wait, most of those behind them have to as well.
         let waiting = counts.seen - counts.free;
@@ -95,16 +105,16 @@ async fn take_part(link: &Link, lease: &Lease, claim: &Claim, part: Part) -> Que
             match wider(look_at) {
                 Some(further) => look_at = further,
                 None if blocked > 0 => {}
-                None => return Ok(all),
+                None => return Ok(()),
             }
         }
         all.more = true;
-        if !all.rows.is_empty() {
+        if taken > 0 {
             // They are to start.
-            return Ok(all);
+            return Ok(());
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// How often a claim looks at more, before others have their turn.
@@ -147,8 +157,6 @@ async fn take(
     claim: &Claim,
     part: Part,
     look_at: i64,
-    limit: i64,
-    bytes: i64,
 ) -> QueryResult<(Vec<ClaimedRow>, Counts)> {
     let in_the_way = in_the_way();
     let take = front(claim, part, look_at)
@@ -156,9 +164,9 @@ async fn take(
             ", f AS MATERIALIZED (SELECT c.place, c.priority, c.run_at_ms, c.id, c.bytes FROM c \
              WHERE c.task_key IS NULL OR {in_the_way} IS NULL ORDER BY c.priority, c.run_at_ms, c.id LIMIT "
         ))
-        .bind(limit)
+        .bind(i64::from(claim.limit))
         .sql("), b AS MATERIALIZED (SELECT COALESCE(sum(f.bytes), 0) <= ")
-        .bind(bytes)
+        .bind(claim.bytes)
         .sql(format!(" AS fit FROM f), t AS (UPDATE deferred_tasks SET {TAKE}"))
         .bind(lease.worker)
         // A subquery, which is run once. By itself the time would be asked for and calculated with
@@ -173,7 +181,7 @@ async fn take(
              ARRAY(SELECT s.place FROM (SELECT f.place, sum(f.bytes) OVER o - f.bytes AS before, row_number() OVER o AS at \
              FROM f WINDOW o AS (ORDER BY f.priority, f.run_at_ms, f.id)) AS s WHERE s.at = 1 OR s.before < ",
         )
-        .bind(bytes)
+        .bind(claim.bytes)
         .sql(format!(
             ") END) RETURNING {CLAIMED}, NULL::text) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, \
              (SELECT count(*)::integer FROM c), (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL, NULL"

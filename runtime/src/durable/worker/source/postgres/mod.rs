@@ -27,8 +27,8 @@ use self::link::Link;
 use self::lists::{ids, json};
 use super::floor::{Floor, Start};
 use super::statements::{
-    BATCH, Ended, Exchange, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql,
-    Since, freed, has_due, keys_freed, keys_of_rescued, mine, next_unknown, park, rescue, start_anew,
+    BATCH, Ended, Exchange, Failed, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
+    RescuedSql, Since, freed, has_due, keys_freed, keys_of_rescued, mine, next_unknown, park, rescue, start_anew,
     started_in_the_time_to_come,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
@@ -124,8 +124,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
                         }
                     };
                     let (told, taken) = join(tell_at_once(own, lease, settled, next_of_keys), taken).await;
-                    if let Some(taken) = taken {
-                        exchange.claimed(taken, begin);
+                    if let Some((taken, error)) = taken {
+                        exchange.claimed_some(taken, error, begin);
                     }
                     told
                 }
@@ -144,7 +144,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
                     // What was taken must not get lost.
                     Err(_) if exchange.taken.iter().any(|taken| !taken.rows.is_empty()) => {
                         exchange.untold = settled.iter().map(|settlement| settlement.id).collect();
-                        exchange.error = Some((error, begin.elapsed()));
+                        exchange.failed = Some(Failed { error, claim: None, took: begin.elapsed() });
                     }
                     Err(error) => return Err(error),
                 },
@@ -152,7 +152,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         } else {
             exchange.untold = tell(link, lease, settled, manner).await?;
         }
-        if exchange.error.is_some() {
+        if exchange.failed.is_some() {
             return Ok(exchange);
         }
         for (claim, start) in left {
@@ -160,7 +160,8 @@ impl Statements<AsyncPgConnection> for OnPostgres {
             if claiming.duration_since(begin) > in_time(lease.duration) {
                 break;
             }
-            if !exchange.claimed(take_all(link, lease, claim, *start).await, claiming) {
+            let (taken, error) = take_all(link, lease, claim, *start).await;
+            if !exchange.claimed_some(taken, error, claiming) {
                 break;
             }
         }
