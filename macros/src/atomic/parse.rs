@@ -7,7 +7,7 @@ use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::spanned::Spanned;
-use syn::{Block, Expr, Ident, Path, Token, Type, braced, token};
+use syn::{Block, Expr, Ident, Path, Token, Type, braced, parse2, token};
 
 use super::options::{LEVELS, Row, Takes, expected};
 use super::simple::{self, Simple};
@@ -56,10 +56,12 @@ impl AtomicDef {
         let (mut atomic, inside) = match Self::without_statements(input.clone(), errors) {
             Some(read) => read,
             // Of the whole input, because the messages are at its own tokens.
-            None => (|input: ParseStream<'_>| Self::header(input, errors)).parse2(input)?,
+            None => (|input: ParseStream<'_>| Self::header(input, errors)).parse2(input.clone())?,
         };
-        let (braces, is_async) = (atomic.body.brace_token, atomic.asyncness.is_some());
-        (atomic.body.stmts, atomic.simples) = simple::statements(inside, braces, &atomic.conn, is_async)?;
+        let is_async = atomic.asyncness.is_some();
+        (atomic.body.stmts, atomic.simples) = simple::statements(inside, &atomic.conn, is_async)
+            // Of the user's own block, because a message may be at its end.
+            .map_err(|error| mistake_in_block(input).unwrap_or(error))?;
         contradictions(&atomic.options, errors);
         Ok(atomic)
     }
@@ -135,6 +137,15 @@ impl AtomicDef {
         let simples = Vec::new();
         Ok((Self { conn, target, options, root, result, asyncness, body, simples }, inside))
     }
+}
+
+/// What syn says of the block as it was written: braces that are put together again have no end of
+/// their own to point at.
+fn mistake_in_block(input: TokenStream) -> Option<syn::Error> {
+    let is_block =
+        |token: &TokenTree| matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace);
+    let block = input.into_iter().filter(is_block).last()?;
+    parse2::<Block>(block.into()).err()
 }
 
 /// Empties a block; returns what was in it.

@@ -8,8 +8,8 @@
 //! Must not know: what becomes of a value.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
-use syn::token::Brace;
-use syn::{Block, Expr, Ident, Stmt, parse2};
+use syn::parse::Parser;
+use syn::{Block, Expr, Ident, Stmt};
 
 use super::macros::{is_a_known_one, is_one_with_value};
 
@@ -40,12 +40,7 @@ pub(super) struct Chain {
 }
 
 /// The statements between these braces; those that are not taken apart are `Expr::Verbatim`s.
-pub(super) fn statements(
-    inside: TokenStream,
-    braces: Brace,
-    conn: &Ident,
-    is_async: bool,
-) -> syn::Result<(Vec<Stmt>, Vec<Simple>)> {
+pub(super) fn statements(inside: TokenStream, conn: &Ident, is_async: bool) -> syn::Result<(Vec<Stmt>, Vec<Simple>)> {
     let (mut simples, mut stmts) = (Vec::new(), Vec::new());
     let tokens: Vec<_> = inside.into_iter().collect();
     let reader = Reader { conn, is_async };
@@ -61,18 +56,16 @@ pub(super) fn statements(
         } else {
             // A `;` is nothing but the end of a statement: what stands before one is complete.
             let (taken, next) = rest.through_semicolon();
-            stmts.extend(taken_apart(taken, braces)?);
+            stmts.extend(taken_apart(taken)?);
             rest = next;
         }
     }
     Ok((stmts, simples))
 }
 
-/// By syn; in the user's braces, because a message may point at their end.
-fn taken_apart(tokens: &[TokenTree], braces: Brace) -> syn::Result<Vec<Stmt>> {
-    let mut block = Group::new(Delimiter::Brace, tokens.iter().cloned().collect());
-    block.set_span(braces.span.join());
-    Ok(parse2::<Block>(TokenTree::Group(block).into())?.stmts)
+/// By syn.
+fn taken_apart(tokens: &[TokenTree]) -> syn::Result<Vec<Stmt>> {
+    Block::parse_within.parse2(tokens.iter().cloned().collect())
 }
 
 fn only_tokens(pieces: Vec<Piece>) -> Result<TokenStream, Vec<Piece>> {
@@ -277,11 +270,13 @@ impl Reader<'_> {
     /// the connection.
     fn head<'c>(&self, begins_with_pattern: bool, begin: Rest<'c>, pieces: &mut Vec<Piece>) -> Option<Rest<'c>> {
         let (mut rest, mut before, mut in_pattern) = (begin, Before::Other, begins_with_pattern);
+        let mut last = None;
         loop {
             if !in_pattern && rest.braces().is_some() {
-                return Some(rest);
+                return last.is_some_and(ends_a_value).then_some(rest);
             }
             let (token, next) = rest.token()?;
+            last = Some(token);
             if in_pattern && self.is_mentioned_in(token) {
                 return None;
             }
@@ -315,7 +310,8 @@ impl Reader<'_> {
             pieces.push(Piece::Token(TokenTree::Ident(name.clone())));
             (name, rest) = rest.ident()?;
         }
-        if name == "_" || name == self.conn || !matches!(rest.punct(), Some('=' | ':')) {
+        let is_path = matches!(rest.0, [colon, second, ..] if is_punct(colon, ':') && is_punct(second, ':'));
+        if name == "_" || name == self.conn || is_path || !matches!(rest.punct(), Some('=' | ':')) {
             return None;
         }
         pieces.push(Piece::Token(TokenTree::Ident(name.clone())));
@@ -516,6 +512,16 @@ fn is_path(tokens: &[TokenTree]) -> bool {
         Some(TokenTree::Ident(_)) => true,
         Some(TokenTree::Punct(punct)) => punct.as_char() == '>',
         _ => false,
+    }
+}
+
+/// Whether braces behind this token are surely those of a body. Behind an operator, `in`, a macro's
+/// `!` or nothing they are a part of the value: `while { f(); x } {}`, `f::<{ N }>()`.
+fn ends_a_value(token: &TokenTree) -> bool {
+    match token {
+        TokenTree::Ident(name) => !["as", "dyn", "in", "let", "mut", "ref"].iter().any(|word| name == word),
+        TokenTree::Punct(punct) => punct.as_char() == '?',
+        TokenTree::Literal(_) | TokenTree::Group(_) => true,
     }
 }
 

@@ -104,6 +104,17 @@ fn a_statement_out_of_the_ordinary_is_taken_apart() {
         "match x { 1 => a = b, _ => {} }",
         "match x { #[cfg(a)] 1 => send(1), _ => {} }",
         "match unsafe { x } { _ => send(1) }",
+        "if { x } { send(1); }",
+        "if x && { y } { send(1); }",
+        "if f::<{ N }>() { send(1); }",
+        "if let Some(x) = { find()? } { send(x); } else { send(2); }",
+        "while { send(1); x } {}",
+        "while let Some(x) = { q.lock().pop() } { send(x); }",
+        "for x in { calls() } { send(x); }",
+        "for x in 0..{ n } { send(x); }",
+        "for x in vec! { y } { send(x); }",
+        "let a::B(conn) = x;",
+        "let B::<C>(mut conn) = x; f(&mut conn);",
         "loop { send(1); break; }",
         "'a: for x in y { send(1); }",
         "unsafe { send(1); }",
@@ -151,9 +162,20 @@ impl Random {
 
     fn condition(&mut self) -> String {
         let (chain, pattern) = (self.chain(), self.pattern());
-        let plain = ["x", "a == b", "a <= b && !c", "!f(x)", "x.is_empty()", "unsafe { x }", "a as u8 == 1"];
-        match self.up_to(4) {
+        let plain = [
+            "x",
+            "a == b",
+            "a <= b && !c",
+            "!f(x)",
+            "x.is_empty()",
+            "unsafe { x }",
+            "a as u8 == 1",
+            "{ x }",
+            "a == { b }",
+        ];
+        match self.up_to(5) {
             0 => format!("let {pattern} = {chain}"),
+            2 => format!("let {pattern} = {{ {chain} }}"),
             1 => format!("let {pattern} = {chain} && {}", self.pick(&plain)),
             _ => self.pick(&plain),
         }

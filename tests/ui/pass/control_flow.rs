@@ -43,6 +43,45 @@ fn branches_mix_tasks_and_plain_calls() -> QueryResult<()> {
     Ok(())
 }
 
+/// Braces may stand in what an `if`, `while`, `for` asks: its body is behind that.
+#[test]
+fn braces_in_heads() -> QueryResult<()> {
+    const fn above<const N: i32>(n: i32) -> bool {
+        n > N
+    }
+    const LEAST: i32 = 1;
+    let conn = &mut connect();
+    let log = Log::new();
+    let mut queue = vec![1, 2, 3];
+    atomic!(conn, -> QueryResult<()>, {
+        for task in {
+            let log = &log;
+            [note(log, 1), note(log, 2)]
+        } {
+            task.after_commit(conn)?;
+        }
+        while let Some(id) = {
+            let left = queue.len();
+            queue.pop().filter(|_| left > 1)
+        } {
+            note(&log, id);
+        }
+        if above::<{ LEAST + 1 }>(2) {
+            note(&log, 10);
+        } else {
+            note(&log, 20);
+        }
+        if let Some(id) = { plain() } {
+            note(&log, 30 + id);
+        } else {
+            note(&log, 40);
+        }
+        Ok(())
+    })?;
+    assert_eq!(log.ran(), [1, 2, 3, 2, 20, 31]);
+    Ok(())
+}
+
 #[test]
 #[allow(unsafe_code, reason = "a block that the rewrite goes into")]
 fn tails_of_unit_blocks() -> QueryResult<()> {
