@@ -3,6 +3,7 @@
 //!
 //! Must not know: how tasks are run.
 
+mod clock;
 mod deferring;
 pub(super) mod floor;
 #[cfg(feature = "async-mysql")]

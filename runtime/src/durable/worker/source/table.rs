@@ -15,6 +15,7 @@ use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use futures_util::future::{BoxFuture, Either, select};
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::floor::{Beginning, Floor, Start};
 use super::statements::{BATCH, Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, is_about_others, of_connecting, of_right, what_it_means};
@@ -201,6 +202,7 @@ pub(crate) struct TableSource<C: WorkerConnection> {
     unknown_behind: String,
     /// When it last looked, by the clock of the database.
     looked_at_ms: Option<i64>,
+    clock: Clock,
     /// When it looks at all from the beginning, and at what is in no hurry.
     thorough_at: Option<Instant>,
 }
@@ -248,6 +250,7 @@ impl<C: WorkerConnection> TableSource<C> {
             looking,
             unknown_behind: String::new(),
             looked_at_ms: None,
+            clock: Clock::new(),
             thorough_at: None,
         }
     }
@@ -319,7 +322,9 @@ impl<C: WorkerConnection> TableSource<C> {
         // All that is leased for longer than that is another worker's, with longer leases, or the
         // clock has gone back.
         let lease = self.lease;
-        if past.last_lease_end_ms.is_some_and(|end| end > now_ms.saturating_add(2 * lease.ms())) {
+        let is_long = |end| end > now_ms.saturating_add(2 * lease.ms());
+        if self.clock.may_have_gone_back(Instant::now(), lease.duration) && past.last_lease_end_ms.is_some_and(is_long)
+        {
             let begun = self.with(async |conn| C::Statements::start_anew(conn, &lease).await).await?;
             more |= begun >= BATCH as usize;
         }
@@ -508,8 +513,10 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 .map(|(queue, beginning)| (Arc::clone(queue), beginning.floor().filter(|_| !thorough)))
                 .collect(),
         };
+        let asked = Instant::now();
         let look: Look = self.with(async |conn| C::Statements::look(conn, &from).await).await?;
         self.looked_at_ms = Some(look.now_ms);
+        self.clock.said(look.now_ms, asked, Instant::now());
         let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
         let mut outlook = Outlook { ready: look.ready, ended: look.lease_ended, next: None, given_up: Vec::new() };
         let mut more = false;
