@@ -16,6 +16,7 @@ use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work};
 use crate::support::{committed, fail, hold, lease_end, lease_extended, note};
 
 /// Rows of each kind that a statement may have to go by.
+#[derive(Clone, Copy)]
 struct Others {
     /// Of each kind.
     count: u32,
@@ -53,6 +54,7 @@ impl Others {
             self.of(note, "default", "done", busy, &due, ended, count),
             self.of("shop::gone", "default", "unknown", "NULL", &due, refused, count),
             self.of(note, "paused", "ready", "NULL", &due, &[], count),
+            self.of(note, "default", "running", "NULL", "0", leased, count),
             self.of(note, "default", "running", busy, "0", leased, 1),
             self.of(note, "default", "running", busy_key, "0", leased, 100),
             "INSERT INTO deferred_paused_queues (queue) VALUES ('paused')".to_owned(),

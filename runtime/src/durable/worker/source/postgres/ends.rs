@@ -114,15 +114,16 @@ pub(super) async fn tell_one_by_one(
     .await
 }
 
+/// Rows that a worker has begun, by their ids; the worker follows. That they run is said otherwise
+/// than in the words of an index: it has the rows of all workers, which may be few when the statement
+/// is planned, and many afterwards.
+pub(super) const OURS: &str = "state <> 'done' AND worker = ";
+
 /// Deletes what ended well, or keeps it as a part of the history.
 fn end_well<'l>(lease: &Lease, done: &[TaskId]) -> Sql<'l> {
     let end =
         if lease.keeps_done { keep_done(&format!("(SELECT {NOW})")) } else { "DELETE FROM deferred_tasks".to_owned() };
-    Sql::new(end)
-        .sql(" WHERE id = ANY(")
-        .bind(ids(done))
-        .sql("::text::uuid[]) AND state <> 'done' AND worker = ")
-        .bind(lease.worker)
+    Sql::new(end).sql(" WHERE id = ANY(").bind(ids(done)).sql("::text::uuid[]) AND ").sql(OURS).bind(lease.worker)
 }
 
 /// Tells how attempts ended. Returns the ends that were not told, because somebody has locked their
@@ -151,11 +152,11 @@ pub(super) async fn tell(
     }
     let list = ids(&settled.iter().map(|settlement| settlement.id).collect::<Vec<_>>());
     let ours = || {
-        Sql::<SqlTaskId>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
-            .bind(lease.worker)
-            .sql(" AND id = ANY(")
+        Sql::<SqlTaskId>::new("SELECT id FROM deferred_tasks WHERE id = ANY(")
             .bind(&*list)
-            .sql("::text::uuid[])")
+            .sql("::text::uuid[]) AND ")
+            .sql(OURS)
+            .bind(lease.worker)
     };
     let all: Vec<TaskId> = link.rows(ours()).await?;
     let free: HashSet<TaskId> = link.rows(ours().sql(" FOR UPDATE SKIP LOCKED")).await?.into_iter().collect();
@@ -230,7 +231,8 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
             "::text::json) AS l(id uuid, started_at_ms bigint, state text, delay_ms bigint, error text, refund integer, \
              snoozed integer, refused boolean)), r AS MATERIALIZED (SELECT o.id, row_number() OVER (PARTITION BY o.task, o.unique_key \
              ORDER BY o.id) AS at FROM l JOIN deferred_tasks AS o ON o.id = l.id WHERE l.refund > 0 AND o.attempts = 1 \
-             AND o.unique_key IS NOT NULL AND o.state = 'running' AND o.started_at_ms = l.started_at_ms AND o.worker = ",
+             AND o.unique_key IS NOT NULL AND o.id = ANY(ARRAY(SELECT id FROM l)) AND o.started_at_ms = l.started_at_ms \
+             AND o.state <> 'done' AND o.worker = ",
         )
         .bind(lease.worker)
         .sql(format!(
@@ -243,8 +245,8 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
              refused_at_ms = CASE WHEN l.refused THEN COALESCE(t.refused_at_ms, {NOW}) ELSE t.refused_at_ms END, \
              refusals = t.refusals + l.refused::integer, snoozes = t.snoozes + CASE WHEN t.snoozes < 2147483647 THEN l.snoozed ELSE 0 END, error = COALESCE(l.error, t.error), \
              ended_at_ms = CASE WHEN t.cancel_requested OR l.state IN ('dead', 'cancelled') THEN {NOW} END, \
-             cancel_requested = false, {LET_GO} FROM l WHERE t.id = l.id AND t.state = 'running' \
-             AND t.started_at_ms = l.started_at_ms AND t.worker = "
+             cancel_requested = false, {LET_GO} FROM l WHERE t.id = l.id \
+             AND t.id = ANY(ARRAY(SELECT id FROM l)) AND t.started_at_ms = l.started_at_ms AND t.state <> 'done' AND t.worker = "
         ))
         .bind(lease.worker);
     update.execute(conn).await?;

@@ -26,6 +26,10 @@ use crate::durable::worker::source::{Claim, Lease};
 /// words are those of the index.
 const WAITS: &str = "h.task_key IS NOT NULL AND (h.state = 'ready' OR (h.state = 'scheduled' AND h.attempts > 0))";
 
+/// Of a row whose place is known. In the words of an index, the index may be read from end to end by
+/// a plan that was made while there was little in it.
+const IS_BLOCKED: &str = "state || '' = 'blocked'";
+
 /// Where the nearest row before `c` is that waits, too: a backward scan from `c`, in the order of the
 /// key and the id, because in that of the id alone rows of other keys stand between.
 fn waits_before() -> String {
@@ -84,7 +88,7 @@ fn next_of<'k, R>(keys: &[LeftKey<'k>]) -> Sql<'k, R> {
          AND {} IS NULL), \
          b AS MATERIALIZED (SELECT n.key, c.place, c.id, c.queue, c.priority, c.run_at_ms, c.bytes FROM n CROSS JOIN LATERAL \
          (SELECT ctid AS place, id, queue, priority, run_at_ms, octet_length(payload) AS bytes FROM deferred_tasks \
-         WHERE ctid = n.place AND state = 'blocked' FOR UPDATE SKIP LOCKED) AS c), \
+         WHERE ctid = n.place AND {IS_BLOCKED} FOR UPDATE SKIP LOCKED) AS c), \
          stuck AS (SELECT key FROM n WHERE key NOT IN (SELECT key FROM b)), ",
         waits_before()
     ))
@@ -107,10 +111,10 @@ pub(super) fn free<'k>(keys: &[LeftKey<'k>]) -> Sql<'k, Text> {
         "{READY}, r AS MATERIALIZED (SELECT k.key, h.place FROM k CROSS JOIN LATERAL (SELECT ctid AS place FROM deferred_tasks \
          WHERE task_key = k.key AND state = 'running' LIMIT 1) AS h), \
          l AS MATERIALIZED (SELECT r.key, h.id FROM r CROSS JOIN LATERAL (SELECT id FROM deferred_tasks \
-         WHERE ctid = r.place AND state = 'running' FOR SHARE SKIP LOCKED) AS h), \
+         WHERE ctid = r.place AND state || '' = 'running' FOR SHARE SKIP LOCKED) AS h), \
          o AS (UPDATE deferred_tasks SET overtaken = true WHERE ctid = ANY(ARRAY(SELECT (SELECT ctid FROM deferred_tasks \
          WHERE state = 'blocked' AND (task_key, overtaken) >= (l.key, false) AND (task_key, overtaken, id) < (l.key, false, l.id) \
-         ORDER BY task_key, overtaken, id LIMIT 1) FROM l)) AND state = 'blocked') \
+         ORDER BY task_key, overtaken, id LIMIT 1) FROM l)) AND {IS_BLOCKED}) \
          SELECT key FROM stuck UNION ALL SELECT key FROM r WHERE key NOT IN (SELECT key FROM l)"
     ))
 }

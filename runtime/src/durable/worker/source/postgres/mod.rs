@@ -22,7 +22,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use self::claim::take_all;
-use self::ends::{elect, tell, tell_at_once, tell_one_by_one};
+use self::ends::{OURS, elect, tell, tell_at_once, tell_one_by_one};
 use self::link::Link;
 use self::lists::{ids, json};
 use super::floor::{Floor, Start};
@@ -191,19 +191,18 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         // the others do not wait for it.
         let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = (SELECT {NOW}) + "))
             .bind(lease.ms())
-            .sql(" WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
-            .bind(lease.worker)
-            .sql(" AND id = ANY(")
+            .sql(" WHERE id = ANY(ARRAY(SELECT id FROM deferred_tasks WHERE id = ANY(")
             .bind(&*list)
-            .sql("::text::uuid[]) FOR UPDATE SKIP LOCKED))");
+            .sql("::text::uuid[]) AND ")
+            .sql(OURS)
+            .bind(lease.worker)
+            .sql(" FOR UPDATE SKIP LOCKED))");
         link.run(renew).await?;
-        let ours = Sql::<RenewedSql>::new(
-            "SELECT id, cancel_requested FROM deferred_tasks WHERE state = 'running' AND worker = ",
-        )
-        .bind(lease.worker)
-        .sql(" AND id = ANY(")
-        .bind(&*list)
-        .sql("::text::uuid[])");
+        let ours = Sql::<RenewedSql>::new("SELECT id, cancel_requested FROM deferred_tasks WHERE id = ANY(")
+            .bind(&*list)
+            .sql("::text::uuid[]) AND ")
+            .sql(OURS)
+            .bind(lease.worker);
         link.rows(ours).await
     }
 
@@ -223,7 +222,7 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         .bind(since_ms)
         .sql(
             " AND lease_until_ms < n.ms LIMIT 1), \
-             EXISTS (SELECT FROM deferred_tasks WHERE freed_key IS NOT NULL LIMIT 1), FALSE",
+             (SELECT TRUE FROM deferred_tasks WHERE freed_key IS NOT NULL LIMIT 1) IS NOT NULL, FALSE",
         );
         // One by one: as a join, it would be planned by what the table had when it was analyzed.
         for (queue, floor) in &from.queues {
