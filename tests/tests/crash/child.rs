@@ -162,6 +162,7 @@ fn plays<A: AsyncDatabase>() {
     match &*told(ROLE) {
         "enqueues and works" => enqueues_and_works::<A>(&url, &runtime),
         "calls" => crate::memory::calls::<A>(&url, &runtime),
+        "works on large calls" => crate::memory::works::<A>(&url, &runtime),
         "works on poison" => crate::poison::works::<A>(&url, &runtime),
         "works on spans" => crate::spans::works::<A>(&url, &runtime),
         role => panic!("no such role: {role}"),

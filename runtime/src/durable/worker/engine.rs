@@ -142,6 +142,10 @@ struct Round {
     /// Of each lane how many of its claims failed, one after the other, and until when there is no
     /// other one: they keep the others waiting.
     put_off: Vec<(u32, Instant)>,
+    /// Of each lane, how many bytes of arguments a call had on average that was claimed last. A claim
+    /// looks at the sizes of as many calls as it may take, which some databases read the arguments
+    /// for: of large ones it is to look at few.
+    sizes: Vec<i64>,
     /// Which lane is the first to claim.
     first: usize,
     failures: u32,
@@ -156,9 +160,47 @@ enum Left {
 }
 
 impl Round {
+    fn new(lanes: usize, lease: Duration, until_empty: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            hungry: vec![true; lanes],
+            exchange_took: Duration::ZERO,
+            tend_at: now,
+            renew_at: now + lease / 3,
+            look_again: None,
+            lingering: None,
+            resume_at: None,
+            worked: false,
+            left: until_empty.then_some(Left::Unknown),
+            put_off: vec![(0, now); lanes],
+            sizes: vec![0; lanes],
+            first: 0,
+            failures: 0,
+        }
+    }
+
     /// How long ends wait for others: no longer than it takes to tell of them.
     fn linger(&self) -> Duration {
         self.exchange_took.min(LINGER)
+    }
+
+    /// How many calls of a lane have so many bytes of arguments, with as many again to spare.
+    fn likely(&self, lane: usize, bytes: i64) -> u32 {
+        match self.sizes[lane] {
+            0 => u32::MAX,
+            size => u32::try_from(bytes.max(0).saturating_mul(2) / size).unwrap_or(u32::MAX).max(1),
+        }
+    }
+
+    fn measure(&mut self, claimed: &[Claimed]) {
+        let mut sums = vec![(0, 0); self.sizes.len()];
+        for Claimed { lane, payload, .. } in claimed {
+            let (calls, bytes) = &mut sums[*lane];
+            (*calls, *bytes) = (*calls + 1, *bytes + payload.len());
+        }
+        for (size, (calls, bytes)) in self.sizes.iter_mut().zip(sums).filter(|(_, (calls, _))| *calls > 0) {
+            *size = i64::try_from(bytes / calls).unwrap_or(i64::MAX);
+        }
     }
 
     /// It did not do what it was to do; says when the next one is to begin.
@@ -222,21 +264,7 @@ where
         emit(|| self.work.tell());
         let mut shutdown = pin!(shutdown.fuse());
         let _stop = StopAll(Arc::clone(&self.shared.lanes));
-        let now = Instant::now();
-        let mut round = Round {
-            hungry: vec![true; self.queues.len()],
-            exchange_took: Duration::ZERO,
-            tend_at: now,
-            renew_at: now + self.lease / 3,
-            look_again: None,
-            lingering: None,
-            resume_at: None,
-            worked: false,
-            left: until_empty.then_some(Left::Unknown),
-            put_off: vec![(0, now); self.queues.len()],
-            first: 0,
-            failures: 0,
-        };
+        let mut round = Round::new(self.queues.len(), self.lease, until_empty);
         let fatal = loop {
             let mut stopping = false;
             let done = {
@@ -412,7 +440,9 @@ where
             .map(|(lane, free)| Claim {
                 lane,
                 queue: Arc::clone(&self.queues[lane]),
-                limit: u32::try_from(free.min(self.settings.batch.max(1))).unwrap_or(u32::MAX),
+                limit: u32::try_from(free.min(self.settings.batch.max(1)))
+                    .unwrap_or(u32::MAX)
+                    .min(round.likely(lane, bytes)),
                 bytes: bytes.max(1),
                 hungry: round.hungry[lane],
             })
@@ -440,6 +470,7 @@ where
         }
         exchanged.hungry.iter().for_each(|&lane| round.hungry[lane] = true);
         let unknown = self.unknown(&exchanged.claimed);
+        round.measure(&exchanged.claimed);
         self.start(exchanged.claimed, begin);
         match (exchanged.failed, exchanged.error) {
             // That may be about this queue only: the others go on.
@@ -680,5 +711,32 @@ fn outage_pause(failures: u32) -> Duration {
 impl<Src: fmt::Debug, S> fmt::Debug for Engine<Src, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_large_calls_a_claim_looks_at_few() {
+        let mut round = Round::new(2, Duration::from_secs(60), false);
+        let call = |lane, bytes| Claimed {
+            lane,
+            id: TaskId::new(),
+            task: String::new(),
+            payload: "x".repeat(bytes),
+            attempt: 1,
+            max_attempts: 1,
+            key: None,
+            refusals: 0,
+            started_at_ms: 0,
+        };
+        assert_eq!(round.likely(0, 1_000), u32::MAX, "nothing is known");
+        round.measure(&[call(0, 150), call(1, 1), call(0, 250)]);
+        assert_eq!((round.likely(0, 1_000), round.likely(1, 1_000)), (10, 2_000));
+        assert_eq!(round.likely(0, -5_000), 1, "a lane in which nothing runs has one");
+        round.measure(&[call(1, 100)]);
+        assert_eq!((round.likely(0, 1_000), round.likely(1, 1_000)), (10, 20));
     }
 }
