@@ -1,0 +1,237 @@
+//! Draining a backlog: of each size in hand, of keys, beside rows of every other kind, by several
+//! processes, beside a long transaction.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel_async::AsyncPgConnection;
+use diesel_deferred::{DeferredConnection, Worker, atomic};
+
+use crate::by_hand::drain_by_hand;
+use crate::figures::{median, print_rates, rate};
+use crate::schema::Schema;
+use crate::{CONCURRENCY, Progress, noop};
+
+/// So many tasks that do nothing, by a worker, and by a loop by hand, both of which have as many in
+/// their hands at a time.
+pub async fn drain(schema: &Schema, slices: usize, tasks: u64) {
+    for at_a_time in [CONCURRENCY, 1_000] {
+        let (mut waits, mut does_not, mut mine) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..slices {
+            for (commit, times) in [("on", &mut waits), ("off", &mut does_not)] {
+                schema.fill(tasks);
+                times.push(drain_by_hand(schema, commit, at_a_time, &Progress::of(tasks)));
+                assert_eq!(schema.tasks(), 0);
+            }
+            schema.fill(tasks);
+            mine.push(drain_by_workers(schema, &Progress::of(tasks), 1, at_a_time).await);
+        }
+        let what = format!("drain of {tasks}, {at_a_time} at a time");
+        print_rates(&format!("{what}, by hand waiting for the disk"), tasks, waits, mine.clone());
+        print_rates(&format!("{what}, by hand not waiting either"), tasks, does_not, mine);
+    }
+}
+
+/// A backlog of calls of so many keys, beside the same calls without any. They are committed in
+/// transactions of ten, so that most of them do not know of each other. Prints tasks a second and the
+/// ratio.
+pub async fn keys(schema: &Schema, tasks: u64) {
+    let deadlocks = "SELECT deadlocks AS number FROM pg_stat_database WHERE datname = current_database()";
+    let (before, mut without) = (schema.number(deadlocks), 0.0);
+    for (keys, workers) in [(0, 1), (tasks, 1), (100, 1), (10, 1), (1, 1), (0, 8), (100, 8)] {
+        enqueue_of_keys(schema, tasks, keys);
+        schema.connect().batch_execute("VACUUM ANALYZE deferred_tasks").expect("tidy up");
+        let rate = rate(tasks, drain_by_workers(schema, &Progress::of(tasks), workers, CONCURRENCY).await);
+        if (keys, workers) == (0, 1) {
+            without = rate;
+        }
+        let what = format!("drain of {tasks} with {keys} keys by {workers} workers");
+        println!("{what:<44} {rate:>9.0}/s   ratio {:.2}", rate / without);
+    }
+    println!("deadlocks meanwhile: {}", schema.number(deadlocks) - before);
+}
+
+/// By calls, in transactions of ten. 0 is no key.
+pub fn enqueue_of_keys(schema: &Schema, tasks: u64, keys: u64) {
+    schema.empty();
+    let mut conn = DeferredConnection::new(schema.connect());
+    // How long the backlog takes to be written is not what is measured.
+    conn.batch_execute("SET synchronous_commit = off").expect("a setting");
+    for transaction in 0..tasks / 10 {
+        atomic!(conn, -> QueryResult<()>, {
+            for at in 0..10 {
+                let number = transaction * 10 + at;
+                let call = noop(i64::try_from(number).expect("few"));
+                if keys == 0 { call } else { call.key(format!("key {}", number % keys)) };
+            }
+            Ok(())
+        })
+        .expect("commit");
+    }
+}
+
+/// Rows that a drain is not about: what they are called, and what is else said of them.
+const SHAPES: [(&str, &str, &str); 9] = [
+    ("nothing", "", ""),
+    ("another queue", "queue", "'elsewhere'"),
+    ("scheduled ones", "state, run_at_ms", "'scheduled', 9999999999999"),
+    ("a busy key", "state, task_key", "'blocked', 'busy'"),
+    ("a hundred busy keys", "state, task_key", "'blocked', 'busy ' || n % 100"),
+    ("dead ones", "state, ended_at_ms", "'dead', 9999999999999"),
+    ("cancelled ones", "state, ended_at_ms", "'cancelled', 9999999999999"),
+    ("unknown ones", "state, task, refused_at_ms, run_at_ms", "'unknown', 'gone', 9999999999999, 9999999999999"),
+    ("a paused queue", "queue", "'paused'"),
+];
+
+/// The same drain beside so many rows of each kind. Prints the ratio to the drain beside none.
+pub async fn shapes(schema: &Schema, tasks: u64, others: u64) {
+    schema.connect().batch_execute("INSERT INTO deferred_paused_queues VALUES ('paused')").expect("paused");
+    let mut alone = 0.0;
+    for (what, columns, values) in SHAPES {
+        schema.fill(tasks);
+        if !columns.is_empty() {
+            let (mut names, mut rest) = (columns.to_owned(), values.to_owned());
+            for (name, value) in [("queue", "'bench'"), ("task", "'noop'"), ("run_at_ms", "0")] {
+                if !columns.split(", ").any(|column| column == name) {
+                    names.push_str(&format!(", {name}"));
+                    rest.push_str(&format!(", {value}"));
+                }
+            }
+            let insert = format!(
+                "INSERT INTO deferred_tasks (id, payload, max_attempts, enqueued_at_ms, {names}) \
+                 SELECT gen_random_uuid(), '{{}}', 20, 0, {rest} FROM generate_series(1, {others}) AS n; \
+                 INSERT INTO deferred_tasks (id, payload, max_attempts, enqueued_at_ms, queue, task, run_at_ms, state, task_key, lease_until_ms) \
+                 SELECT DISTINCT ON (task_key) gen_random_uuid(), '{{}}', 20, 0, 'bench', 'noop', 0, 'running', task_key, 9999999999999 \
+                 FROM deferred_tasks WHERE state = 'blocked'; VACUUM ANALYZE deferred_tasks"
+            );
+            for statement in insert.split("; ") {
+                schema.connect().batch_execute(statement).expect("rows");
+            }
+        }
+        let before = schema.tasks();
+        let rate = rate(tasks, drain_by_workers(schema, &Progress::of(tasks), 1, CONCURRENCY).await);
+        assert_eq!(before - schema.tasks(), i64::try_from(tasks).expect("few"));
+        if alone == 0.0 {
+            alone = rate;
+        }
+        println!("drain of {tasks} beside {others} rows: {what:<20} {rate:>9.0}/s   ratio {:.2}", rate / alone);
+    }
+    schema.connect().batch_execute("DELETE FROM deferred_paused_queues").expect("resumed");
+}
+
+/// What tells a process of this program to work until nothing is left, at this URL.
+pub const WORKS_AT: &str = "DIESEL_DEFERRED_BENCH_WORKS_AT";
+
+/// A backlog by processes of their own, from the start of the first one to the end of the last one.
+pub fn processes(schema: &Schema, slices: usize, tasks: u64) {
+    let (mut one, mut eight) = (Vec::new(), Vec::new());
+    for _ in 0..slices {
+        for (processes, times) in [(1, &mut one), (8, &mut eight)] {
+            schema.fill(tasks);
+            let begin = Instant::now();
+            let this = std::env::current_exe().expect("this program");
+            let children =
+                (0..processes).map(|_| Command::new(&this).env(WORKS_AT, &schema.url).spawn().expect("a process"));
+            for mut child in children.collect::<Vec<_>>() {
+                assert!(child.wait().expect("it ended").success());
+            }
+            times.push(begin.elapsed());
+            assert_eq!(schema.tasks(), 0);
+        }
+    }
+    let ratios = one.iter().zip(&eight).map(|(one, eight)| one.as_secs_f64() / eight.as_secs_f64());
+    let (ratio, one, eight) = (median(ratios.collect()), rate(tasks, median(one)), rate(tasks, median(eight)));
+    println!("drain of {tasks}: by one process {one:.0}/s, by eight {eight:.0}/s, ratio {ratio:.2}");
+}
+
+/// What such a process does.
+pub async fn work_at(url: String) {
+    let worker = Worker::<AsyncPgConnection>::builder(url).state(Progress::of(u64::MAX)).queue("bench", CONCURRENCY);
+    worker.build().expect("a worker").run_until_empty().await.expect("it can work");
+}
+
+/// From before they connect until all have ended.
+pub async fn drain_by_workers(schema: &Schema, progress: &Arc<Progress>, workers: usize, at_a_time: usize) -> Duration {
+    let workers: Vec<_> = (0..workers)
+        .map(|_| schema.worker().state(Arc::clone(progress)).queue("bench", at_a_time).build().expect("a worker"))
+        .collect();
+    let start = Instant::now();
+    let run = |worker: Worker<AsyncPgConnection>| tokio::spawn(worker.run(progress.all.clone().cancelled_owned()));
+    let running: Vec<_> = workers.into_iter().map(run).collect();
+    let mut ran = 0;
+    for worker in running {
+        let report = worker.await.expect("no panic").expect("it can work");
+        assert_eq!(report.released, 0);
+        ran += report.ran;
+    }
+    assert_eq!(ran, progress.tasks);
+    start.elapsed()
+}
+
+/// A drain while a long transaction elsewhere keeps every dead row: how much slower the last fifth
+/// is than the second one.
+pub async fn floor(schema: &Schema, slices: usize, tasks: u64) {
+    let (mut theirs, mut mine) = (Vec::new(), Vec::new());
+    let (mut their_slowdown, mut my_slowdown) = (Vec::new(), Vec::new());
+    let mut called = Vec::new();
+    for _ in 0..slices {
+        schema.fill(tasks);
+        let long = schema.long_transaction();
+        let (progress, start) = (Progress::of(tasks), Instant::now());
+        theirs.push(drain_by_hand(schema, "off", 1_000, &progress));
+        their_slowdown.push(progress.slowdown(start));
+        drop(long);
+        schema.fill(tasks);
+        let long = schema.long_transaction();
+        let (progress, start) = (Progress::of(tasks), Instant::now());
+        mine.push(drain_by_workers(schema, &progress, 1, CONCURRENCY).await);
+        my_slowdown.push(progress.slowdown(start));
+        drop(long);
+        schema.fill(tasks);
+        let long = schema.long_transaction();
+        called.push(drain_while_called(schema, &Progress::of(tasks)).await);
+        drop(long);
+    }
+    let called_ratio = called.iter().zip(&mine).map(|(called, mine)| called.as_secs_f64() / mine.as_secs_f64());
+    let called_ratio = median(called_ratio.collect());
+    print_rates(
+        &format!("drain of {tasks} beside a long transaction, by hand not waiting either"),
+        tasks,
+        theirs,
+        mine,
+    );
+    println!(
+        "    the last fifth took by hand {:.2} times as long as the second, ours {:.2}",
+        median(their_slowdown),
+        median(my_slowdown)
+    );
+    println!("    while somebody calls every 2 ms ours took {called_ratio:.2} times as long");
+}
+
+/// [`drain_by_workers`] with one, while another connection goes on calling: what it calls may have to start
+/// before what was taken last.
+async fn drain_while_called(schema: &Schema, progress: &Arc<Progress>) -> Duration {
+    let over = Arc::new(AtomicBool::new(false));
+    let (until, mut conn) = (Arc::clone(&over), DeferredConnection::new(schema.connect()));
+    let caller = tokio::task::spawn_blocking(move || {
+        while !until.load(Ordering::Relaxed) {
+            atomic!(conn, -> QueryResult<()>, {
+                noop(0);
+                Ok(())
+            })
+            .expect("commit");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let worker = schema.worker().state(Arc::clone(progress)).queue("bench", CONCURRENCY).build().expect("a worker");
+    let start = Instant::now();
+    worker.run(progress.all.clone().cancelled_owned()).await.expect("it can work");
+    let took = start.elapsed();
+    over.store(true, Ordering::Relaxed);
+    caller.await.expect("it called");
+    took
+}
