@@ -16,7 +16,7 @@ use futures_util::future::{BoxFuture, Either, select};
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::floor::{Beginning, Floor, Start};
+use super::floor::{Beginning, Floor, REST, Start};
 use super::statements::{BATCH, Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since};
 use super::trouble::{RIGHTS, is_about_others, of_connecting, of_right, what_it_means};
 use super::{
@@ -546,11 +546,10 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 self.may_lie_before();
                 outlook.ready = true;
             }
-            // It is not to become most of what is done, where much is dead.
             let now = Instant::now();
             // Of what was left to this program there is more, and it takes turns with other tasks.
             let looks = if adopted >= BATCH as usize { 1 } else { 5 };
-            self.thorough_at = now.checked_add((now - begin).saturating_mul(50).max(self.looking.poll * looks));
+            self.thorough_at = now.checked_add((now - begin).saturating_mul(REST).max(self.looking.poll * looks));
         }
         // What is due, and was left, others have in their hands.
         let scheduled = look.next_scheduled_ms.filter(|_| !is_due);
