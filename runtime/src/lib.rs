@@ -73,6 +73,8 @@
 //! | `durable` | `#[deferred_task(durable)]`, `migrations` and what goes with them, on any connection |
 //! | `worker` | `Worker`, with `async` and `durable` |
 
+// Each item says on docs.rs which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // What one feature has no use for another one has: the lints are for all of them together.
 #![cfg_attr(
     not(all(
@@ -96,6 +98,8 @@ mod durable;
 #[path = "durable/off.rs"]
 mod durable;
 mod error;
+#[cfg(test)]
+mod events;
 mod guarded;
 mod hook;
 mod panics;
