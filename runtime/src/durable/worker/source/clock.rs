@@ -19,8 +19,8 @@ pub(super) struct Clock {
 /// A clock that is put right by less than that does no harm.
 const SLACK_MS: i64 = 1_000;
 
-/// So long a statement that asked for the time before may take effect, at least; and so long two
-/// leases take, in which those that live have renewed what they have.
+/// For how long it is looked for, at least: a statement that asked for the time just before may take
+/// effect behind a look. After two leases those that live have renewed what they have.
 const LATE: Duration = Duration::from_secs(60);
 
 impl Clock {

@@ -53,9 +53,9 @@ const SLACK_MS: i64 = 1_000;
 /// lies before it.
 const LASTS: Duration = Duration::from_millis(500);
 
-/// How many times as long as a claim at the front takes, or a look at all of the table, there is no
-/// other one. Where much is dead that takes long, and whoever calls meanwhile waits for it: one call
-/// in a hundred.
+/// The next claim at the front, and the next look at all of the table, waits for this many times as
+/// long as the last one took. Where much is dead they take long, and whoever calls meanwhile waits for
+/// them: one call in a hundred for each of the two.
 pub(super) const REST: u32 = 100;
 
 /// What is known of a queue's last claims.
