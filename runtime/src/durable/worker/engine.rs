@@ -20,6 +20,7 @@ use tower_service::Service;
 use super::errors::{WorkerError, WorkerReport};
 use super::job::{self, Job};
 use super::lane::{Lanes, SharedLanes, Stop};
+use super::round::{Left, Round, outage_pause};
 use super::runner::{ENOUGH, OnFailure, Shared};
 use super::source::{Claim, Claimed, Source, SourceError, Trouble, Unknown};
 use crate::dispatch::pause;
@@ -89,10 +90,6 @@ fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
     list
 }
 
-/// How long ends of attempts wait for others at most, so that many are told at once, while others
-/// of their queue still run.
-const LINGER: Duration = Duration::from_millis(5);
-
 /// How long ends wait whose rows somebody has locked.
 const LOCKED: Duration = Duration::from_millis(500);
 
@@ -116,101 +113,6 @@ struct Timing {
     poll: Duration,
     grace: Duration,
     batch: usize,
-}
-
-/// What is known between two rounds.
-struct Round {
-    /// Of which lanes there may be more to take.
-    hungry: Vec<bool>,
-    /// How long the last exchange took.
-    exchange_took: Duration,
-    tend_at: Instant,
-    renew_at: Instant,
-    /// When there is to be another look, and how long after the last one: a process that has told
-    /// of a commit is silent about those of the next few milliseconds, and some of these take longer
-    /// than others. So one that was told looks again, each time after twice as long, until that is
-    /// what it does anyway.
-    look_again: Option<(Instant, Duration)>,
-    /// Since when ends wait to be told.
-    lingering: Option<Instant>,
-    /// When ends are told that could not be.
-    resume_at: Option<Instant>,
-    /// Whether there was a round that did what it was to do.
-    worked: bool,
-    /// Where it is to stop when nothing is due: what was left when it last had nothing to do.
-    left: Option<Left>,
-    /// Of each lane how many of its claims failed, one after the other, and until when there is no
-    /// other one: they keep the others waiting.
-    put_off: Vec<(u32, Instant)>,
-    /// Of each lane, how many bytes of arguments a call had on average that was claimed last. A claim
-    /// looks at the sizes of as many calls as it may take, which some databases read the arguments
-    /// for: of large ones it is to look at few.
-    sizes: Vec<i64>,
-    /// Which lane is the first to claim.
-    first: usize,
-    failures: u32,
-}
-
-/// What there is to be done that a worker does not have in its hands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Unknown,
-    Nothing,
-    Something,
-}
-
-impl Round {
-    fn new(lanes: usize, lease: Duration, until_empty: bool) -> Self {
-        let now = Instant::now();
-        Self {
-            hungry: vec![true; lanes],
-            exchange_took: Duration::ZERO,
-            tend_at: now,
-            renew_at: now + lease / 3,
-            look_again: None,
-            lingering: None,
-            resume_at: None,
-            worked: false,
-            left: until_empty.then_some(Left::Unknown),
-            put_off: vec![(0, now); lanes],
-            sizes: vec![0; lanes],
-            first: 0,
-            failures: 0,
-        }
-    }
-
-    /// How long ends wait for others: no longer than it takes to tell of them.
-    fn linger(&self) -> Duration {
-        self.exchange_took.min(LINGER)
-    }
-
-    /// How many calls of a lane have so many bytes of arguments, with as many again to spare.
-    fn likely(&self, lane: usize, bytes: i64) -> u32 {
-        match self.sizes[lane] {
-            0 => u32::MAX,
-            size => u32::try_from(bytes.max(0).saturating_mul(2) / size).unwrap_or(u32::MAX).max(1),
-        }
-    }
-
-    fn measure(&mut self, claimed: &[Claimed]) {
-        let mut sums = vec![(0, 0); self.sizes.len()];
-        for Claimed { lane, payload, .. } in claimed {
-            let (calls, bytes) = &mut sums[*lane];
-            (*calls, *bytes) = (*calls + 1, *bytes + payload.len());
-        }
-        for (size, (calls, bytes)) in self.sizes.iter_mut().zip(sums).filter(|(_, (calls, _))| *calls > 0) {
-            *size = i64::try_from(bytes / calls).unwrap_or(i64::MAX);
-        }
-    }
-
-    /// It did not do what it was to do; says when the next one is to begin.
-    fn failed(&mut self) -> Instant {
-        self.failures += 1;
-        // Whatever was called out meanwhile was not heard.
-        self.hungry.fill(true);
-        self.tend_at = Instant::now();
-        Instant::now() + outage_pause(self.failures)
-    }
 }
 
 impl<Src, S> Engine<Src, S> {
@@ -702,41 +604,8 @@ async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, Source
 /// How long a queue is left alone at most whose claims fail.
 const LONGEST_PUT_OFF: Duration = Duration::from_secs(60);
 
-/// How long a worker waits between two attempts to reach its database.
-fn outage_pause(failures: u32) -> Duration {
-    let doubled = Duration::from_millis(50).saturating_mul(2_u32.saturating_pow(failures.min(10)));
-    doubled.min(Duration::from_secs(5)).mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
 impl<Src: fmt::Debug, S> fmt::Debug for Engine<Src, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("source", &self.source).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_large_calls_a_claim_looks_at_few() {
-        let mut round = Round::new(2, Duration::from_secs(60), false);
-        let call = |lane, bytes| Claimed {
-            lane,
-            id: TaskId::new(),
-            task: String::new(),
-            payload: "x".repeat(bytes),
-            attempt: 1,
-            max_attempts: 1,
-            key: None,
-            refusals: 0,
-            started_at_ms: 0,
-        };
-        assert_eq!(round.likely(0, 1_000), u32::MAX, "nothing is known");
-        round.measure(&[call(0, 150), call(1, 1), call(0, 250)]);
-        assert_eq!((round.likely(0, 1_000), round.likely(1, 1_000)), (10, 2_000));
-        assert_eq!(round.likely(0, -5_000), 1, "a lane in which nothing runs has one");
-        round.measure(&[call(1, 100)]);
-        assert_eq!((round.likely(0, 1_000), round.likely(1, 1_000)), (10, 20));
     }
 }

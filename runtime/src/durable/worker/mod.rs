@@ -1,7 +1,7 @@
 //! The worker: takes rows of durable tasks, and runs what they say.
 //!
 //! `source` is where tasks come from, `lane` what this worker has taken, `runner` and `job` one
-//! attempt, `engine` what is done when.
+//! attempt, `engine` what is done when, `round` what it knows in between.
 //!
 //! Must not know: how rows are written.
 
@@ -12,6 +12,7 @@ mod job;
 mod lane;
 #[cfg(test)]
 mod model;
+mod round;
 mod runner;
 mod source;
 
