@@ -39,6 +39,11 @@ impl Clock {
         self.last = Some((now_ms, end));
     }
 
+    /// What it said last.
+    pub(super) fn last_ms(&self) -> Option<i64> {
+        self.last.map(|(ms, _)| ms)
+    }
+
     /// Whether something may be leased for longer than it should because of that.
     pub(super) fn may_have_gone_back(&self, now: Instant, lease: Duration) -> bool {
         now.saturating_duration_since(self.went_back) < (lease * 2).max(LATE)

@@ -200,8 +200,7 @@ pub(crate) struct TableSource<C: WorkerConnection> {
     told_of_pooler: bool,
     /// Behind which name it looks for tasks that no program could read.
     unknown_behind: String,
-    /// When it last looked, by the clock of the database.
-    looked_at_ms: Option<i64>,
+    /// The clock of the database, at the last look.
     clock: Clock,
     /// When it looks at all from the beginning, and at what is in no hurry.
     thorough_at: Option<Instant>,
@@ -249,7 +248,6 @@ impl<C: WorkerConnection> TableSource<C> {
             told_of_pooler: looking.pooler.is_some(),
             looking,
             unknown_behind: String::new(),
-            looked_at_ms: None,
             clock: Clock::new(),
             thorough_at: None,
         }
@@ -308,7 +306,7 @@ impl<C: WorkerConnection> TableSource<C> {
             Some(_) => {}
             None => return Err(SourceError::NoTables(Error::NotFound)),
         }
-        let now_ms = self.looked_at_ms.unwrap_or(i64::MAX);
+        let now_ms = self.clock.last_ms().unwrap_or(i64::MAX);
         let (kept, after) = (self.looking.kept, self.looking.give_up_unknown_after);
         let mut more = false;
         if past.oldest_end_ms.is_some_and(|ended| ended < now_ms.saturating_sub(milliseconds(kept))) {
@@ -504,7 +502,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             return Ok(outlook);
         }
         let from = Since {
-            since_ms: self.looked_at_ms.filter(|_| !thorough).map(|ms| ms.saturating_sub(SLACK_MS)),
+            since_ms: self.clock.last_ms().filter(|_| !thorough).map(|ms| ms.saturating_sub(SLACK_MS)),
             queues: self
                 .looking
                 .queues
@@ -515,7 +513,6 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         };
         let asked = Instant::now();
         let look: Look = self.with(async |conn| C::Statements::look(conn, &from).await).await?;
-        self.looked_at_ms = Some(look.now_ms);
         self.clock.said(look.now_ms, asked, Instant::now());
         let is_due = look.next_scheduled_ms.is_some_and(|time| time <= look.now_ms);
         let mut outlook = Outlook { ready: look.ready, ended: look.lease_ended, next: None, given_up: Vec::new() };
