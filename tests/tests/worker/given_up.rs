@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel_deferred::{Worker, WorkerBuilder, cancel_task, deferred_task};
 use diesel_deferred_tests::{
-    AsyncDatabase, AsyncSqliteConnection, AtWork, Database, Notes, Proxy, Scratch, at_work, on_every_async_server,
-    server_of,
+    AsyncDatabase, AsyncSqliteConnection, AtWork, Database, Notes, Proxy, Scratch, at_work, eventually,
+    on_every_async_server, server_of,
 };
 
 use crate::support::{committed, hold, with};
@@ -321,11 +321,8 @@ async fn postgres_d18_a_part_of_a_claim_is_lost() {
     });
     let halfway = "SELECT count(*) AS number FROM pg_stat_activity, deferred_tasks \
                    WHERE application_name = current_schema()::text AND wait_event = 'PgSleep' AND deferred_tasks.state = 'running'";
-    let begin = Instant::now();
-    while diesel::PgConnection::number(&mut db.observer(), halfway) == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(30), "{:#?}", db.tasks());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let observer = &mut db.observer();
+    eventually("the last part is under way", || diesel::PgConnection::number(observer, halfway) > 0).await;
     assert_eq!(proxy.lose_answers(), 1);
     until_all_ran(db, &ran, 3).await;
     at_work.stop().await;
