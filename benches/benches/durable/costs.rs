@@ -21,7 +21,7 @@ pub async fn wal(schema: &Schema, tasks: u64) {
         schema.empty();
         // What is written first behind a checkpoint is written as a whole page.
         schema.connect().batch_execute("CHECKPOINT").expect("a superuser");
-        let at = || (settled(schema, written), settled(schema, whole_pages));
+        let at = || (settled(schema, written), schema.number(whole_pages));
         let (start, pages) = at();
         enqueue_of_keys(schema, tasks, keys);
         let (enqueued, _) = at();
