@@ -1,4 +1,4 @@
-//! That the page of events, `docs/events.md`, is true: it has each event that the code emits, with its
+//! That the page of events, `guide/src/events.md`, is true: it has each event that the code emits, with its
 //! level and its fields, and no other one.
 //!
 //! Must not know: when an event is emitted.
@@ -117,12 +117,12 @@ fn the_page_has_each_event() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut emitted = BTreeMap::new();
     emitted_in(&package.join("src"), &mut emitted);
-    let docs = package.join("../docs");
-    if !docs.exists() {
+    let pages = package.join("../guide/src");
+    if !pages.exists() {
         // The package alone, which has no pages.
         return;
     }
-    let page = fs::read_to_string(docs.join("events.md")).expect("the page");
+    let page = fs::read_to_string(pages.join("events.md")).expect("the page");
     let told = told_of(&page);
     assert!(emitted.len() > 20, "only {emitted:#?}");
     let missing: Vec<_> = emitted.iter().filter(|(message, event)| told.get(*message) != Some(event)).collect();

@@ -160,7 +160,7 @@ struct ReadmeDoctests;
 
 /// The same of the page about the tables.
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/durable-table.md")]
+#[doc = include_str!("../../guide/src/durable-table.md")]
 struct TableDoctests;
 
 /// The same of the chapter for programs that use Diesel already.
@@ -172,5 +172,5 @@ struct TableDoctests;
     feature = "async-postgres",
     feature = "async-sqlite"
 ))]
-#[doc = include_str!("../../docs/moving-an-application.md")]
+#[doc = include_str!("../../guide/src/moving-an-application.md")]
 struct MovingDoctests;

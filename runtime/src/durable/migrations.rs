@@ -20,7 +20,7 @@ pub(crate) const SCHEMA_VERSION: i32 = 2;
 ///
 /// They go beside an application's own migrations, in the same bookkeeping. Their versions are
 /// earlier than any date, so that `diesel migration revert` goes on reverting the application's
-/// own. They are files, too, for the `diesel` command line: `docs/durable-table.md` in the
+/// own. They are files, too, for the `diesel` command line: `guide/src/durable-table.md` in the
 /// repository says how, and what the columns and states mean.
 ///
 /// # Examples

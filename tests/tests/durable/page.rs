@@ -1,4 +1,4 @@
-//! `docs/durable-table.md` says what is so: the columns and states of the migrations, statements that
+//! `guide/src/durable-table.md` says what is so: the columns and states of the migrations, statements that
 //! run, and directories that the `diesel` command line takes.
 
 use std::fs;
@@ -11,7 +11,7 @@ use diesel_migrations::{FileBasedMigrations, MigrationHarness};
 
 use crate::tasks::first;
 
-const PAGE: &str = include_str!("../../../docs/durable-table.md");
+const PAGE: &str = include_str!("../../../guide/src/durable-table.md");
 
 const MIGRATION: &str = "00000000000000-deferred-0001_tasks";
 

@@ -177,7 +177,7 @@ mod rights {
         at_work.stop().await;
     }
 
-    /// What docs/durable-table.md says that those need who call tasks, and look after them, is what
+    /// What guide/src/durable-table.md says that those need who call tasks, and look after them, is what
     /// they need.
     fn the_rights_of_the_page_are_those_that_are_needed<C: Database>() {
         let db = &Scratch::<C>::with_tasks();

@@ -1,5 +1,5 @@
 -- Calls of durable tasks that wait, run, or have ended otherwise than well: those that succeeded are
--- deleted. docs/durable-table.md has what each column and state means.
+-- deleted. guide/src/durable-table.md has what each column and state means.
 -- Times are milliseconds since 1970 by the clock of the database.
 CREATE TABLE deferred_tasks (
     id BLOB PRIMARY KEY NOT NULL,
