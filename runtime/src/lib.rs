@@ -101,6 +101,8 @@ mod error;
 #[cfg(test)]
 mod events;
 mod guarded;
+#[cfg(doctest)]
+mod guide;
 mod hook;
 mod panics;
 mod pooled;
@@ -152,25 +154,3 @@ pub mod __private_0_1_0 {
     #[cfg(feature = "durable")]
     pub use {inventory, serde};
 }
-
-/// The README's code, so that it compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct ReadmeDoctests;
-
-/// The same of the page about the tables.
-#[cfg(doctest)]
-#[doc = include_str!("../../guide/src/durable-table.md")]
-struct TableDoctests;
-
-/// The same of the chapter for programs that use Diesel already.
-#[cfg(all(
-    doctest,
-    feature = "deadpool",
-    feature = "bb8",
-    feature = "r2d2",
-    feature = "async-postgres",
-    feature = "async-sqlite"
-))]
-#[doc = include_str!("../../guide/src/moving-an-application.md")]
-struct MovingDoctests;

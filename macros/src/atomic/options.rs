@@ -144,7 +144,7 @@ mod tests {
         table
     }
 
-    /// `UPDATE_OPTIONS=1` writes it again. README.md has the same lines.
+    /// `UPDATE_OPTIONS=1` writes it again. The guide has the same lines.
     #[test]
     fn the_documentation_has_this_table() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -153,7 +153,7 @@ mod tests {
             fs::write(&file, markdown()).unwrap();
         }
         assert_eq!(fs::read_to_string(file).unwrap(), markdown(), "run this test with UPDATE_OPTIONS=1");
-        let readme = fs::read_to_string(folder.join("../README.md")).unwrap();
-        assert!(readme.contains(&markdown()), "README.md lacks this table:\n{}", markdown());
+        let page = fs::read_to_string(folder.join("../guide/src/options.md")).unwrap();
+        assert!(page.contains(&markdown()), "the guide lacks this table:\n{}", markdown());
     }
 }
