@@ -1,5 +1,6 @@
 //! Every link of the README, of ARCHITECTURE.md, of CHANGELOG.md and of the guide leads to a file
-//! that is there, and to a heading that is there. Every chapter of the guide is in its contents.
+//! that is there, and to a heading that is there. Every chapter of the guide is in its contents, and
+//! its listings are doctests.
 //!
 //! `cargo test -p diesel-deferred-macros --test links`. It is a test here because neither mdBook
 //! nor rustdoc looks at these links, and a new machine needs nothing but cargo for that.
@@ -123,6 +124,17 @@ fn every_chapter_is_in_the_contents_of_the_guide() {
     let chapters: BTreeSet<_> =
         pages.keys().filter(|path| path.starts_with(GUIDE) && **path != summary).cloned().collect();
     assert_eq!(listed, chapters);
+}
+
+#[test]
+fn every_listing_of_the_guide_is_compiled() {
+    let doctests = fs::read_to_string(root().join("runtime/src/guide.rs")).expect("the doctests");
+    for (path, page) in pages(root()).iter().filter(|(path, _)| path.starts_with(GUIDE)) {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        assert!(name == "SUMMARY.md" || doctests.contains(&format!("/{name}\";")), "{name} is not in guide.rs");
+        let is_ignored = |line: &str| line.starts_with("```") && line.contains("ignore");
+        assert!(!page.lines().any(is_ignored), "a listing of {name} is ignored");
+    }
 }
 
 /// What is wrong where a chapter says this, beside another one with a heading.
