@@ -8,6 +8,8 @@ mod atomic;
 mod expansions;
 mod paths;
 mod task;
+#[cfg(any(feature = "testing", test))]
+mod testing;
 
 use proc_macro::TokenStream;
 
@@ -274,4 +276,11 @@ pub fn atomic(input: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn __with_items(items: TokenStream, item: TokenStream) -> TokenStream {
     [item, items].into_iter().collect()
+}
+
+#[doc(hidden)]
+#[cfg(feature = "testing")]
+#[proc_macro]
+pub fn __assertion(input: TokenStream) -> TokenStream {
+    testing::assertion(input.into()).into()
 }

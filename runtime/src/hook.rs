@@ -74,6 +74,12 @@ pub(crate) trait Body<W>: Send {
     fn arguments(&self, _: &mut dyn Write) -> fmt::Result {
         Ok(())
     }
+
+    /// The call of a task, for a test that compares it.
+    #[cfg(feature = "testing")]
+    fn call(&self) -> Option<&dyn std::any::Any> {
+        None
+    }
 }
 
 /// What is known of a hook before it runs.
@@ -128,6 +134,11 @@ impl<W> Hook<W> {
         self.0.facts().wants_connection
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn call(&self) -> Option<&dyn std::any::Any> {
+        self.0.call()
+    }
+
     pub(crate) fn describe(&self, kind: HookKind, depth: usize) -> PendingHook {
         let mut arguments = String::new();
         // A user's `Debug` may fail, or panic, where a report is made of a transaction that has
@@ -157,7 +168,7 @@ struct Call<T: Task, S>(Waits<T, S>);
 
 impl<W, T, S> Body<W> for Call<T, S>
 where
-    T: Task + Send,
+    T: Task + Send + 'static,
     S: Start<T>,
 {
     fn run<'a>(&'a mut self, _: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
@@ -179,6 +190,11 @@ where
             None => Ok(()),
         }
     }
+
+    #[cfg(feature = "testing")]
+    fn call(&self) -> Option<&dyn std::any::Any> {
+        self.0.call().map(|task| task as &dyn std::any::Any)
+    }
 }
 
 impl<W, B: Body<W>> Body<W> for Box<B> {
@@ -192,6 +208,11 @@ impl<W, B: Body<W>> Body<W> for Box<B> {
 
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
         Body::<W>::arguments(&**self, f)
+    }
+
+    #[cfg(feature = "testing")]
+    fn call(&self) -> Option<&dyn std::any::Any> {
+        Body::<W>::call(&**self)
     }
 }
 

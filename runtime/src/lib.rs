@@ -72,6 +72,7 @@
 //! | `bb8`, `deadpool`, `mobc` | diesel-async's pools, passed on |
 //! | `durable` | `#[deferred_task(durable)]`, `migrations` and what goes with them, on any connection |
 //! | `worker` | `Worker`, with `async` and `durable` |
+//! | `testing` | the test kit [`testing`], for `[dev-dependencies]` |
 
 // Each item says on docs.rs which feature it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -104,12 +105,16 @@ mod guarded;
 #[cfg(doctest)]
 mod guide;
 mod hook;
+#[cfg(feature = "testing")]
+mod lost;
 mod panics;
 mod pooled;
 mod queue;
 mod report;
 mod sealed;
 mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use atomic::{
     HasDeferrable, HasExclusive, HasImmediate, HasIsolation, HasReadOnly, IsolationLevel, RetryingTransaction,
@@ -151,6 +156,10 @@ pub mod __private_0_1_0 {
     };
     pub use crate::task::expansion::*;
     pub use crate::task::statement::*;
+    #[cfg(feature = "testing")]
+    pub use crate::testing::expansion::*;
+    #[cfg(feature = "testing")]
+    pub use diesel_deferred_macros::__assertion as assertion;
     #[cfg(feature = "durable")]
     pub use {inventory, serde};
 }

@@ -209,6 +209,21 @@ impl<H, B, C> Queue<H, B, C> {
         self.marks.last().map_or_else(Calls::default, |mark| mark.calls)
     }
 
+    /// How many commit hooks wait, and how many calls.
+    #[cfg(feature = "testing")]
+    pub(crate) fn counts(&mut self) -> (usize, usize) {
+        let lists = self.lists.get_mut();
+        (lists.commit.len(), lists.calls.len())
+    }
+
+    /// Takes the commit hooks that were registered since so many waited.
+    #[cfg(feature = "testing")]
+    pub(crate) fn take_commit_since(&mut self, count: usize) -> Vec<H> {
+        let commit = &mut self.lists.get_mut().commit;
+        let count = count.min(commit.len());
+        take_from(commit, count)
+    }
+
     /// Whether anything waits that a commit has to be proven for.
     pub(crate) fn has_commit_hooks(&mut self) -> bool {
         !self.lists.get_mut().commit.is_empty()

@@ -5,10 +5,12 @@
 
 use syn::Ident;
 
-/// Macros of std's, of `tracing` and of `log` that use the value of every expression in them, so
+/// Macros of ours, of std's, of `tracing` and of `log` that use the value of every expression in them, so
 /// that no call can be dropped; and `atomic!`, which takes care of its own block.
 const KNOWN_MACROS: &[&str] = &[
     "assert",
+    "assert_deferred",
+    "assert_enqueued",
     "assert_eq",
     "assert_ne",
     "atomic",
@@ -32,6 +34,8 @@ const KNOWN_MACROS: &[&str] = &[
     "panic",
     "print",
     "println",
+    "refute_deferred",
+    "refute_enqueued",
     "stringify",
     "todo",
     "trace",

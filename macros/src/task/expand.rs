@@ -10,9 +10,9 @@ use syn::{GenericParam, Ident, ReturnType, Type};
 
 use super::attributes::Attributes;
 use super::capture::{captured_span, captured_type, field, local, state_call};
-use super::durable;
 use super::hand_over::{doubtful_copy, hand_over};
 use super::parse::{Arg, Capture, Start, TaskDef, unwrap_groups, without_our_attributes};
+use super::{durable, expected};
 use crate::paths::{Private, located_at, private};
 
 /// The struct, and all that comes with it.
@@ -94,6 +94,8 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
     // A parameter of a type that cannot be is one more mistake: see `field`.
     let this = local("self", doubtful_copy(task).map_or_else(Span::call_site, captured_span), task);
     let methods = methods(task, &this, &run(task, &this, &output, on_body, &private), false, &private);
+    let expected = expected::expand(task, &private);
+    let expected = expected.map(|items| quote!(#(#cfg)* #(#on_impls)* #use_is_silent const _: () = { #items };));
     let doc = format!("A captured call of [`{name}`](fn@{name}).");
     let (generics_field, no_generics) = phantom(task).unzip();
 
@@ -183,6 +185,8 @@ pub(super) fn expand(task: &TaskDef) -> Expansion {
         }
 
         #durable
+
+        #expected
     };
     Expansion { call, items }
 }

@@ -8,6 +8,7 @@ mod capture;
 mod check;
 mod durable;
 mod expand;
+mod expected;
 mod fallback;
 mod hand_over;
 mod options;

@@ -313,7 +313,7 @@ where
     /// out. diesel-async's manager for mobc asks nothing else (it takes a broken connection that
     /// comes back for a good one), and a test query would pass in a transaction that was left open.
     async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()> {
-        if self.is_broken() {
+        if is_broken(self) {
             return Err(CommitError::Cancelled.into());
         }
         match config {
@@ -329,12 +329,19 @@ where
     /// Asked when it is given back, or before it is lent again: it is given up then where a
     /// transaction is open.
     fn is_broken(&mut self) -> bool {
-        let broken = self.is_interrupted() || self.inner.is_broken();
-        if broken {
-            give_up_unguarded(self);
-        }
+        let broken = is_broken(self);
+        #[cfg(feature = "testing")]
+        let broken = broken != self.keeper.seems_broken();
         broken
     }
+}
+
+fn is_broken<C: AsyncDeferrable + PoolableConnection>(conn: &mut AsyncDeferredConnection<C>) -> bool {
+    let broken = conn.is_interrupted() || conn.inner.is_broken();
+    if broken {
+        give_up_unguarded(conn);
+    }
+    broken
 }
 
 impl<Changes, Output, C> UpdateAndFetchResults<Changes, Output> for AsyncDeferredConnection<C>

@@ -39,8 +39,16 @@ pub(super) fn run_committed_now<W: Wrapper>(conn: &mut W, depth: usize, stage: S
 #[inline(never)]
 fn run_waiting_now<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) {
     let (mut run, spent) = start_committed(conn, depth, stage);
-    run.up_to_one_that_waits();
+    if run.up_to_one_that_waits() {
+        run_inline_now(&mut run);
+    }
     finish_committed(&mut run, spent);
+}
+
+/// On a connection where nothing waits a task does that runs to its end at once.
+#[cold]
+fn run_inline_now<W: Wrapper>(run: &mut Run<'_, W>) {
+    super::wrapper::now(run.run_all());
 }
 
 /// Rollback hooks of a transaction that committed: they have lost their purpose.
@@ -51,6 +59,7 @@ type Spent<W> = Vec<(usize, Hook<W>)>;
 fn start_committed<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) -> (Run<'_, W>, Spent<W>) {
     // Closed before a hook runs, which may open transactions of its own.
     let (hooks, spent) = conn.keeper().queue.close_committed(depth);
+    let hooks = conn.keeper().hold(hooks, HookKind::AfterCommit);
     (Run::new(conn, hooks, HookKind::AfterCommit, stage), spent)
 }
 
@@ -98,7 +107,10 @@ impl<'c, W: Wrapper> Run<'c, W> {
                 Step::Done(outcome) => outcome,
                 Step::Later(future) => future.await,
             };
-            if self.ended(outcome) {
+            let is_last = self.ended(outcome);
+            #[cfg(feature = "testing")]
+            self.finish_inline().await;
+            if is_last {
                 return;
             }
         }
@@ -112,6 +124,10 @@ impl<'c, W: Wrapper> Run<'c, W> {
             if W::ASYNC && hook.wants_connection() {
                 return true;
             }
+            #[cfg(feature = "testing")]
+            if self.stage.is_inline() {
+                return true;
+            }
             self.next += 1;
             self.conn.keeper().report.ran += 1;
             let Step::Done(outcome) = hook.run(self.conn, &self.stage, self.kind) else { return false };
@@ -120,6 +136,21 @@ impl<'c, W: Wrapper> Run<'c, W> {
             }
         }
         false
+    }
+
+    /// Waits for the tasks that the last one has started, where they run to their end at once.
+    #[cfg(feature = "testing")]
+    fn finish_inline(&mut self) -> futures_util::future::BoxFuture<'_, ()> {
+        let tasks = self.stage.take_inline();
+        Box::pin(async move {
+            for task in tasks {
+                let (name, call_site) = (task.name, task.call_site);
+                let outcome = crate::hook::outcome(call_site, W::finish(task.future).await);
+                if let Err(failed) = outcome {
+                    self.conn.keeper().fail(name, self.kind, *failed);
+                }
+            }
+        })
     }
 
     /// Notes how the last one ended; says whether it is to be the last.
@@ -224,6 +255,21 @@ pub(super) async fn run_ready<W: Wrapper>(conn: &mut W) {
     }
 }
 
+/// Runs hooks that a test had held back. What they take is found now.
+///
+/// # Errors
+/// Why one of them cannot run; then none does.
+#[cfg(feature = "testing")]
+pub(crate) async fn run_held<W: Wrapper>(
+    conn: &mut W,
+    hooks: Vec<Hook<W>>,
+    kind: HookKind,
+) -> Result<(), crate::dispatch::CannotRun> {
+    let stage = conn.keeper().stage(hooks.iter().filter_map(Hook::needs))?;
+    run_hooks(conn, hooks, kind, stage).await;
+    Ok(())
+}
+
 /// What was registered above `depth` belongs to a transaction that ended so; `stage` is what its
 /// hooks take that run after a COMMIT.
 pub(super) async fn ended<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending, stage: Stage) {
@@ -277,7 +323,9 @@ fn settle<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending) -> Vec<Hook<W>
     };
     keeper.bury(commit, HookKind::AfterCommit);
     keeper.bury_before_commit(before);
-    rollback
+    #[cfg(feature = "testing")]
+    keeper.rolled_back();
+    keeper.hold(rollback, HookKind::AfterRollback)
 }
 
 /// What rollback hooks take. There is nothing left to refuse: where one of them cannot run, that is

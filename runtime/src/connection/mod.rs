@@ -3,6 +3,8 @@
 //!
 //! Must not know: the macros, or how a task captures its arguments.
 
+#[cfg(feature = "testing")]
+mod aside;
 #[cfg(feature = "async")]
 mod async_deferrable;
 mod blocking;
@@ -14,6 +16,8 @@ mod forward;
 mod forward_async;
 #[cfg(feature = "async-postgres")]
 mod forward_shared;
+#[cfg(feature = "testing")]
+mod held;
 mod hooks;
 mod keeper;
 #[cfg(feature = "async")]
@@ -38,6 +42,8 @@ use diesel::connection::Connection;
 #[cfg(feature = "durable")]
 use diesel::result::QueryResult;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::aside::finish;
 #[cfg(feature = "async")]
 pub use self::async_deferrable::AsyncDeferrable;
 pub use self::blocking::{DeferredConnection, DeferredTransactionManager};
@@ -45,6 +51,14 @@ pub use self::ending::CommitProof;
 #[cfg(feature = "async")]
 pub(crate) use self::flow::OpenBlock;
 pub(crate) use self::flow::Opening;
+#[cfg(feature = "testing")]
+pub(crate) use self::held::HeldCall;
+#[cfg(feature = "testing")]
+pub use self::held::Mode;
+#[cfg(feature = "testing")]
+pub(crate) use self::hooks::run_held;
+#[cfg(feature = "testing")]
+pub(crate) use self::keeper::Waits;
 #[cfg(feature = "async")]
 pub(crate) use self::nonblocking::AsyncBlock;
 #[cfg(feature = "async")]
@@ -55,6 +69,8 @@ pub(crate) use self::staging::NewCall;
 pub(crate) use self::staging::Staging;
 pub use self::wrapper::Deferring;
 pub(crate) use self::wrapper::Wrapper;
+#[cfg(feature = "testing")]
+pub(crate) use self::wrapper::now;
 #[cfg(feature = "durable")]
 use crate::durable::{NewTask, Outbox, StoredCalls, TaskTable};
 

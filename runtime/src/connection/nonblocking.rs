@@ -123,7 +123,7 @@ use crate::task::TaskOutput;
 /// # }
 /// ```
 pub struct AsyncDeferredConnection<C> {
-    pub(super) inner: C,
+    pub(crate) inner: C,
     pub(crate) keeper: Keeper<Self>,
 }
 
@@ -318,6 +318,11 @@ impl<C: AsyncDeferrable> Wrapper for AsyncDeferredConnection<C> {
     #[cfg(feature = "durable")]
     fn make_room_now(&mut self) -> QueryResult<()> {
         Ok(())
+    }
+
+    #[cfg(feature = "testing")]
+    fn finish(task: super::aside::Task) -> super::aside::Finishing {
+        Box::pin(async move { crate::panics::caught(task).await.map_err(crate::panics::message) })
     }
 }
 

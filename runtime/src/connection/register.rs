@@ -128,6 +128,9 @@ pub trait Registry {
     ) -> QueryResult<()>;
     /// What a task takes to run at once.
     fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun>;
+    /// Holds a task back that would run now; hands it back where none is held back.
+    #[cfg(feature = "testing")]
+    fn hold_back<T: Task + Send + 'static, S: Start<T>>(&mut self, task: Taken<T>, start: S) -> Option<Taken<T>>;
     /// Registers a durable task.
     #[cfg(feature = "durable")]
     fn store(&mut self, call: Result<NewTask, CannotStore>) -> QueryResult<TaskId>;
@@ -163,6 +166,15 @@ impl<W: Wrapper> Registry for W {
 
     fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun> {
         self.keeper().route.stage(needs.into_iter())
+    }
+
+    #[cfg(feature = "testing")]
+    fn hold_back<T: Task + Send + 'static, S: Start<T>>(&mut self, task: Taken<T>, start: S) -> Option<Taken<T>> {
+        if !self.keeper().holds() {
+            return Some(task);
+        }
+        self.keeper().hold(vec![Hook::task(task, start)], HookKind::AfterCommit);
+        None
     }
 
     #[cfg(feature = "durable")]
@@ -249,6 +261,11 @@ impl<W: Registry> Receiver for DeferredOrRun<'_, W> {
         if self.0.is_in_transaction() {
             return Ok(self.0.register(task, start)?);
         }
+        #[cfg(feature = "testing")]
+        let task = match self.0.hold_back(task, start) {
+            Some(task) => task,
+            None => return Ok(()),
+        };
         let stage = self.0.stage(Needs::of::<T, S>(task.call_site()))?;
         start.run(task, &stage, HookKind::AfterCommit)
     }

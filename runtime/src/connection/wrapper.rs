@@ -75,6 +75,10 @@ pub(crate) trait Wrapper: Deferring {
     #[cfg(feature = "durable")]
     fn send_calls(&mut self, calls: &[NewTask]) -> impl Future<Output = QueryResult<StoredCalls>> + Send;
 
+    /// Runs a task to its end that needs no connection; `Err`: it panicked with that.
+    #[cfg(feature = "testing")]
+    fn finish(task: super::aside::Task) -> super::aside::Finishing;
+
     /// Stores durable calls where very many wait, if that can be done without being awaited.
     #[cfg(feature = "durable")]
     fn make_room_now(&mut self) -> QueryResult<()>;

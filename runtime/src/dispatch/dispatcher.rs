@@ -81,6 +81,25 @@ const DEFAULT_IN_FLIGHT: usize = 256;
 #[must_use = "a dispatcher is used when it is `install()`ed, or given to a connection with `set_dispatcher`"]
 pub struct Dispatcher(pub(super) Arc<Shared>);
 
+/// One that somebody else holds.
+#[cfg(feature = "testing")]
+#[derive(Clone)]
+pub(crate) struct WeakDispatcher(std::sync::Weak<Shared>);
+
+#[cfg(feature = "testing")]
+impl WeakDispatcher {
+    pub(super) fn upgrade(&self) -> Option<Dispatcher> {
+        self.0.upgrade().map(Dispatcher)
+    }
+}
+
+#[cfg(feature = "testing")]
+impl fmt::Debug for WeakDispatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakDispatcher")
+    }
+}
+
 static INSTALLED: RwLock<Option<Dispatcher>> = RwLock::new(None);
 static DEFAULT: LazyLock<Dispatcher> = LazyLock::new(|| DispatcherBuilder::default().build_on(None));
 
@@ -99,6 +118,18 @@ impl Dispatcher {
     /// The one of the process: the one that was installed, or else the one with default settings.
     pub fn global() -> Self {
         INSTALLED.read().unwrap_or_else(PoisonError::into_inner).as_ref().unwrap_or(&DEFAULT).clone()
+    }
+
+    /// For whoever must not hold it.
+    #[cfg(feature = "testing")]
+    pub(crate) fn downgrade(&self) -> WeakDispatcher {
+        WeakDispatcher(Arc::downgrade(&self.0))
+    }
+
+    /// The states of its tasks.
+    #[cfg(feature = "testing")]
+    pub(crate) fn states(&self) -> States {
+        self.0.states.clone()
     }
 
     /// How many tasks run.

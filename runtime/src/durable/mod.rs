@@ -24,6 +24,8 @@ mod worker;
 
 #[allow(unreachable_pub, reason = "named by the macros' expansions, and in hidden methods of public traits")]
 pub use self::call::{CallOptions, Defaults, Durable, Stored, Unique};
+#[cfg(feature = "testing")]
+pub(crate) use self::dialect::Dialect;
 pub use self::id::{SqlTaskId, TaskId};
 pub use self::migrations::{Migrations, migrations};
 pub use self::notify::never_notify;
@@ -35,13 +37,21 @@ pub(crate) use self::outbox::{Outbox, SPILL_BEYOND, SPILL_BEYOND_BYTES, TABLE, T
 pub use self::payload::{Decoder, Encoder, Storable, Undecodable};
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]
 pub use self::registry::Registered;
+#[cfg(feature = "testing")]
+pub(crate) use self::registry::Registry;
 pub use self::row::NewTask;
+#[cfg(feature = "testing")]
+pub(crate) use self::row::Schedule;
 #[allow(unreachable_pub, reason = "named by the macros' expansions")]
 pub use self::running::Running;
 pub use self::running::{Attempt, Discard, Snooze};
+#[cfg(feature = "testing")]
+pub(crate) use self::sql::Sql;
 pub(crate) use self::wake::wake_workers;
 #[cfg(feature = "worker")]
 pub use self::worker::{
     AbandonedAttempt, FailedAttempt, Handlers, Handling, Job, Worker, WorkerBuilder, WorkerConnection, WorkerError,
     WorkerReport,
 };
+#[cfg(feature = "testing")]
+pub(crate) use self::worker::{Lease, Outcome, Settlement, by_hand, find, run};

@@ -85,6 +85,47 @@ impl Attempt {
         Self { id: TaskId::new(), number: 1, max: 1, queue: Arc::from("") }
     }
 
+    /// The first one of twenty, of a call in the queue `default`: for a test that calls a task's body
+    /// itself.
+    ///
+    /// # Examples
+    /// ```
+    /// use diesel_deferred::{Attempt, deferred_task};
+    ///
+    /// #[deferred_task(durable)]
+    /// fn charge(#[state] attempt: Attempt, order_id: i64) -> Result<(), String> {
+    ///     if attempt.is_last() { Err(format!("order {order_id} is lost")) } else { Ok(()) }
+    /// }
+    ///
+    /// assert!(charge(7).run(Attempt::for_test()).is_ok());
+    /// assert!(charge(7).run(Attempt::for_test().with_number(20)).is_err());
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn for_test() -> Self {
+        Self { id: TaskId::new(), number: 1, max: 20, queue: Arc::from("default") }
+    }
+
+    /// The same with another number, from 1.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_number(self, number: u32) -> Self {
+        Self { number, ..self }
+    }
+
+    /// The same of so many.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_max(self, attempts: u32) -> Self {
+        Self { max: attempts, ..self }
+    }
+
+    /// The same in another queue.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn with_queue(self, queue: impl Into<Arc<str>>) -> Self {
+        Self { queue: queue.into(), ..self }
+    }
+
     /// The call's identity: the same at each attempt.
     pub fn id(&self) -> TaskId {
         self.id

@@ -114,6 +114,27 @@ impl<'a, R> Sql<'a, R> {
         self
     }
 
+    /// With values of its own.
+    #[cfg(feature = "testing")]
+    pub(crate) fn into_owned(self) -> Sql<'static, R> {
+        let owned = |piece| match piece {
+            Piece::Text(text) => Piece::Text(text),
+            Piece::Now => Piece::Now,
+            Piece::UnlessThere => Piece::UnlessThere,
+            Piece::Bind(bind) => Piece::Bind(match bind {
+                Bind::Id(id) => Bind::Id(id),
+                Bind::Text(text) => Bind::Text(text.into_owned().into()),
+                Bind::OptionalText(Some(text)) => Bind::Text(text.to_owned().into()),
+                Bind::OptionalText(None) => Bind::OptionalText(None),
+                Bind::Small(number) => Bind::Small(number),
+                Bind::Int(number) => Bind::Int(number),
+                Bind::Big(number) => Bind::Big(number),
+                Bind::Bool(flag) => Bind::Bool(flag),
+            }),
+        };
+        Sql { pieces: self.pieces.into_iter().map(owned).collect(), fixed: self.fixed, rows: PhantomData }
+    }
+
     /// Its text varies.
     pub(crate) fn varying(mut self) -> Self {
         self.fixed = false;

@@ -59,6 +59,8 @@ impl<T: Task> fmt::Debug for CallSite<T> {
 #[cold]
 fn lost(task: &'static str, call_site: &'static Location<'static>) {
     if !thread::panicking() {
+        #[cfg(feature = "testing")]
+        crate::lost::note(task, call_site, "its call was dropped, and neither registered nor run");
         emit(|| {
             tracing::warn!(
                 task,

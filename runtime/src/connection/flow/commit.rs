@@ -90,6 +90,10 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, depth: usize, promise: Prom
     if let Next::End(ending) = next(Step::Committed, known::<W>(conn.keeper(), state, depth, level, promise)) {
         ended(conn, depth - 1, ending, stage).await;
     }
+    #[cfg(feature = "testing")]
+    if let Some(drain) = conn.keeper().committed() {
+        drain(conn).await;
+    }
     Ok(())
 }
 
@@ -208,6 +212,14 @@ fn stage<W: Wrapper>(keeper: &mut Keeper<W>) -> Result<Stage, CommitError> {
     }
     if !keeper.has_needs() {
         return Ok(Stage::none());
+    }
+    if keeper.holds() {
+        return Ok(Stage::none());
+    }
+    #[cfg(feature = "testing")]
+    if keeper.is_inline() {
+        let needs: Vec<_> = keeper.queue.waiting_for_commit().filter_map(|hook| hook.needs()).collect();
+        return keeper.stage(needs.into_iter()).map_err(CommitError::TaskCannotRun);
     }
     let needs = keeper.queue.waiting_for_commit().filter_map(|hook| hook.needs());
     keeper.route.stage(needs).map_err(CommitError::TaskCannotRun)

@@ -65,7 +65,7 @@ impl fmt::Debug for Job {
 }
 
 impl Job {
-    pub(super) fn new(attempt: Attempt, task: &'static Registered, payload: Arc<str>) -> Self {
+    pub(crate) fn new(attempt: Attempt, task: &'static Registered, payload: Arc<str>) -> Self {
         Self { attempt, task, payload, thread: Arc::default() }
     }
 
@@ -102,7 +102,7 @@ impl Job {
 /// What runs durable tasks: the innermost service, around which a worker puts its layers.
 #[derive(Clone)]
 pub struct Handlers {
-    pub(super) states: States,
+    pub(crate) states: States,
 }
 
 impl fmt::Debug for Handlers {
@@ -196,7 +196,7 @@ async fn within(
 }
 
 /// Finds the task of a row, and what is said where there is none.
-pub(super) fn find(registry: &Registry, name: &str) -> Result<&'static Registered, String> {
+pub(crate) fn find(registry: &Registry, name: &str) -> Result<&'static Registered, String> {
     registry.get(name).ok_or_else(|| {
         stored(format!(
             "this program has no durable task of the name `{name}`: another version of it may have, or it was removed or renamed while \
@@ -206,7 +206,7 @@ pub(super) fn find(registry: &Registry, name: &str) -> Result<&'static Registere
 }
 
 /// Runs one attempt, and says how it ended. What is left of `call` is to be dropped with care.
-pub(super) async fn run<F>(job: &Job, call: Pin<&mut F>) -> Outcome
+pub(crate) async fn run<F>(job: &Job, call: Pin<&mut F>) -> Outcome
 where
     F: Future<Output = Result<(), BoxError>>,
 {

@@ -19,4 +19,8 @@ mod source;
 pub use self::builder::{Worker, WorkerBuilder};
 pub use self::errors::{AbandonedAttempt, FailedAttempt, WorkerError, WorkerReport};
 pub use self::job::{Handlers, Handling, Job};
+#[cfg(feature = "testing")]
+pub(crate) use self::job::{find, run};
 pub use self::source::WorkerConnection;
+#[cfg(feature = "testing")]
+pub(crate) use self::source::{Lease, Outcome, Settlement, by_hand};

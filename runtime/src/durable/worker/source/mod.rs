@@ -3,6 +3,8 @@
 //!
 //! Must not know: how tasks are run.
 
+#[cfg(feature = "testing")]
+pub(crate) mod by_hand;
 mod clock;
 mod deferring;
 pub(super) mod floor;

@@ -114,7 +114,7 @@ pub(crate) struct Past {
 
 /// Whether `h` keeps the others of its key waiting: it runs, is ready to, or is tried again. The
 /// words are those of the index.
-#[cfg(feature = "async-sqlite")]
+#[cfg(any(feature = "async-sqlite", feature = "testing"))]
 pub(super) const HOLDS: &str =
     "h.task_key IS NOT NULL AND (h.state IN ('ready', 'running') OR (h.state = 'scheduled' AND h.attempts > 0))";
 
@@ -407,13 +407,13 @@ impl Settlement {
 }
 
 /// How many values are listed in one statement at most. SQLite takes 32,766, MySQL 65,535.
-#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql", feature = "testing"))]
 pub(super) const LISTED: usize = 1_000;
 
 /// What tells of ends where there are no arrays: a statement for all that ended well, and one for
 /// each other; `now` is the SQL of the time. One that waits again as if it had never been taken
 /// forgets its `unique_key` before that, by `forget_unique`, if another one has it meanwhile.
-#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql", feature = "testing"))]
 pub(super) fn settle<'s>(
     lease: &Lease,
     settled: &'s [Settlement],
@@ -455,7 +455,7 @@ pub(super) fn settle<'s>(
             .sql(format!(", {SNOOZES}"))
             .bind(left.snoozed)
             .sql(format!(
-                ", refused_at_ms = CASE WHEN {0} THEN COALESCE(refused_at_ms, {now}) ELSE refused_at_ms END, \
+                ", refused_at_ms = CASE WHEN {0} = 1 THEN COALESCE(refused_at_ms, {now}) ELSE refused_at_ms END, \
                  refusals = refusals + {0}",
                 i32::from(left.refused)
             ))

@@ -1,0 +1,94 @@
+//! What a test expects of a task's calls: each argument, or any. For the feature `testing` only, so
+//! that a program pays nothing for it.
+//!
+//! Must not know: what is done with it.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+
+use super::capture::{captured_span, captured_type, field, local};
+use super::parse::{Arg, Capture, TaskDef};
+use crate::paths::{Private, located_at};
+
+/// Whether the runtime has what this expands to.
+const IS_THERE: bool = cfg!(all(feature = "testing", not(test)));
+
+/// `Expectable`, and the function that the assertions call.
+pub(super) fn expand(task: &TaskDef, private: &Private) -> Option<TokenStream> {
+    IS_THERE.then(|| expected(task, private))
+}
+
+fn expected(task: &TaskDef, private: &Private) -> TokenStream {
+    let (name, vis) = (&task.function.sig.ident, &task.function.vis);
+    let (impl_generics, ty_generics, where_clause) = task.function.sig.generics.split_for_impl();
+    let types = task.args().map(captured_type);
+    let names: Vec<_> = task.args().map(field).collect();
+    let parameters = task.args().map(|arg| {
+        let (name, ty) = (&arg.name, &arg.ty);
+        quote!(#name: ::core::option::Option<#ty>)
+    });
+    let captures = task.args().map(|arg| {
+        let field = field(arg);
+        match arg.capture() {
+            Capture::Owned(_) => quote!(#field),
+            Capture::Copied(ty) => {
+                quote_spanned!(ty.span()=> #field.map(<#ty as ::std::borrow::ToOwned>::to_owned))
+            }
+        }
+    });
+    let compared = task.args().map(|arg| compared(arg, task, private));
+    let (call, comparison) = (local("call", Span::call_site(), task), local("comparison", Span::call_site(), task));
+    let read = task.is_durable().then(|| {
+        quote! {
+            fn read(payload: &str) -> ::core::option::Option<#private::Read<Self>> {
+                ::core::option::Option::Some(#private::read::<Self>(payload))
+            }
+        }
+    });
+    quote! {
+        impl #impl_generics #private::Expectable for #name #ty_generics #where_clause {
+            type Arguments = (#(::core::option::Option<#types>,)*);
+
+            fn compare(
+                (#(#names,)*): &Self::Arguments,
+                #call: ::core::option::Option<&Self>,
+                #comparison: &mut #private::Comparison,
+            ) {
+                use #private::{Incomparable as _, Unshown as _};
+                let _ = (&#call, &#comparison);
+                #(#compared)*
+            }
+
+            #read
+        }
+
+        impl #impl_generics #name #ty_generics #where_clause {
+            /// For `assert_deferred!` and its like: what is `None` may be anything.
+            #[doc(hidden)]
+            #[allow(dead_code, clippy::too_many_arguments)]
+            #vis fn __expected(#(#parameters),*) -> #private::Expected<Self> {
+                #private::Expected::new((#(#captures,)*))
+            }
+        }
+    }
+}
+
+fn compared(arg: &Arg, task: &TaskDef, private: &Private) -> TokenStream {
+    let at = captured_span(arg);
+    let (field, name, is_secret) = (field(arg), arg.name.unraw().to_string(), arg.is_secret);
+    let (call, comparison) = (local("call", Span::call_site(), task), local("comparison", Span::call_site(), task));
+    let private = located_at(private, at);
+    quote_spanned! {at=>
+        #private::Comparison::argument(
+            #comparison,
+            #name,
+            #is_secret,
+            #field.as_ref(),
+            #call.map(|#call| &#call.#field),
+            |expected, found| #private::Same(expected, found).test(),
+            |value| #private::Text(value).text(),
+        );
+    }
+}

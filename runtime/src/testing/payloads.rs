@@ -1,0 +1,126 @@
+//! The golden file of payloads: whether this program can still read the rows that its releases have
+//! written.
+//!
+//! Must not know: any database.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::{env, fs};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::expected::{Read, read};
+use crate::durable::{Durable, Registered};
+
+/// One call of a durable task, as its row would have it.
+#[derive(Debug)]
+pub struct Sample {
+    task: &'static str,
+    was: &'static [&'static str],
+    payload: Result<String, String>,
+    read: fn(&str) -> Result<(), String>,
+}
+
+/// Makes one of a call.
+pub fn sample<T: Durable>(call: T) -> Sample {
+    let payload = call.call().map(|call| call.payload().to_owned()).map_err(|error| error.to_string());
+    let read = |payload: &str| {
+        let call: Read<T> = read(payload);
+        call.map(drop)
+    };
+    Sample { task: T::NAME, was: T::WAS, payload, read }
+}
+
+/// The payloads that a release has written.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Written {
+    release: String,
+    payload: Value,
+}
+
+/// By the tasks' names.
+type Golden = BTreeMap<String, Vec<Written>>;
+
+/// Which program asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// The folder of its `Cargo.toml`.
+    pub folder: &'static str,
+    /// Its version.
+    pub release: &'static str,
+    /// The path of the module that asks.
+    pub module: &'static str,
+}
+
+/// See [`payloads!`](crate::payloads).
+///
+/// # Panics
+/// Where a row could not be read, a payload is new, or a task has no sample.
+#[track_caller]
+pub fn check(program: Program, file: &str, samples: &[Sample]) {
+    let path = Path::new(program.folder).join(file);
+    let update = env::var_os("UPDATE_PAYLOADS").is_some_and(|update| update == "1");
+    let mut golden = match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str::<Golden>(&text).unwrap_or_else(|error| {
+            panic!(
+                "the golden file {} is broken: {error}; restore it from your version control, which has what earlier releases \
+                 have written",
+                path.display()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Golden::new(),
+        Err(error) => panic!("the golden file {} cannot be read: {error}", path.display()),
+    };
+    let mut wrong = Vec::new();
+    let mut new = Vec::new();
+    for sample in samples {
+        compare(sample, program.release, &mut golden, &mut wrong, &mut new);
+    }
+    let of_program = program.module.split("::").next().unwrap_or_default();
+    for task in inventory::iter::<Registered> {
+        let ours = task.name.split_once("::").is_some_and(|(root, _)| root == of_program);
+        if ours && !samples.iter().any(|sample| sample.task == task.name) {
+            wrong.push(format!("the task `{}` has no sample: add a call of it to the list", task.name));
+        }
+    }
+    if update && !new.is_empty() {
+        let text = serde_json::to_string_pretty(&golden).unwrap_or_default() + "\n";
+        if let Err(error) = fs::write(&path, text) {
+            panic!("the golden file {} cannot be written: {error}", path.display());
+        }
+    } else {
+        wrong.extend(new);
+    }
+    let mut text = format!("{} things are wrong with the payloads of {}:", wrong.len(), path.display());
+    wrong.iter().for_each(|wrong| text.extend(["\n  ", wrong]));
+    assert!(wrong.is_empty(), "{text}");
+}
+
+/// Whether all that was written of a task can be read, and its sample was written.
+fn compare(sample: &Sample, release: &str, golden: &mut Golden, wrong: &mut Vec<String>, new: &mut Vec<String>) {
+    let Sample { task, was, payload, read } = sample;
+    for name in was.iter().chain([task]) {
+        for Written { release, payload } in golden.get(*name).into_iter().flatten() {
+            if let Err(error) = read(&payload.to_string()) {
+                wrong.push(format!(
+                    "rows of `{name}` that release {release} has written cannot be read any more: {error}. They would wait until they are \
+                     dead letters. An argument that is new must be an `Option`, or have `#[serde(default)]`; for another type give the \
+                     task another name, and keep the old one until its rows are gone"
+                ));
+            }
+        }
+    }
+    let payload = match payload {
+        Ok(payload) => payload,
+        Err(error) => return wrong.push(format!("the sample of `{task}` cannot be stored: {error}")),
+    };
+    let payload: Value = serde_json::from_str(payload).unwrap_or_default();
+    let written = golden.entry((*task).to_owned()).or_default();
+    if !written.iter().any(|written| written.payload == payload) {
+        new.push(format!(
+            "the payload of `{task}` is new: {payload}; run the test with UPDATE_PAYLOADS=1, which adds it as one of release {release}"
+        ));
+        written.push(Written { release: release.to_owned(), payload });
+    }
+}
