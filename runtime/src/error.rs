@@ -75,6 +75,13 @@ pub enum CommitError {
         /// What the database says.
         source: Box<Error>,
     },
+    /// The rows of its durable tasks could not be written, because the role of the connection lacks a
+    /// right to do that. Nothing was committed.
+    #[non_exhaustive]
+    MissingRight {
+        /// What the database says.
+        source: Box<Error>,
+    },
     /// A block on this connection was cancelled: its future was dropped before it had ended, by a
     /// timeout, in a `select!`, or because nobody waited for the answer any more. The connection is
     /// still in its transaction and refuses all use; nothing of it will be committed, unless it was
@@ -158,7 +165,14 @@ impl fmt::Display for CommitError {
             Self::NoTaskTable { source } => write!(
                 f,
                 "the transaction was rolled back, nothing was committed: its durable tasks could not be stored ({source}); create their \
-                 table with `conn.run_pending_migrations(diesel_deferred::migrations())`",
+                 table with `conn.run_pending_migrations(diesel_deferred::migrations())`, or have the `search_path` of this connection \
+                 lead to it",
+            ),
+            Self::MissingRight { source } => write!(
+                f,
+                "the transaction was rolled back, nothing was committed: its durable tasks could not be stored ({source}); the role of \
+                 this connection needs `GRANT INSERT ON deferred_tasks TO …`, with SELECT and UPDATE where tasks are `unique`, and the \
+                 schema or database that it is in",
             ),
             Self::Cancelled => f.write_str(
                 "an earlier transaction on this connection was cancelled (its future was dropped before it had ended) and is \
@@ -177,7 +191,7 @@ impl fmt::Display for CommitError {
 impl StdError for CommitError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Unknown { source } | Self::NoTaskTable { source } => Some(source),
+            Self::Unknown { source } | Self::NoTaskTable { source } | Self::MissingRight { source } => Some(source),
             Self::TaskCannotRun(cannot_run) => Some(cannot_run),
             Self::TaskCannotBeStored(cannot_store) => Some(cannot_store),
             Self::RolledBack | Self::EndedEarly | Self::LeftOpen | Self::NotInTransaction { .. } | Self::Cancelled => {

@@ -23,6 +23,7 @@ pub fn refusal<T: Debug>(result: &QueryResult<T>) -> &'static str {
         Err(Some(CommitError::Cancelled)) => "Cancelled",
         Err(Some(CommitError::Unknown { .. })) => "Unknown",
         Err(Some(CommitError::NoTaskTable { .. })) => "NoTaskTable",
+        Err(Some(CommitError::MissingRight { .. })) => "MissingRight",
         Err(Some(CommitError::TaskCannotBeStored(_))) => "TaskCannotBeStored",
         _ => panic!("expected a refused commit, not {result:?}"),
     }

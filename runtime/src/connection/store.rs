@@ -200,8 +200,16 @@ fn because<W: Wrapper>(conn: &mut W, error: Error) -> Error {
         Error::DatabaseError(DatabaseErrorKind::Unknown, about) if misses_table(about.message()) => {
             CommitError::NoTaskTable { source: Box::new(error) }.into()
         }
+        Error::DatabaseError(DatabaseErrorKind::Unknown, about) if lacks_right(about.message()) => {
+            CommitError::MissingRight { source: Box::new(error) }.into()
+        }
         _ => error,
     }
+}
+
+/// Whether that says that a right is missing, as PostgreSQL and MySQL say it in English.
+fn lacks_right(message: &str) -> bool {
+    message.starts_with("permission denied for ") || message.contains(" command denied to user ")
 }
 
 /// Whether that says that our table is missing, in the server's default language. In another it is
@@ -214,5 +222,24 @@ fn misses_table(message: &str) -> bool {
         "\" does not exist" => before == "relation \"",
         "' doesn't exist" => before.starts_with("Table '") && before.ends_with('.'),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lacks_right;
+
+    /// As PostgreSQL 15 and MariaDB 10.11 say it.
+    #[test]
+    fn d05_a_missing_right_is_known_by_its_message() {
+        for message in [
+            "permission denied for table deferred_tasks",
+            "permission denied for schema jobs",
+            "INSERT command denied to user 'app'@'localhost' for table `shop`.`deferred_tasks`",
+            "UPDATE, SELECT command denied to user 'app'@'localhost' for table 'deferred_tasks'",
+        ] {
+            assert!(lacks_right(message), "{message}");
+        }
+        assert!(!lacks_right("relation \"deferred_tasks\" does not exist"));
     }
 }

@@ -267,8 +267,8 @@ impl<'p> Decoder<'p> {
             Some(value) => serde_json::from_str(value.get()).map_err(|error| Undecodable::argument(name, &error)),
             None => serde_json::from_str("null").map_err(|_| {
                 let missing = format!(
-                    "its argument `{name}` is missing; the task may have got it after the row was written: make it an `Option`, or give \
-                     it a `#[serde(default)]`"
+                    "its argument `{name}` is missing: the row is of a version whose task does not have it. Where that is an older one, \
+                     make the argument an `Option`, or give it a `#[serde(default)]`"
                 );
                 Undecodable { text: missing, cause: None }
             }),

@@ -47,7 +47,7 @@ fn d05_without_a_table_nothing_is_committed<C: Database>(db: &Scratch<C>) {
         error.to_string(),
         format!(
             "the transaction was rolled back, nothing was committed: its durable tasks could not be stored ({said}); \
-             create their table with `conn.run_pending_migrations(diesel_deferred::migrations())`"
+             create their table with `conn.run_pending_migrations(diesel_deferred::migrations())`, or have the `search_path` of this connection lead to it"
         )
     );
     assert_eq!(std::error::Error::source(CommitError::of(&error).unwrap()).unwrap().to_string(), said);
@@ -205,4 +205,41 @@ fn e14_a_before_commit_hook_may_call_and_fail<C: Database>(db: &Scratch<C>) {
     }
     assert_eq!(stored(db), firsts([1, 2, 3]));
     assert_usable(db, conn);
+}
+
+/// D5: who may not write the rows is told which right is missing.
+#[cfg(feature = "postgres")]
+#[test]
+fn d05_a_role_that_may_not_store_is_told_what_it_needs() {
+    let db = Scratch::<PgConnection>::with_tasks();
+    let conn = &mut db.connect();
+    let role = format!("deferred_reader_{}", std::process::id());
+    let run = |conn: &mut DeferredConnection<PgConnection>, sql: &str| {
+        diesel::sql_query(sql).execute(conn).expect("the role of the tests may do that");
+    };
+    // In a transaction that is never committed, so that no role is left.
+    conn.begin_test_transaction().unwrap();
+    run(conn, &format!("CREATE ROLE {role}"));
+    run(conn, &format!("DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO {role}', current_schema()); END $$"));
+    run(conn, &format!("GRANT SELECT ON deferred_tasks TO {role}"));
+    run(conn, &format!("SET LOCAL ROLE {role}"));
+    let result: QueryResult<()> = atomic!(conn, {
+        first(1);
+        Ok(())
+    });
+    assert_eq!(refusal(&result), "MissingRight");
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        "the transaction was rolled back, nothing was committed: its durable tasks could not be stored (permission denied for table \
+         deferred_tasks); the role of this connection needs `GRANT INSERT ON deferred_tasks TO …`, with SELECT and UPDATE where tasks \
+         are `unique`, and the schema or database that it is in"
+    );
+    run(conn, "RESET ROLE");
+    run(conn, &format!("GRANT INSERT ON deferred_tasks TO {role}"));
+    run(conn, &format!("SET LOCAL ROLE {role}"));
+    let stored: QueryResult<()> = atomic!(conn, {
+        first(1);
+        Ok(())
+    });
+    stored.unwrap();
 }

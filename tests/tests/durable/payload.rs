@@ -269,7 +269,7 @@ fn d15_a_row_of_an_older_version_is_read<C: Database>(db: &Scratch<C>) {
     let error = |payload: &str| read::<report>(payload).unwrap_err();
     assert_eq!(
         error(r#"{"to":"a@b"}"#),
-        "its argument `id` is missing; the task may have got it after the row was written: make it an `Option`, or give it a `#[serde(default)]`"
+        "its argument `id` is missing: the row is of a version whose task does not have it. Where that is an older one, make the argument an `Option`, or give it a `#[serde(default)]`"
     );
     let error_of = error(r#"{"id":"seven","to":"a@b"}"#);
     assert!(error_of.starts_with("its argument `id` cannot be read: invalid type: string"), "{error_of}");
