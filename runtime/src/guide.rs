@@ -18,6 +18,8 @@ pages! {
     Errors: "../../guide/src/errors.md";
     Async: "../../guide/src/async.md";
     Durable: "../../guide/src/durable.md";
+    #[cfg(all(feature = "testing", feature = "sqlite", feature = "async-sqlite", feature = "bb8"))]
+    Testing: "../../guide/src/testing.md";
     #[cfg(all(feature = "async-postgres", feature = "deadpool", feature = "bb8"))]
     MovingAnApplication: "../../guide/src/moving-an-application.md";
     Operating: "../../guide/src/operating.md";

@@ -177,7 +177,7 @@ macro_rules! refute_enqueued {
 /// Keep the arguments of the samples as they are: another value is another payload.
 ///
 /// # Examples
-/// ```
+/// ```standalone_crate
 /// use diesel_deferred::{deferred_task, payloads};
 ///
 /// #[deferred_task(durable)]
@@ -187,7 +187,7 @@ macro_rules! refute_enqueued {
 ///
 /// # let file = std::env::temp_dir().join(format!("payloads-{}.json", std::process::id()));
 /// # let file = file.to_str().unwrap();
-/// # let (task, payload) = (std::any::type_name::<send_receipt>(), r#"{"email":"ada@example.org","order_id":7}"#);
+/// # let (task, payload) = (concat!(module_path!(), "::send_receipt"), r#"{"email":"ada@example.org","order_id":7}"#);
 /// # std::fs::write(file, format!(r#"{{"{task}": [{{"release": "0.1.0", "payload": {payload}}}]}}"#)).unwrap();
 /// # struct Removed<'f>(&'f str);
 /// # impl Drop for Removed<'_> { fn drop(&mut self) { let _ = std::fs::remove_file(self.0); } }

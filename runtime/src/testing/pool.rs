@@ -78,7 +78,6 @@ pub trait TestablePool: Clone + Send + Sync + 'static {
 /// # #[cfg(all(feature = "bb8", feature = "async-sqlite"))]
 /// # mod example {
 /// use diesel::prelude::*;
-/// use diesel_async::SimpleAsyncConnection;
 /// use diesel_async::pooled_connection::bb8::Pool;
 /// use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 /// use diesel_deferred::testing::TestPool;
@@ -104,14 +103,16 @@ pub trait TestablePool: Clone + Send + Sync + 'static {
 /// }
 ///
 /// # pub async fn test() -> Result<(), BoxError> {
-/// let test = TestPool::<Pool<Conn>>::open(":memory:", |dispatcher, pool| dispatcher.state(pool.clone())).await?;
-/// # use diesel::migration::{Migration, MigrationSource};
-/// # for migration in MigrationSource::<diesel::sqlite::Sqlite>::migrations(&diesel_deferred::migrations())? {
-/// #     test.pool().get().await?.spawn_blocking(move |conn| Ok(migration.run(conn))).await?.map_err(|e| e.to_string())?;
-/// # }
+/// # use diesel_migrations::MigrationHarness;
+/// # let file = std::env::temp_dir().join(format!("test-pool-{}.db", std::process::id()));
+/// # let url = file.to_str().ok_or("no UTF-8")?;
+/// # SqliteConnection::establish(url)?.run_pending_migrations(diesel_deferred::migrations())?;
+/// let test = TestPool::<Pool<Conn>>::open(url, |dispatcher, pool| dispatcher.state(pool.clone())).await?;
 /// order(test.pool(), 7).await?;
 /// assert_enqueued!(test, send_receipt(7)).await;
 /// assert!(test.drain().run().await.is_clean());
+/// # drop(test);
+/// # std::fs::remove_file(file)?;
 /// # Ok(())
 /// # }
 /// # }
