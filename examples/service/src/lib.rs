@@ -10,5 +10,7 @@ pub mod faults;
 pub mod mail;
 pub mod orders;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 pub mod users;
 pub mod work;

@@ -45,7 +45,7 @@ pub(crate) async fn order<D: Database>(
 /// Run by a worker: in this process, or in another one. It may run twice, if a worker dies in
 /// between; `attempt.id()` is the same then.
 #[deferred_task(durable, queue = "mail", max_attempts = 10, backoff = "1s", timeout = "30s")]
-async fn send_receipt(
+pub(crate) async fn send_receipt(
     #[state] mailer: &Mailer,
     #[state] attempt: Attempt,
     order_id: i32,

@@ -96,7 +96,7 @@ async fn sign_up<D: Database>(
 
 /// Spawned after COMMIT, and the dispatcher knows the mailer.
 #[deferred_task]
-async fn send_welcome(
+pub(crate) async fn send_welcome(
     #[state] mailer: &Mailer,
     user_id: i32,
     email: &str,
@@ -105,7 +105,7 @@ async fn send_welcome(
 }
 
 #[deferred_task]
-async fn send_thanks(
+pub(crate) async fn send_thanks(
     #[state] mailer: &Mailer,
     referrer: &str,
     user_id: i32,
@@ -116,7 +116,7 @@ async fn send_thanks(
 /// Not async: it has run when the client gets its answer, so that who signed up is counted in the
 /// next one.
 #[deferred_task]
-fn evict_count(#[state] count: &UserCount) {
+pub(crate) fn evict_count(#[state] count: &UserCount) {
     count.evict();
 }
 
