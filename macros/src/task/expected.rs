@@ -3,12 +3,12 @@
 //!
 //! Must not know: what is done with it.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::capture::{captured_span, captured_type, field, local};
+use super::capture::{captured_span, captured_type, field};
 use super::parse::{Arg, Capture, TaskDef};
 use crate::paths::{Private, located_at};
 
@@ -38,8 +38,8 @@ fn expected(task: &TaskDef, private: &Private) -> TokenStream {
             }
         }
     });
-    let compared = task.args().map(|arg| compared(arg, task, private));
-    let (call, comparison) = (local("call", Span::call_site(), task), local("comparison", Span::call_site(), task));
+    let compared = task.args().map(|arg| compared(arg, private));
+    let (call, comparison) = (ours("call"), ours("comparison"));
     let read = task.is_durable().then(|| {
         quote! {
             fn read(payload: &str) -> ::core::option::Option<#private::Read<Self>> {
@@ -67,7 +67,6 @@ fn expected(task: &TaskDef, private: &Private) -> TokenStream {
         impl #impl_generics #name #ty_generics #where_clause {
             /// For `assert_deferred!` and its like: what is `None` may be anything.
             #[doc(hidden)]
-            #[allow(dead_code, clippy::too_many_arguments)]
             #vis fn __expected(#(#parameters),*) -> #private::Expected<Self> {
                 #private::Expected::new((#(#captures,)*))
             }
@@ -75,10 +74,15 @@ fn expected(task: &TaskDef, private: &Private) -> TokenStream {
     }
 }
 
-fn compared(arg: &Arg, task: &TaskDef, private: &Private) -> TokenStream {
+/// A variable that no argument can be mistaken for.
+fn ours(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+fn compared(arg: &Arg, private: &Private) -> TokenStream {
     let at = captured_span(arg);
     let (field, name, is_secret) = (field(arg), arg.name.unraw().to_string(), arg.is_secret);
-    let (call, comparison) = (local("call", Span::call_site(), task), local("comparison", Span::call_site(), task));
+    let (call, comparison) = (ours("call"), ours("comparison"));
     let private = located_at(private, at);
     quote_spanned! {at=>
         #private::Comparison::argument(

@@ -7,7 +7,7 @@ use diesel_deferred::testing::{Mode, capture, set_mode};
 use diesel_deferred::{DeferredConnection, assert_deferred, assert_enqueued, atomic, refute_deferred, refute_enqueued};
 use diesel_deferred_tests::{Notes, Scratch};
 
-use crate::tasks::{Opaque, Shown, assert_says, begun, keyed, message_of, odd, plain, stored};
+use crate::tasks::{Opaque, Shown, assert_says, begun, generic, keyed, message_of, names, odd, plain, stored};
 
 fn conn() -> DeferredConnection<SqliteConnection> {
     begun(&Scratch::new())
@@ -56,6 +56,24 @@ fn t08_arguments_that_cannot_be_compared() {
     let message = message_of(|| assert_deferred!(captured, odd(Shown(2), Opaque, "secret".to_owned())));
     assert!(!message.contains("letmein") && !message.contains("\"secret\""), "{message}");
     assert_says("incomparable", &message);
+}
+
+/// T8
+#[test]
+fn t08_arguments_of_any_name_and_type() {
+    let conn = &mut conn();
+    let captured = capture(conn, |conn| {
+        atomic!(conn, -> QueryResult<()>, {
+            names(1, 2, 3, 4, 5, 6);
+            generic([1_u8, 2], &[3]);
+            Ok(())
+        })
+    });
+    assert_deferred!(captured, names(1, 2, 3, 4, 5, 6));
+    refute_deferred!(captured, names(1, 2, 3, 4, 5, 7));
+    // Nothing is known of a `T`: it may be anything.
+    assert_deferred!(captured, generic::<u8, 2>(_, _));
+    refute_deferred!(captured, generic::<u8, 3>(_, _));
 }
 
 /// T8

@@ -43,6 +43,18 @@ pub(crate) fn odd(shown: Shown, opaque: Opaque, #[secret] password: String) {
     let _ = (shown, opaque, password);
 }
 
+/// Arguments whose names the expansion might use itself.
+#[deferred_task]
+pub(crate) fn names(call: i32, comparison: i32, expected: i32, found: i32, value: i32, f: i32) {
+    let _ = (call, comparison, expected, found, value, f);
+}
+
+/// A generic task.
+#[deferred_task]
+pub(crate) fn generic<T: Clone + Send + 'static, const N: usize>(values: [T; N], slice: &[T]) {
+    let _ = (values, slice);
+}
+
 /// A row, whose end is as asked.
 #[deferred_task(durable, queue = "mail", max_attempts = 3)]
 pub(crate) async fn stored(
