@@ -124,6 +124,11 @@ impl<W> Hook<W> {
         self.0.facts().needs
     }
 
+    /// Whether a dispatcher runs it.
+    pub(crate) fn is_dispatched(&self) -> bool {
+        self.needs().is_some_and(|needs| needs.dispatched)
+    }
+
     pub(crate) fn wants_connection(&self) -> bool {
         self.0.facts().wants_connection
     }

@@ -72,6 +72,7 @@
 //! | `bb8`, `deadpool`, `mobc` | diesel-async's pools, passed on |
 //! | `durable` | `#[deferred_task(durable)]`, `migrations` and what goes with them, on any connection |
 //! | `worker` | `Worker`, with `async` and `durable` |
+//! | `metrics` | counts and times, for a recorder of the crate `metrics` |
 
 // Each item says on docs.rs which feature it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -84,7 +85,8 @@
         feature = "mysql",
         feature = "async-sqlite",
         feature = "async-postgres",
-        feature = "async-mysql"
+        feature = "async-mysql",
+        feature = "metrics"
     )),
     allow(dead_code, unused_imports, unused_macros, unreachable_pub)
 )]
@@ -102,6 +104,11 @@ mod error;
 mod events;
 mod guarded;
 mod hook;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod panics;
 mod pooled;
 mod queue;
@@ -131,6 +138,8 @@ pub use durable::{
     migrations, never_notify, pause_queue, replay_dead, replay_task, resume_queue,
 };
 pub use error::{BoxError, CannotStore, CommitError};
+#[cfg(feature = "metrics")]
+pub use metrics::describe_metrics;
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};
 pub use task::{Task, TaskOutput};
 

@@ -18,6 +18,7 @@ use crate::durable::NewTask;
 use crate::error::CannotStore;
 use crate::guarded::Guarded;
 use crate::hook::{BeforeCommit, Failed, Hook};
+use crate::metrics::Tally;
 use crate::panics::contain;
 use crate::queue::Queue;
 use crate::report::{FailureCause, HookFailure, HookKind, PendingHook, Report, not_run};
@@ -57,6 +58,8 @@ pub(crate) struct Keeper<W> {
     pub(super) can_notify: bool,
     /// Whether it has stored some before its COMMIT, which may have ended it since.
     pub(super) has_spilled: bool,
+    /// How many calls it has stored.
+    pub(super) tally: Tally,
 }
 
 /// Whether the future of something that this connection was doing was dropped before that was done.
@@ -98,6 +101,7 @@ impl<W> Keeper<W> {
             wakes_workers: false,
             can_notify: false,
             has_spilled: false,
+            tally: Tally::default(),
         }
     }
 

@@ -79,8 +79,11 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
         drop(conn.keeper().queue().take_innermost_calls());
         match conn.keeper().watch.result(sent) {
             Ok(stored) => {
-                conn.keeper().can_notify |= due && stored.notifies();
-                rest = &rest[stored.calls().clamp(1, rest.len())..];
+                let (now, left) = rest.split_at(stored.calls().clamp(1, rest.len()));
+                let keeper = conn.keeper();
+                keeper.can_notify |= due && stored.notifies();
+                keeper.tally.stored(keeper.queue.depth(), now.iter().map(NewTask::kind));
+                rest = left;
             }
             Err(error) => {
                 let cannot_store = CannotStore { task, call_site, reason: error.to_string() };

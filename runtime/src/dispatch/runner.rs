@@ -43,6 +43,7 @@ impl Slot {
 
     /// Its task was dropped before it ended: the next one that waits gets it.
     fn cancelled(self) {
+        self.run.ended(self.identity.task);
         let shared = Arc::clone(&self.shared);
         if shared.add_cancelled(self) {
             shared.clear_cancelled();
@@ -56,6 +57,7 @@ impl Slot {
             Ok(None) => FailureCause::Error(missing_state()),
             Err(message) => FailureCause::Panic(message),
         };
+        self.run.ended(self.identity.task);
         self.shared.report_failure(&self.identity.failed(cause));
         None
     }
@@ -232,6 +234,7 @@ impl SlotGuard {
     /// The task stops.
     fn stopped(&mut self) {
         if let Some(slot) = self.0.take() {
+            slot.run.ended(slot.identity.task);
             let runtime = slot.runtime;
             slot.hand_on(Some(runtime));
         }
@@ -240,6 +243,7 @@ impl SlotGuard {
     /// The task has ended by itself: its slot is free.
     fn ended(&mut self, ended: Ended) -> Option<Slot> {
         let slot = self.0.take()?;
+        slot.run.ended(slot.identity.task);
         let cause = match ended {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(FailureCause::Error(error)),

@@ -21,6 +21,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::states::States;
 use crate::error::BoxError;
+use crate::metrics::{Stamp, TaskRun};
 use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
 use crate::task::call_site::Waits;
@@ -136,6 +137,8 @@ impl Identity {
 pub(super) struct Waiting {
     call: SmallBox<dyn Call, Inline>,
     kind: HookKind,
+    /// Behind which moment it could begin.
+    committed: Stamp,
     runtime: Id,
     /// That runtime's, where it is not the dispatcher's own: a handle that all tasks count on is
     /// slow to copy.
@@ -185,6 +188,7 @@ impl Shared {
         kind: HookKind,
         task: Taken<T>,
         launch: L,
+        committed: Stamp,
     ) -> Result<(), BoxError>
     where
         T: Task + Send + 'static,
@@ -205,13 +209,17 @@ impl Shared {
             let key = lists.running.insert(RunningTask { identity, number, waker: Arc::clone(&waker) });
             let token = self.tracker.token();
             drop(lists);
-            let slot = Slot { shared: Arc::clone(self), key, identity, waker, runtime: runtime.id(), _tracked: token };
+            let run = TaskRun::begin(committed);
+            let runtime_id = runtime.id();
+            let slot =
+                Slot { shared: Arc::clone(self), key, identity, run, waker, runtime: runtime_id, _tracked: token };
             launch.start(task, slot, runtime);
         } else {
             let handle = if self.runtime.is_some() { None } else { Some(runtime.clone()) };
             lists.waiting.push_back(Waiting {
                 call: smallbox!(Waits::new(task, launch)),
                 kind,
+                committed,
                 runtime: runtime.id(),
                 handle,
             });
@@ -264,6 +272,8 @@ pub(super) struct Slot {
     pub(super) shared: Arc<Shared>,
     key: usize,
     pub(super) identity: Identity,
+    /// How long its task waited, and runs.
+    pub(super) run: TaskRun,
     pub(super) waker: Arc<AtomicWaker>,
     /// Where its task runs.
     pub(super) runtime: Id,
@@ -300,6 +310,7 @@ impl Slot {
                 (running.identity, running.number) = (self.identity, number);
             }
             drop(lists);
+            self.run = TaskRun::begin(next.committed);
             self.runtime = next.runtime;
             let runtime =
                 if current == Some(next.runtime) { None } else { next.handle.or_else(|| self.shared.runtime.clone()) };

@@ -12,6 +12,7 @@ use super::dispatcher::{Dispatcher, is_alive};
 use super::slots::Launch;
 use super::{CannotRun, Missing, Needs, States};
 use crate::error::BoxError;
+use crate::metrics::Stamp;
 use crate::report::{HookFailure, HookKind};
 use crate::task::start::{Blocking, Spawned};
 use crate::task::{Place, Taken, Task};
@@ -81,6 +82,8 @@ pub struct Stage(Option<Box<Hold>>);
 struct Hold {
     dispatcher: Dispatcher,
     runtime: Option<Handle>,
+    /// Behind which moment its tasks could begin.
+    committed: Stamp,
     /// While it is held, a shutdown waits.
     _open: TaskTrackerToken,
 }
@@ -103,7 +106,7 @@ impl Dispatcher {
         let open = self.0.tracker.token();
         drop(lists);
         let runtime = self.0.runtime.clone().or_else(|| Handle::try_current().ok());
-        Some(Hold { dispatcher: self, runtime, _open: open })
+        Some(Hold { dispatcher: self, runtime, committed: Stamp::now(), _open: open })
     }
 }
 
@@ -113,18 +116,26 @@ impl Stage {
         Self(None)
     }
 
+    /// Its transaction has committed.
+    #[inline]
+    pub(crate) fn committed(&mut self) {
+        if let Some(hold) = &mut self.0 {
+            hold.committed = Stamp::now();
+        }
+    }
+
     /// Hands a task over.
     fn dispatch<T, L>(&self, task: Taken<T>, launch: L, kind: HookKind) -> Result<(), BoxError>
     where
         T: Task + Send + 'static,
         L: Launch<T>,
     {
-        let Some(Hold { dispatcher, runtime: Some(runtime), .. }) = self.0.as_deref() else {
+        let Some(Hold { dispatcher, runtime: Some(runtime), committed, .. }) = self.0.as_deref() else {
             return Err(
                 "it could not be run any more: its dispatcher was shut down, or there is no tokio runtime".into()
             );
         };
-        dispatcher.0.dispatch(runtime, kind, task, launch)
+        dispatcher.0.dispatch(runtime, kind, task, launch, *committed)
     }
 }
 

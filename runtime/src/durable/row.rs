@@ -56,6 +56,11 @@ impl NewTask {
         self.payload.json()
     }
 
+    /// Its task and queue.
+    pub(crate) fn kind(&self) -> (&'static str, &Cow<'static, str>) {
+        (self.task, &self.queue)
+    }
+
     /// How many bytes it takes that are not bounded by its columns.
     pub(crate) fn bytes(&self) -> usize {
         self.payload.json().len()

@@ -131,6 +131,7 @@ mod tests {
             max_attempts: 1,
             key: None,
             refusals: 0,
+            run_at_ms: 0,
             started_at_ms: 0,
         };
         assert_eq!(round.likely(0, 1_000), u32::MAX, "nothing is known");

@@ -3,7 +3,7 @@
 //! Must not know: how a database takes them.
 
 use super::floor::Floor;
-use super::{Lease, Outcome, Settlement, Unknown, WORKER_DIED};
+use super::{COUNTED, Lease, Outcome, Settlement, Unknown, WORKER_DIED, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -514,4 +514,30 @@ pub(super) fn has_due(queues: &[Arc<str>], now: &str) -> Sql<'static, Bool> {
         }
     }
     due
+}
+
+/// The rows of how much waits: the place of a queue among the worker's, how many of its calls are
+/// ready, and for how long the oldest has been due.
+pub(super) type WaitingSql = (Integer, BigInt, Nullable<BigInt>);
+
+/// How much of each of these queues is ready; `now` is the SQL of the time. No more is read than is
+/// counted, by the index of the claims, in their order.
+pub(super) fn waiting(queues: &[Arc<str>], now: &str) -> Sql<'static, WaitingSql> {
+    let mut waiting = Sql::new("");
+    for (at, queue) in queues.iter().enumerate() {
+        waiting.push_sql(if at == 0 { "" } else { " UNION ALL " });
+        waiting.push_sql(format!(
+            "SELECT {at}, COUNT(*), {now} - MIN(run_at_ms) FROM \
+             (SELECT run_at_ms FROM deferred_tasks WHERE state = 'ready' AND queue = "
+        ));
+        waiting.push_bind(queue.to_string());
+        waiting.push_sql(format!(" ORDER BY priority, run_at_ms, id LIMIT {COUNTED}) AS front"));
+    }
+    waiting
+}
+
+/// The same in the order of the queues.
+pub(super) fn in_order(mut rows: Vec<(i32, i64, Option<i64>)>) -> Vec<Waiting> {
+    rows.sort_unstable_by_key(|(at, _, _)| *at);
+    rows.into_iter().map(|(_, ready, oldest_ms)| (ready, oldest_ms)).collect()
 }

@@ -83,6 +83,7 @@ async fn run<D: Database>(database: &mut D, operation: &Operation, now_ms: i64) 
             Answer::Look(Look { next_lease_end_ms, ..look })
         }
         Operation::HasDue(queues) => Answer::Due(Of::<D>::has_due(worker, queues).await?),
+        Operation::Waiting(queues) => Answer::Waiting(Of::<D>::waiting(worker, queues).await?),
         Operation::StartAnew(lease) => Answer::Count(Of::<D>::start_anew(worker, lease).await?),
         Operation::LookBack => Answer::Past(Of::<D>::look_back(worker).await?),
         Operation::Promote => Answer::Count(Of::<D>::promote(worker).await?),

@@ -1,0 +1,4 @@
+//! What a program sees of hooks, tasks and workers from outside: metrics.
+
+mod metrics;
+mod recorded;
