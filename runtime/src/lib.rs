@@ -73,6 +73,7 @@
 //! | `durable` | `#[deferred_task(durable)]`, `migrations` and what goes with them, on any connection |
 //! | `worker` | `Worker`, with `async` and `durable` |
 //! | `metrics` | counts and times, for a recorder of the crate `metrics` |
+//! | `opentelemetry` | spans of transactions, tasks and attempts, which are one trace |
 
 // Each item says on docs.rs which feature it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -86,7 +87,8 @@
         feature = "async-sqlite",
         feature = "async-postgres",
         feature = "async-mysql",
-        feature = "metrics"
+        feature = "metrics",
+        feature = "opentelemetry"
     )),
     allow(dead_code, unused_imports, unused_macros, unreachable_pub)
 )]
@@ -114,6 +116,11 @@ mod pooled;
 mod queue;
 mod report;
 mod sealed;
+#[cfg(feature = "opentelemetry")]
+mod spans;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "spans/off.rs"]
+mod spans;
 mod task;
 
 pub use atomic::{
@@ -171,6 +178,15 @@ struct ReadmeDoctests;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/durable-table.md")]
 struct TableDoctests;
+
+/// The same of the pages about what operators see.
+#[cfg(all(doctest, feature = "metrics"))]
+#[doc = include_str!("../../docs/metrics.md")]
+struct MetricsDoctests;
+
+#[cfg(all(doctest, feature = "opentelemetry"))]
+#[doc = include_str!("../../docs/traces.md")]
+struct TracesDoctests;
 
 /// The same of the chapter for programs that use Diesel already.
 #[cfg(all(

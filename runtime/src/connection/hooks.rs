@@ -183,7 +183,7 @@ impl<W: Wrapper> Run<'_, W> {
         if let Some(awaited) = self.hooks.pop() {
             let call_site = awaited.call_site();
             self.times.ended(|| Some(awaited.name()));
-            keeper.fail(awaited.name(), kind, Failed { call_site, cause: FailureCause::Cancelled });
+            keeper.fail(awaited.name(), kind, Failed::new(call_site, FailureCause::Cancelled));
         }
         for mut hook in rest {
             if hook.wants_connection() {

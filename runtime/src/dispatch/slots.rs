@@ -24,6 +24,7 @@ use crate::error::BoxError;
 use crate::metrics::{Stamp, TaskRun};
 use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
+use crate::spans::{Origin, TaskSpan, handed_over};
 use crate::task::call_site::Waits;
 use crate::task::{Taken, Task};
 
@@ -139,6 +140,8 @@ pub(super) struct Waiting {
     kind: HookKind,
     /// Behind which moment it could begin.
     committed: Stamp,
+    /// What its call was a part of.
+    origin: Origin,
     runtime: Id,
     /// That runtime's, where it is not the dispatcher's own: a handle that all tasks count on is
     /// slow to copy.
@@ -194,6 +197,7 @@ impl Shared {
         T: Task + Send + 'static,
         L: Launch<T>,
     {
+        let origin = handed_over();
         let mut lists = self.lists();
         if self.abandoned.load(Ordering::Relaxed) {
             return Err("its dispatcher's shutdown had run out of time by then".into());
@@ -211,8 +215,9 @@ impl Shared {
             drop(lists);
             let run = TaskRun::begin(committed);
             let runtime_id = runtime.id();
-            let slot =
-                Slot { shared: Arc::clone(self), key, identity, run, waker, runtime: runtime_id, _tracked: token };
+            let span = TaskSpan::of_task(T::NAME, &origin);
+            let shared = Arc::clone(self);
+            let slot = Slot { shared, key, identity, run, span, waker, runtime: runtime_id, _tracked: token };
             launch.start(task, slot, runtime);
         } else {
             let handle = if self.runtime.is_some() { None } else { Some(runtime.clone()) };
@@ -220,6 +225,7 @@ impl Shared {
                 call: smallbox!(Waits::new(task, launch)),
                 kind,
                 committed,
+                origin,
                 runtime: runtime.id(),
                 handle,
             });
@@ -274,6 +280,8 @@ pub(super) struct Slot {
     pub(super) identity: Identity,
     /// How long its task waited, and runs.
     pub(super) run: TaskRun,
+    /// In which its task runs.
+    pub(super) span: TaskSpan,
     pub(super) waker: Arc<AtomicWaker>,
     /// Where its task runs.
     pub(super) runtime: Id,
@@ -311,6 +319,7 @@ impl Slot {
             }
             drop(lists);
             self.run = TaskRun::begin(next.committed);
+            self.span = TaskSpan::of_task(self.identity.task, &next.origin);
             self.runtime = next.runtime;
             let runtime =
                 if current == Some(next.runtime) { None } else { next.handle.or_else(|| self.shared.runtime.clone()) };

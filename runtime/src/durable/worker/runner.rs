@@ -27,6 +27,7 @@ use crate::error::BoxError;
 use crate::metrics::{self, Attempts, End};
 use crate::panics::contain;
 use crate::report::emit;
+use crate::spans::TaskSpan;
 
 pub(super) type OnFailure = Box<dyn Fn(&FailedAttempt) + Send + Sync>;
 
@@ -156,7 +157,7 @@ where
 
     /// Runs one attempt.
     async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Ended {
-        let Claimed { lane, id, task: name, payload, attempt, max_attempts, refusals, .. } = claimed;
+        let Claimed { lane, id, task: name, payload, attempt, max_attempts, refusals, trace_parent, .. } = claimed;
         if stop.is_cancelled() {
             return self.stopped(id, false, None);
         }
@@ -179,7 +180,8 @@ where
         let max = u32::try_from(max_attempts).unwrap_or(1);
         let attempt = Attempt { id, number, max, queue: Arc::clone(&self.queues[lane]) };
         let job = Job::new(attempt, task, payload.into());
-        let mut call = Box::pin(self.call(job.clone()));
+        let span = TaskSpan::of_attempt(task.name, &self.queues[lane], id, number, trace_parent.as_deref());
+        let mut call = Box::pin(span.of_future(self.call(job.clone())));
         let outcome = {
             let mut running = pin!(job::run(&job, call.as_mut()));
             match select(running.as_mut(), pin!(stop.cancelled())).await {
@@ -213,8 +215,14 @@ where
             return Ended::Elsewhere;
         }
         match &outcome {
-            Outcome::Retry { error, .. } => self.tell_failure(&failed(false, error)),
-            Outcome::Dead(error) => self.tell_failure(&failed(true, error)),
+            Outcome::Retry { error, .. } => {
+                span.failed(error);
+                span.run(|| self.tell_failure(&failed(false, error)));
+            }
+            Outcome::Dead(error) => {
+                span.failed(error);
+                span.run(|| self.tell_failure(&failed(true, error)));
+            }
             Outcome::Refused { error, .. } => self.tell_refusal(id, &name, error),
             _ => {}
         }

@@ -63,6 +63,8 @@ pub(super) struct Row {
     /// A key that it held, or waited for, when it was cancelled or parked, or that the one whose place
     /// it has taken did: a worker looks who is next. Until then it is not ready, and not deleted.
     pub(super) freed_key: Option<String>,
+    /// What the call was a part of.
+    pub(super) trace_parent: Option<String>,
     pub(super) worker: Option<TaskId>,
     pub(super) lease_until: Option<i64>,
     /// Its worker is to stop it.
@@ -92,6 +94,7 @@ impl Row {
             refusals: 0,
             refused_at: None,
             freed_key: None,
+            trace_parent: call.origin.trace_parent().map(str::to_owned),
             worker: None,
             lease_until: None,
             cancel_requested: false,
@@ -314,6 +317,7 @@ impl Table {
             key: row.key.clone(),
             refusals: row.refusals,
             started_at_ms: now,
+            trace_parent: row.trace_parent.clone(),
         }
     }
 

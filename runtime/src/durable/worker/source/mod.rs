@@ -161,6 +161,8 @@ pub(crate) struct Claimed {
     pub(crate) run_at_ms: i64,
     /// When it was taken, by the clock of the database.
     pub(crate) started_at_ms: i64,
+    /// What the call was a part of.
+    pub(crate) trace_parent: Option<String>,
 }
 
 /// Without the arguments.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// The rows of a claim.
 pub(super) type ClaimedSql =
-    (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer, BigInt);
+    (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer, BigInt, Nullable<Text>);
 
 /// See [`ClaimedSql`].
 #[derive(Debug, PartialEq, Eq, diesel::Queryable)]
@@ -37,11 +37,13 @@ pub(crate) struct ClaimedRow {
     pub(crate) refusals: i32,
     /// When it was taken.
     pub(crate) started_at_ms: i64,
+    /// What the call was a part of.
+    pub(crate) trace_parent: Option<String>,
 }
 
 /// The columns of one.
 pub(super) const CLAIMED: &str = "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms, task_key, \
-     refusals, COALESCE(started_at_ms, 0)";
+     refusals, COALESCE(started_at_ms, 0), trace_parent";
 
 /// The rows of what a worker has.
 pub(super) type MineSql = (SqlTaskId, Nullable<Text>, BigInt);

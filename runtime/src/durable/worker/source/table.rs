@@ -460,6 +460,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 refusals: row.refusals,
                 run_at_ms: row.run_at_ms,
                 started_at_ms: row.started_at_ms,
+                trace_parent: row.trace_parent,
             }));
         }
         Ok(exchanged)

@@ -134,6 +134,7 @@ impl From<StoredRow> for Row {
             refusals: row.refusals,
             refused_at: row.refused_at_ms,
             freed_key: row.freed_key,
+            trace_parent: row.trace_parent,
             worker: row.worker,
             lease_until: row.lease_until_ms,
             cancel_requested: row.cancel_requested,

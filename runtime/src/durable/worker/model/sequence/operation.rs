@@ -14,6 +14,7 @@ use crate::durable::worker::model::calls::{call, id};
 use crate::durable::worker::model::table::{Row, State, Table};
 use crate::durable::worker::source::statements::{ClaimedRow, Ended, Look, Manner, Mine, Past, RescuedRow, Since};
 use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown, Waiting};
+use crate::spans::Origin;
 
 /// One of them.
 #[derive(Debug)]
@@ -284,6 +285,7 @@ fn some_calls(rng: &mut Rng, table: &Table, next: &mut u128) -> Vec<NewTask> {
         };
         call.unique_key = (rng.u32(0..10) < 3).then(|| pick(rng, &["u", "v"]).to_owned());
         call.replaces = call.task == "tidy";
+        call.origin = Origin::read(pick(rng, &["", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]));
         calls.push(call);
     }
     NewTask::settle(&mut calls);
