@@ -23,6 +23,10 @@ pages! {
     #[cfg(all(feature = "async-postgres", feature = "deadpool", feature = "bb8"))]
     MovingAnApplication: "../../guide/src/moving-an-application.md";
     Operating: "../../guide/src/operating.md";
+    #[cfg(feature = "metrics")]
+    Metrics: "../../guide/src/metrics.md";
+    #[cfg(feature = "opentelemetry")]
+    Traces: "../../guide/src/traces.md";
     Performance: "../../guide/src/performance.md";
     ComingFrom: "../../guide/src/coming-from.md";
     NotPromised: "../../guide/src/not-promised.md";

@@ -14,6 +14,7 @@ use crate::dispatch::{Needs, Stage};
 use crate::error::BoxError;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook};
+use crate::spans::{Origin, TaskSpan, hand_over};
 use crate::task::call_site::Waits;
 use crate::task::{Start, Taken, Task};
 
@@ -22,7 +23,7 @@ use crate::task::{Start, Taken, Task};
 pub(crate) type Inline = [usize; 9];
 
 /// A hook of the deferring connection `W`.
-pub(crate) struct Hook<W>(SmallBox<dyn Body<W>, Inline>);
+pub(crate) struct Hook<W>(SmallBox<dyn Body<W>, Inline>, Origin);
 
 /// What is done, or is to be awaited: only a closure of an asynchronous connection is.
 pub(crate) enum Step<'a, T> {
@@ -38,6 +39,15 @@ pub(crate) type Outcome = Result<(), Box<Failed>>;
 pub(crate) struct Failed {
     pub(crate) call_site: &'static Location<'static>,
     pub(crate) cause: FailureCause,
+    /// In which it ran, and is told of.
+    pub(crate) span: TaskSpan,
+}
+
+impl Failed {
+    /// In no span.
+    pub(crate) fn new(call_site: &'static Location<'static>, cause: FailureCause) -> Self {
+        Self { call_site, cause, span: TaskSpan::none() }
+    }
 }
 
 /// A hook that runs in the transaction, just before COMMIT: its error is the transaction's.
@@ -104,18 +114,41 @@ impl<W> Hook<W> {
             // `SmallBox` could do this too, but moves the value twice more.
             smallbox!(Box::new(Call(Waits::new(task, start))))
         };
-        Self(body)
+        Self(body, Origin::none())
     }
 
     pub(crate) fn closure<B: Body<W> + 'static>(body: B) -> Self {
         let body: SmallBox<dyn Body<W>, Inline> = smallbox!(body);
-        Self(body)
+        Self(body, Origin::none())
+    }
+
+    /// Its call was a part of that.
+    pub(crate) fn be_part_of(&mut self, origin: Origin) {
+        self.1 = origin;
     }
 
     /// Runs it where it is stored, which saves moving it.
     #[inline]
     pub(crate) fn run<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
+        if !self.1.is_none() {
+            return self.run_in_a_span(conn, stage, kind);
+        }
         self.0.run(conn, stage, kind)
+    }
+
+    #[cold]
+    fn run_in_a_span<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
+        if self.is_dispatched() {
+            return hand_over(&self.1, || self.0.run(conn, stage, kind));
+        }
+        let span = TaskSpan::of_task(self.name(), &self.1);
+        match span.run(|| self.0.run(conn, stage, kind)) {
+            Step::Done(outcome) => Step::Done(ended_in(span, outcome)),
+            Step::Later(future) => Step::Later(Box::pin(async move {
+                let outcome = span.of_future(future).await;
+                ended_in(span, outcome)
+            })),
+        }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -128,6 +161,11 @@ impl<W> Hook<W> {
 
     pub(crate) fn needs(&self) -> Option<Needs> {
         self.0.facts().needs
+    }
+
+    /// Whether a dispatcher runs it.
+    pub(crate) fn is_dispatched(&self) -> bool {
+        self.needs().is_some_and(|needs| needs.dispatched)
     }
 
     pub(crate) fn wants_connection(&self) -> bool {
@@ -230,15 +268,27 @@ pub(crate) fn outcome(call_site: &'static Location<'static>, result: Result<Resu
         Ok(Err(error)) => FailureCause::Error(error),
         Err(message) => FailureCause::Panic(message),
     };
-    Err(Box::new(Failed { call_site, cause }))
+    Err(Box::new(Failed::new(call_site, cause)))
+}
+
+/// A span of a task's that ends like this.
+fn ended_in(span: TaskSpan, outcome: Outcome) -> Outcome {
+    outcome.map_err(|mut failed| {
+        span.failed(&failed.cause);
+        failed.span = span;
+        failed
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::Hook;
+    use crate::spans::Origin;
 
     #[test]
     fn a_hook_is_its_inline_storage_and_a_fat_pointer() {
-        assert_eq!(size_of::<Hook<()>>(), 88);
+        // With spans, one word more.
+        assert_eq!(size_of::<Hook<()>>(), 88 + size_of::<Origin>());
+        assert!(size_of::<Origin>() <= size_of::<usize>());
     }
 }

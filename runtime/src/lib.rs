@@ -72,6 +72,8 @@
 //! | `bb8`, `deadpool`, `mobc` | diesel-async's pools, passed on |
 //! | `durable` | `#[deferred_task(durable)]`, `migrations` and what goes with them, on any connection |
 //! | `worker` | `Worker`, with `async` and `durable` |
+//! | `metrics` | counts and times, for a recorder of the crate `metrics` |
+//! | `opentelemetry` | spans of transactions, tasks and attempts, which are one trace |
 //! | `testing` | the test kit [`testing`], for `[dev-dependencies]` |
 
 // Each item says on docs.rs which feature it needs.
@@ -85,7 +87,9 @@
         feature = "mysql",
         feature = "async-sqlite",
         feature = "async-postgres",
-        feature = "async-mysql"
+        feature = "async-mysql",
+        feature = "metrics",
+        feature = "opentelemetry"
     )),
     allow(dead_code, unused_imports, unused_macros, unreachable_pub)
 )]
@@ -107,11 +111,21 @@ mod guide;
 mod hook;
 #[cfg(feature = "testing")]
 mod lost;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod panics;
 mod pooled;
 mod queue;
 mod report;
 mod sealed;
+#[cfg(feature = "opentelemetry")]
+mod spans;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "spans/off.rs"]
+mod spans;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -138,6 +152,8 @@ pub use durable::{
     migrations, never_notify, pause_queue, replay_dead, replay_task, resume_queue,
 };
 pub use error::{BoxError, CannotStore, CommitError};
+#[cfg(feature = "metrics")]
+pub use metrics::describe_metrics;
 pub use report::{FailureCause, HookFailure, HookKind, PendingHook, Report};
 pub use task::{Task, TaskOutput};
 

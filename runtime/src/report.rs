@@ -6,6 +6,7 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::error::BoxError;
+use crate::metrics;
 use crate::panics::contain;
 
 /// What is shown in place of a `#[secret]` argument.
@@ -184,6 +185,7 @@ impl HookFailure {
     /// Tells whoever listens.
     #[cold]
     pub(crate) fn emit(&self) {
+        metrics::failed(self.task);
         emit(|| {
             tracing::error!(
                 task = self.task,
@@ -199,6 +201,7 @@ impl HookFailure {
 /// Tells whoever listens of a hook that will not run.
 #[cold]
 pub(crate) fn not_run(hook: &PendingHook, why: &'static str) {
+    metrics::not_run(hook.task);
     emit(|| {
         tracing::error!(
             task = hook.task,

@@ -200,7 +200,7 @@ macro_rules! witness_queries {
         }
 
         fn tasks(conn: &mut Self) -> Vec<TaskRow> {
-            let columns = "task, queue, payload, priority, state, run_at_ms, attempts, max_attempts, task_key, error";
+            let columns = "task, queue, payload, priority, state, run_at_ms, attempts, max_attempts, task_key, error, trace_parent";
             let select = format!("SELECT {columns} FROM deferred_tasks ORDER BY id");
             diesel::sql_query(select).load(conn).expect("the rows")
         }

@@ -79,6 +79,8 @@ pub struct TaskRow {
     pub task_key: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     pub error: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub trace_parent: Option<String>,
 }
 
 impl<C: Database> Scratch<C> {

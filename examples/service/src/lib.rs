@@ -8,6 +8,7 @@ pub mod database;
 pub mod errors;
 pub mod faults;
 pub mod mail;
+pub mod metrics;
 pub mod orders;
 pub mod settings;
 #[cfg(test)]

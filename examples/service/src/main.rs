@@ -21,6 +21,8 @@
 //! curl -i 127.0.0.1:8000/orders -H 'content-type: application/json' -d '{"email": "ada@example.org", "cents": 1250}'
 //! ```
 //!
+//! `curl 127.0.0.1:8000/metrics` is for Prometheus.
+//!
 //! With `FAULTS=on` a request may go wrong inside of its block, behind the call of the task; there
 //! is no user then, and no mail:
 //!
@@ -53,6 +55,7 @@ use diesel_deferred::Dispatcher;
 use diesel_deferred_service::cache::UserCount;
 use diesel_deferred_service::database::{Database, Postgres, Sqlite};
 use diesel_deferred_service::mail::Mailer;
+use diesel_deferred_service::metrics;
 use diesel_deferred_service::settings::{Settings, interrupted};
 use diesel_deferred_service::users::{Service, routes};
 use diesel_deferred_service::work::work;
@@ -69,6 +72,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
 }
 
 async fn serve<D: Database>(settings: Settings) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+    let metrics = metrics::install()?;
     D::migrate(&settings.database).await?;
     let settings = Arc::new(settings);
     let count = UserCount::default();
@@ -96,7 +100,7 @@ async fn serve<D: Database>(settings: Settings) -> Result<ExitCode, Box<dyn Erro
 
     let listener = TcpListener::bind(&settings.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let server = axum::serve(listener, routes(Arc::clone(&service)));
+    let server = axum::serve(listener, routes(Arc::clone(&service)).merge(metrics::routes(metrics)));
     let server = server.with_graceful_shutdown(signal.clone().cancelled_owned());
     let mut server = tokio::spawn(server.into_future());
     signal.cancelled().await;

@@ -30,6 +30,7 @@ use crate::hook::{BeforeCommit, Body, Facts, Failed, Hook, Outcome, Step, outcom
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
 use crate::sealed::Sealed;
+use crate::spans::is_on;
 use crate::task::TaskOutput;
 
 /// A Diesel connection that keeps tasks until the outermost transaction commits.
@@ -107,7 +108,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         F: FnOnce(&mut Self) -> R + Send + 'static,
         R: TaskOutput,
     {
-        let hook = Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) });
+        let hook = self.keeper.traced(Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) }));
         open_queue(self, type_name::<F>(), Location::caller())?.after_commit(hook);
         Ok(())
     }
@@ -119,7 +120,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         F: FnOnce(&mut Self) -> R + Send + 'static,
         R: TaskOutput,
     {
-        let hook = Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) });
+        let hook = self.keeper.traced(Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) }));
         open_queue(self, type_name::<F>(), Location::caller())?.after_rollback(hook);
         Ok(())
     }
@@ -157,6 +158,23 @@ impl<C: Deferrable> DeferredConnection<C> {
     /// [`Self::run_transaction`], of a callback that says whether to commit. Not generic, because
     /// it would be compiled for each block.
     fn run_erased(&mut self, opening: Opening<'_>, callback: &mut dyn FnMut(&mut Self) -> bool) -> QueryResult<()> {
+        if is_on() && !self.state().is_some_and(State::is_nested) {
+            return self.run_in_a_span(opening, callback);
+        }
+        self.run_block(opening, callback)
+    }
+
+    /// The outermost one, where somebody listens.
+    #[inline(never)]
+    fn run_in_a_span(&mut self, opening: Opening<'_>, callback: &mut dyn FnMut(&mut Self) -> bool) -> QueryResult<()> {
+        let around = self.keeper.begin_span();
+        let ended = catch_unwind(AssertUnwindSafe(|| self.run_block(opening, callback)));
+        self.keeper.end_span(around);
+        ended.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    #[inline(always)]
+    fn run_block(&mut self, opening: Opening<'_>, callback: &mut dyn FnMut(&mut Self) -> bool) -> QueryResult<()> {
         let entry = self.begin_transaction(opening)?;
         self.keeper.blocks += 1;
         let outcome = catch_unwind(AssertUnwindSafe(|| callback(self)));
@@ -361,7 +379,7 @@ where
         // state.
         let left_open = now(close_above(conn, depth));
         Step::Done(match result {
-            Ok(()) if left_open => Err(Box::new(Failed { call_site, cause: FailureCause::LeftTransactionOpen })),
+            Ok(()) if left_open => Err(Box::new(Failed::new(call_site, FailureCause::LeftTransactionOpen))),
             result => result,
         })
     }

@@ -6,7 +6,9 @@
 use super::ending::{Ending, Fate};
 use super::wrapper::Wrapper;
 use crate::dispatch::Stage;
+use crate::durable::NewTask;
 use crate::hook::{Failed, Hook, Outcome, Step};
+use crate::metrics::{self, HookRuns};
 use crate::queue::Dropped;
 use crate::report::{FailureCause, HookKind};
 
@@ -19,6 +21,7 @@ const CANCELLED_IN_DOUBT: &str = "its transaction was cancelled, and may have be
 /// The outermost transaction, the one above `depth`, has committed: runs what waited for that.
 #[inline]
 async fn run_committed<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) {
+    conn.keeper().tally.committed(depth);
     if conn.keeper().queue.close_if_empty(depth) {
         return;
     }
@@ -56,9 +59,11 @@ type Spent<W> = Vec<(usize, Hook<W>)>;
 
 // Always inlined, as what ends the run: it moves lists, each of them through memory otherwise.
 #[inline(always)]
-fn start_committed<W: Wrapper>(conn: &mut W, depth: usize, stage: Stage) -> (Run<'_, W>, Spent<W>) {
+fn start_committed<W: Wrapper>(conn: &mut W, depth: usize, mut stage: Stage) -> (Run<'_, W>, Spent<W>) {
     // Closed before a hook runs, which may open transactions of its own.
     let (hooks, spent) = conn.keeper().queue.close_committed(depth);
+    metrics::registered(hooks.iter().map(Hook::name));
+    stage.committed();
     let hooks = conn.keeper().hold(hooks, HookKind::AfterCommit);
     (Run::new(conn, hooks, HookKind::AfterCommit, stage), spent)
 }
@@ -88,13 +93,14 @@ struct Run<'c, W: Wrapper> {
     next: usize,
     kind: HookKind,
     stage: Stage,
+    times: HookRuns,
 }
 
 impl<'c, W: Wrapper> Run<'c, W> {
     #[inline]
     fn new(conn: &'c mut W, hooks: Vec<Hook<W>>, kind: HookKind, stage: Stage) -> Self {
         conn.keeper().running += 1;
-        Self { conn, hooks, next: 0, kind, stage }
+        Self { conn, hooks, next: 0, kind, stage, times: HookRuns::begin() }
     }
 
     /// Runs them all.
@@ -156,6 +162,8 @@ impl<'c, W: Wrapper> Run<'c, W> {
     /// Notes how the last one ended; says whether it is to be the last.
     #[inline]
     fn ended(&mut self, outcome: Outcome) -> bool {
+        let hook = &self.hooks[self.next - 1];
+        self.times.ended(|| (!hook.is_dispatched()).then(|| hook.name()));
         let Err(failed) = outcome else { return false };
         let keeper = self.conn.keeper();
         let task = self.hooks[self.next - 1].name();
@@ -205,7 +213,8 @@ impl<W: Wrapper> Run<'_, W> {
         let (kind, keeper) = (self.kind, self.conn.keeper());
         if let Some(awaited) = self.hooks.pop() {
             let call_site = awaited.call_site();
-            keeper.fail(awaited.name(), kind, Failed { call_site, cause: FailureCause::Cancelled });
+            self.times.ended(|| Some(awaited.name()));
+            keeper.fail(awaited.name(), kind, Failed::new(call_site, FailureCause::Cancelled));
         }
         for mut hook in rest {
             if hook.wants_connection() {
@@ -220,10 +229,12 @@ impl<W: Wrapper> Run<'_, W> {
 /// Runs a hook that needs no connection.
 fn run_one<W: Wrapper>(conn: &mut W, hook: &mut Hook<W>, kind: HookKind, stage: &Stage) {
     conn.keeper().report.ran += 1;
+    let mut times = HookRuns::begin();
     let outcome: Outcome = match hook.run(conn, stage, kind) {
         Step::Done(outcome) => outcome,
         Step::Later(_) => Ok(()),
     };
+    times.ended(|| (!hook.is_dispatched()).then(|| hook.name()));
     if let Err(failed) = outcome {
         conn.keeper().fail(hook.name(), kind, *failed);
     }
@@ -231,6 +242,7 @@ fn run_one<W: Wrapper>(conn: &mut W, hook: &mut Hook<W>, kind: HookKind, stage: 
 
 /// Runs those that need no connection, where nothing can be awaited; the others are reported.
 fn run_without_connection<W: Wrapper>(conn: &mut W, hooks: Vec<Hook<W>>, kind: HookKind, depth: usize) {
+    metrics::registered(hooks.iter().map(Hook::name));
     let stage = stage_for(conn, &hooks);
     for mut hook in hooks {
         if hook.wants_connection() {
@@ -287,6 +299,7 @@ pub(super) async fn ended<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending
         // A hook may open transactions of its own; whether this one is worth another attempt is not
         // about those.
         let conflict = keeper.watch.saw_conflict();
+        metrics::registered(rollback.iter().map(Hook::name));
         let stage = stage_for(conn, &rollback);
         run_hooks(conn, rollback, HookKind::AfterRollback, stage).await;
         conn.keeper().watch.set_conflict(conflict);
@@ -305,6 +318,9 @@ fn settle<W: Wrapper>(conn: &mut W, depth: usize, ending: Ending) -> Vec<Hook<W>
     // Calls of durable tasks hold nothing of a user's any more, whose `Drop` might panic.
     let Dropped { commit, rollback, before, calls } = keeper.queue().rollback_to(depth);
     let why = if ending == Ending::CancelledInDoubt { CANCELLED_IN_DOUBT } else { UNKNOWN_END };
+    let rolled_back = ending.commit_hooks() == Fate::Drop;
+    metrics::dropped(commit.iter().map(Hook::name), rolled_back);
+    keeper.tally.dropped(depth, calls.iter().flatten().map(NewTask::kind), rolled_back);
     if ending.commit_hooks() == Fate::Report {
         // It may have been committed: it is not to be run again.
         keeper.watch.set_conflict(false);

@@ -24,9 +24,11 @@ use crate::durable::NewTask;
 use crate::error::CannotStore;
 use crate::guarded::Guarded;
 use crate::hook::{BeforeCommit, Failed, Hook};
+use crate::metrics::Tally;
 use crate::panics::contain;
 use crate::queue::Queue;
 use crate::report::{FailureCause, HookFailure, HookKind, PendingHook, Report, not_run};
+use crate::spans::{Around, Origin, is_on};
 
 /// A call that waits, and the depth that it belongs to; one that is held back belongs to none.
 #[cfg(feature = "testing")]
@@ -72,6 +74,8 @@ pub(crate) struct Keeper<W> {
     pub(super) can_notify: bool,
     /// Whether it has stored some before its COMMIT, which may have ended it since.
     pub(super) has_spilled: bool,
+    /// How many calls it has stored.
+    pub(super) tally: Tally,
     /// What a test has it hold back.
     #[cfg(feature = "testing")]
     held: Guarded<Option<Box<Held<W>>>>,
@@ -116,6 +120,7 @@ impl<W> Keeper<W> {
             wakes_workers: false,
             can_notify: false,
             has_spilled: false,
+            tally: Tally::default(),
             #[cfg(feature = "testing")]
             held: Guarded::new(None),
         }
@@ -237,6 +242,38 @@ impl<W> Keeper<W> {
         self.queue().has_calls()
     }
 
+    /// A hook that is registered now, which remembers what that is a part of.
+    #[inline]
+    pub(super) fn traced(&self, mut hook: Hook<W>) -> Hook<W> {
+        if is_on() {
+            hook.be_part_of(self.staging.origin());
+        }
+        hook
+    }
+
+    /// The same of a durable call.
+    #[cfg(feature = "durable")]
+    pub(super) fn trace(&self, call: &mut NewCall) {
+        self.staging.trace(call);
+    }
+
+    /// The span of the open transaction.
+    pub(super) fn origin(&self) -> Origin {
+        if is_on() { self.staging.transaction() } else { Origin::none() }
+    }
+
+    /// Begins a span of a transaction.
+    #[inline]
+    pub(super) fn begin_span(&self) -> Around {
+        self.staging.begin_span()
+    }
+
+    /// Ends it.
+    #[inline]
+    pub(super) fn end_span(&self, around: Around) {
+        self.staging.end_span(around);
+    }
+
     /// Whether some task that was registered takes more than the connection to run.
     pub(super) fn has_needs(&self) -> bool {
         self.staging.has_needs()
@@ -278,7 +315,7 @@ impl<W> Keeper<W> {
         for failure in failures {
             if let Some(call) = drained.iter().find(|call| call.id == failure.id) {
                 let cause = FailureCause::Error(failure.error.clone().into());
-                self.fail(call.task, HookKind::Durable, Failed { call_site: call.call_site, cause });
+                self.fail(call.task, HookKind::Durable, Failed::new(call.call_site, cause));
             }
         }
     }
@@ -413,10 +450,12 @@ impl<W> Keeper<W> {
     /// Notes a hook that failed, and tells of it.
     #[cold]
     pub(super) fn fail(&mut self, task: &'static str, kind: HookKind, failed: Failed) {
-        let Failed { call_site, cause } = failed;
+        let Failed { call_site, cause, span } = failed;
         let failure = HookFailure { task, call_site, kind, cause };
-        self.route.tell(&failure);
-        self.report.fail(failure);
+        span.run(|| {
+            self.route.tell(&failure);
+            self.report.fail(failure);
+        });
     }
 
     /// Notes hooks above `depth` that will not run although nothing is known to have rolled them
@@ -447,7 +486,7 @@ impl<W> Keeper<W> {
 
     fn bury_one<H>(&mut self, task: &'static str, call_site: &'static Location<'static>, kind: HookKind, hook: H) {
         if let Err(message) = contain(|| drop(hook)) {
-            self.fail(task, kind, Failed { call_site, cause: FailureCause::Panic(message) });
+            self.fail(task, kind, Failed::new(call_site, FailureCause::Panic(message)));
         }
     }
 }

@@ -160,7 +160,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static, // `async |conn| { … }`
         R: TaskOutput + 'static,
     {
-        let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));
+        let hook = self.keeper.traced(Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook)));
         open_queue(self, type_name::<F>(), Location::caller())?.after_commit(hook);
         Ok(())
     }
@@ -172,7 +172,7 @@ impl<C: AsyncDeferrable> AsyncDeferredConnection<C> {
         for<'r> F: AsyncFnOnce(&'r mut Self) -> R + AsyncBlock<&'r mut Self, R, Fut: Send> + Send + 'static, // `async |conn| { … }`
         R: TaskOutput + 'static,
     {
-        let hook = Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook));
+        let hook = self.keeper.traced(Hook::closure(AsyncClosure::<F, R>::new(Location::caller(), hook)));
         open_queue(self, type_name::<F>(), Location::caller())?.after_rollback(hook);
         Ok(())
     }
@@ -417,7 +417,7 @@ where
             // another state.
             let left_open = close_above(conn, depth).await;
             match result {
-                Ok(()) if left_open => Err(Box::new(Failed { call_site, cause: FailureCause::LeftTransactionOpen })),
+                Ok(()) if left_open => Err(Box::new(Failed::new(call_site, FailureCause::LeftTransactionOpen))),
                 result => result,
             }
         }))

@@ -143,7 +143,9 @@ impl<W: Wrapper> Registry for W {
     }
 
     fn register<T: Task + Send + 'static, S: Start<T>>(&mut self, task: Taken<T>, start: S) -> QueryResult<()> {
-        open_queue(self, T::NAME, task.call_site())?.after_commit(Hook::task(task, start));
+        open_queue(self, T::NAME, task.call_site())?;
+        let hook = self.keeper().traced(Hook::task(task, start));
+        self.keeper().queue.after_commit(hook);
         if Needs::any::<T, S>() {
             self.keeper().note_needs();
         }
@@ -160,7 +162,8 @@ impl<W: Wrapper> Registry for W {
         open_queue(self, T::NAME, call_site)?;
         // After a rollback there is nothing left to refuse.
         self.stage(needs).map_err(CommitError::TaskCannotRun)?;
-        open_queue(self, T::NAME, call_site)?.after_rollback(Hook::task(task, start));
+        let hook = self.keeper().traced(Hook::task(task, start));
+        open_queue(self, T::NAME, call_site)?.after_rollback(hook);
         Ok(())
     }
 
@@ -184,7 +187,9 @@ impl<W: Wrapper> Registry for W {
         let call = call.map_err(CommitError::TaskCannotBeStored)?;
         self.make_room_now()?;
         let (id, bytes) = (call.id, call.bytes());
-        open_queue(self, task, call_site)?.store(Ok(call), bytes);
+        let mut call = Ok(call);
+        self.keeper().trace(&mut call);
+        open_queue(self, task, call_site)?.store(call, bytes);
         Ok(id)
     }
 }

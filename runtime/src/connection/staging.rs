@@ -11,6 +11,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use crate::durable::NewTask;
 use crate::error::CannotStore;
 use crate::hook::Hook;
+use crate::spans::{Around, Begun, Origin, Origins, Started, current, is_on};
 
 /// A durable call, or what is wrong with it, which its transaction fails with.
 pub(crate) type NewCall = Result<NewTask, CannotStore>;
@@ -34,6 +35,7 @@ struct StagingInner<W> {
 struct Staged<W> {
     tasks: Vec<Hook<W>>,
     calls: Vec<NewCall>,
+    origins: Origins,
 }
 
 impl<W> Staging<W> {
@@ -41,7 +43,7 @@ impl<W> Staging<W> {
         Self(Arc::new(StagingInner {
             occupied: AtomicBool::new(false),
             needs: AtomicBool::new(false),
-            staged: SpinMutex::new(Staged { tasks: Vec::new(), calls: Vec::new() }),
+            staged: SpinMutex::new(Staged { tasks: Vec::new(), calls: Vec::new(), origins: Origins::default() }),
         }))
     }
 
@@ -71,7 +73,7 @@ impl<W> Staging<W> {
     #[inline]
     pub(super) fn take<T>(&self, take: impl FnOnce(&mut Vec<Hook<W>>, &mut Vec<NewCall>) -> T) -> T {
         let mut staged = self.lock();
-        let Staged { tasks, calls } = &mut *staged;
+        let Staged { tasks, calls, .. } = &mut *staged;
         self.0.occupied.store(false, Ordering::Relaxed);
         take(tasks, calls)
     }
@@ -101,12 +103,86 @@ impl<W> Staging<W> {
         if needs {
             self.0.needs.store(true, Ordering::Relaxed);
         }
+        drop(staged);
+        // Behind that: with another branch before it the hook would be copied after all.
+        if is_on() {
+            self.trace_last();
+        }
+    }
+
+    #[cold]
+    fn trace_last(&self) {
+        let origin = self.origin();
+        if let Some(hook) = self.lock().tasks.last_mut() {
+            hook.be_part_of(origin);
+        }
     }
 
     #[cfg(feature = "durable")]
-    pub(crate) fn push_call(&self, call: NewCall) {
+    pub(crate) fn push_call(&self, mut call: NewCall) {
+        self.trace(&mut call);
         self.lock().calls.push(call);
         self.0.occupied.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What calls are a part of.
+impl<W> Staging<W> {
+    /// A call that is made now.
+    #[cold]
+    pub(super) fn origin(&self) -> Origin {
+        let now = current();
+        let in_transaction = {
+            let origins = &self.lock().origins;
+            if let Some(origin) = origins.known(&now) {
+                return origin;
+            }
+            origins.is_transaction(&now)
+        };
+        if in_transaction {
+            let started = Started::begin(now);
+            return self.lock().origins.start(started);
+        }
+        let origin = Origins::find();
+        self.lock().origins.note(now, origin.clone());
+        origin
+    }
+
+    /// The same of a durable call, which remembers it.
+    #[cfg(feature = "durable")]
+    #[inline]
+    pub(super) fn trace(&self, call: &mut NewCall) {
+        if is_on()
+            && let Ok(call) = call
+        {
+            call.origin = self.origin();
+        }
+    }
+
+    /// What the open transaction is.
+    pub(super) fn transaction(&self) -> Origin {
+        let known = self.lock().origins.transaction();
+        match known {
+            Some(Ok(origin)) => origin,
+            Some(Err(around)) => {
+                let started = Started::begin(around);
+                self.lock().origins.start(started)
+            }
+            None => Origin::none(),
+        }
+    }
+
+    /// A transaction is about to begin.
+    #[inline]
+    pub(super) fn begin_span(&self) -> Around {
+        let begun = Begun::here();
+        self.lock().origins.begin(begun)
+    }
+
+    /// It has ended.
+    #[inline]
+    pub(super) fn end_span(&self, around: Around) {
+        let _ended = self.lock().origins.end(around);
     }
 }
 

@@ -13,6 +13,7 @@ use super::wrapper::Wrapper;
 use crate::durable::{NewTask, SPILL_BEYOND, SPILL_BEYOND_BYTES, StoredCalls, TABLE, is_due, wake_workers};
 use crate::error::{CannotStore, CommitError};
 use crate::queue::Calls;
+use crate::spans::{SendSpan, is_on};
 
 impl<W> Keeper<W> {
     /// Whether the calls of the innermost depth are more than are kept in memory.
@@ -83,12 +84,17 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
         // block around it goes on.
         let dropped = "the future that stored it was dropped before it had ended".to_owned();
         conn.keeper().queue().store(Err(CannotStore { task, call_site, reason: dropped }), 0);
+        let span = SendSpan::begin(&conn.keeper().origin(), of_one_queue(rest), rest.len());
         let sent = send_some(conn, rest).await;
+        span.end(&sent);
         drop(conn.keeper().queue().take_innermost_calls());
         match conn.keeper().watch.result(sent) {
             Ok(stored) => {
-                conn.keeper().can_notify |= due && stored.notifies();
-                rest = &rest[stored.calls().clamp(1, rest.len())..];
+                let (now, left) = rest.split_at(stored.calls().clamp(1, rest.len()));
+                let keeper = conn.keeper();
+                keeper.can_notify |= due && stored.notifies();
+                keeper.tally.stored(keeper.queue.depth(), now.iter().map(NewTask::kind));
+                rest = left;
             }
             Err(error) => {
                 let cannot_store = CannotStore { task, call_site, reason: error.to_string() };
@@ -101,6 +107,13 @@ async fn store<W: Wrapper>(conn: &mut W) -> QueryResult<()> {
     #[cfg(feature = "testing")]
     conn.keeper().note_stored(&calls);
     Ok(())
+}
+
+/// The queue of these calls; `None`: they have several.
+fn of_one_queue(calls: &[NewTask]) -> Option<&str> {
+    let mut queues = calls.iter().map(|call| &**call.kind().1).filter(|_| is_on());
+    let first = queues.next()?;
+    queues.all(|queue| queue == first).then_some(first)
 }
 
 /// Calls were not stored. Whoever goes on in spite of the error must not get to commit without

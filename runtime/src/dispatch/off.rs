@@ -49,6 +49,9 @@ impl Stage {
     pub(crate) const fn none() -> Self {
         Self(())
     }
+
+    #[inline(always)]
+    pub(crate) fn committed(&mut self) {}
 }
 
 impl Place for Stage {

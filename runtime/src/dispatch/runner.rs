@@ -43,6 +43,7 @@ impl Slot {
 
     /// Its task was dropped before it ended: the next one that waits gets it.
     fn cancelled(self) {
+        self.run.ended(self.identity.task);
         let shared = Arc::clone(&self.shared);
         if shared.add_cancelled(self) {
             shared.clear_cancelled();
@@ -51,12 +52,14 @@ impl Slot {
 
     /// The task's future, or closure, as far as it can be made.
     fn prepare<R>(&self, make: impl FnOnce(&States) -> Option<R>) -> Option<R> {
-        let cause = match contain(|| make(&self.shared.states)) {
+        let cause = match contain(|| self.span.run(|| make(&self.shared.states))) {
             Ok(Some(made)) => return Some(made),
             Ok(None) => FailureCause::Error(missing_state()),
             Err(message) => FailureCause::Panic(message),
         };
-        self.shared.report_failure(&self.identity.failed(cause));
+        self.run.ended(self.identity.task);
+        self.span.failed(&cause);
+        self.span.run(|| self.shared.report_failure(&self.identity.failed(cause)));
         None
     }
 }
@@ -120,7 +123,8 @@ where
         Ok(Launched::Blocking(Box::new(move || {
             let Some(slot) = &guard.0 else { return };
             let states = &slot.shared.states;
-            let ended = contain(|| (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result));
+            let run = || (self.0)(task, states).map_or_else(|| Err(missing_state()), T::Output::into_result);
+            let ended = contain(|| slot.span.run(run));
             if let Some(slot) = guard.ended(ended) {
                 let runtime = slot.runtime;
                 slot.hand_on(Some(runtime));
@@ -161,10 +165,13 @@ impl<F: Future<Output = Ended>> Future for Runner<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         if !this.guard.is_abandoned() {
-            let polled = match (&mut *this.next, this.first.as_mut().as_pin_mut()) {
-                (Some(next), _) => next.as_mut().poll(context),
-                (None, Some(first)) => first.poll(context),
-                (None, None) => return Poll::Ready(()),
+            let polled = {
+                let _in_its_span = this.guard.0.as_ref().map(|slot| slot.span.enter());
+                match (&mut *this.next, this.first.as_mut().as_pin_mut()) {
+                    (Some(next), _) => next.as_mut().poll(context),
+                    (None, Some(first)) => first.poll(context),
+                    (None, None) => return Poll::Ready(()),
+                }
             };
             if let Poll::Ready(ended) = polled {
                 let Some(slot) = this.guard.ended(ended) else { return Poll::Ready(()) };
@@ -232,6 +239,7 @@ impl SlotGuard {
     /// The task stops.
     fn stopped(&mut self) {
         if let Some(slot) = self.0.take() {
+            slot.run.ended(slot.identity.task);
             let runtime = slot.runtime;
             slot.hand_on(Some(runtime));
         }
@@ -240,14 +248,16 @@ impl SlotGuard {
     /// The task has ended by itself: its slot is free.
     fn ended(&mut self, ended: Ended) -> Option<Slot> {
         let slot = self.0.take()?;
+        slot.run.ended(slot.identity.task);
         let cause = match ended {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(FailureCause::Error(error)),
             Err(message) => Some(FailureCause::Panic(message)),
         };
         if let Some(cause) = cause {
+            slot.span.failed(&cause);
             let failure = slot.identity.failed(cause);
-            slot.shared.report_failure(&failure);
+            slot.span.run(|| slot.shared.report_failure(&failure));
             // The error is a user's: its `Drop` may panic, and the slot must be handed on.
             let _ = contain(|| drop(failure));
         }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::panic::Location;
 
+use crate::metrics;
 use crate::report::emit;
 
 /// What became of a dispatcher's tasks by the deadline of its shutdown.
@@ -60,6 +61,9 @@ pub struct AbandonedTask {
 impl AbandonedTask {
     /// Tells whoever listens.
     pub(super) fn emit(&self) {
+        if !self.started {
+            metrics::not_run(self.task);
+        }
         emit(|| {
             tracing::error!(
                 task = self.task,

@@ -21,8 +21,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::states::States;
 use crate::error::BoxError;
+use crate::metrics::{Stamp, TaskRun};
 use crate::panics::contain;
 use crate::report::{FailureCause, HookFailure, HookKind};
+use crate::spans::{Origin, TaskSpan, handed_over};
 use crate::task::call_site::Waits;
 use crate::task::{Taken, Task};
 
@@ -136,6 +138,10 @@ impl Identity {
 pub(super) struct Waiting {
     call: SmallBox<dyn Call, Inline>,
     kind: HookKind,
+    /// Behind which moment it could begin.
+    committed: Stamp,
+    /// What its call was a part of.
+    origin: Origin,
     runtime: Id,
     /// That runtime's, where it is not the dispatcher's own: a handle that all tasks count on is
     /// slow to copy.
@@ -185,11 +191,13 @@ impl Shared {
         kind: HookKind,
         task: Taken<T>,
         launch: L,
+        committed: Stamp,
     ) -> Result<(), BoxError>
     where
         T: Task + Send + 'static,
         L: Launch<T>,
     {
+        let origin = handed_over();
         let mut lists = self.lists();
         if self.abandoned.load(Ordering::Relaxed) {
             return Err("its dispatcher's shutdown had run out of time by then".into());
@@ -205,13 +213,19 @@ impl Shared {
             let key = lists.running.insert(RunningTask { identity, number, waker: Arc::clone(&waker) });
             let token = self.tracker.token();
             drop(lists);
-            let slot = Slot { shared: Arc::clone(self), key, identity, waker, runtime: runtime.id(), _tracked: token };
+            let run = TaskRun::begin(committed);
+            let runtime_id = runtime.id();
+            let span = TaskSpan::of_task(T::NAME, &origin);
+            let shared = Arc::clone(self);
+            let slot = Slot { shared, key, identity, run, span, waker, runtime: runtime_id, _tracked: token };
             launch.start(task, slot, runtime);
         } else {
             let handle = if self.runtime.is_some() { None } else { Some(runtime.clone()) };
             lists.waiting.push_back(Waiting {
                 call: smallbox!(Waits::new(task, launch)),
                 kind,
+                committed,
+                origin,
                 runtime: runtime.id(),
                 handle,
             });
@@ -264,6 +278,10 @@ pub(super) struct Slot {
     pub(super) shared: Arc<Shared>,
     key: usize,
     pub(super) identity: Identity,
+    /// How long its task waited, and runs.
+    pub(super) run: TaskRun,
+    /// In which its task runs.
+    pub(super) span: TaskSpan,
     pub(super) waker: Arc<AtomicWaker>,
     /// Where its task runs.
     pub(super) runtime: Id,
@@ -300,6 +318,8 @@ impl Slot {
                 (running.identity, running.number) = (self.identity, number);
             }
             drop(lists);
+            self.run = TaskRun::begin(next.committed);
+            self.span = TaskSpan::of_task(self.identity.task, &next.origin);
             self.runtime = next.runtime;
             let runtime =
                 if current == Some(next.runtime) { None } else { next.handle.or_else(|| self.shared.runtime.clone()) };

@@ -14,6 +14,7 @@ use super::dispatcher::{Dispatcher, is_alive};
 use super::slots::Launch;
 use super::{CannotRun, Missing, Needs, States};
 use crate::error::BoxError;
+use crate::metrics::Stamp;
 use crate::report::{HookFailure, HookKind};
 #[cfg(feature = "testing")]
 use crate::task::TaskOutput;
@@ -120,6 +121,8 @@ pub struct Stage(Option<Box<Hold>>);
 struct Hold {
     dispatcher: Dispatcher,
     runtime: Option<Handle>,
+    /// Behind which moment its tasks could begin.
+    committed: Stamp,
     /// While it is held, a shutdown waits.
     _open: TaskTrackerToken,
     /// Tasks that whoever has started them runs to their end.
@@ -163,6 +166,7 @@ impl Dispatcher {
         Some(Hold {
             dispatcher: self,
             runtime,
+            committed: Stamp::now(),
             _open: open,
             #[cfg(feature = "testing")]
             inline: None,
@@ -174,6 +178,14 @@ impl Stage {
     /// For hooks that take nothing.
     pub(crate) const fn none() -> Self {
         Self(None)
+    }
+
+    /// Its transaction has committed.
+    #[inline]
+    pub(crate) fn committed(&mut self) {
+        if let Some(hold) = &mut self.0 {
+            hold.committed = Stamp::now();
+        }
     }
 
     /// Whether tasks run to their end at once.
@@ -213,12 +225,12 @@ impl Stage {
         T: Task + Send + 'static,
         L: Launch<T>,
     {
-        let Some(Hold { dispatcher, runtime: Some(runtime), .. }) = self.0.as_deref() else {
+        let Some(Hold { dispatcher, runtime: Some(runtime), committed, .. }) = self.0.as_deref() else {
             return Err(
                 "it could not be run any more: its dispatcher was shut down, or there is no tokio runtime".into()
             );
         };
-        dispatcher.0.dispatch(runtime, kind, task, launch)
+        dispatcher.0.dispatch(runtime, kind, task, launch, *committed)
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::task::yield_now;
 
 use super::Dispatcher;
 use super::slots::KEPT_CAPACITY;
+use crate::metrics::Stamp;
 use crate::report::HookKind;
 use crate::task::expansion::Receiver;
 use crate::task::start::Spawned;
@@ -55,7 +56,8 @@ fn burst(dispatcher: &Dispatcher, runtime: &Runtime, tasks: usize, end: bool) ->
     };
     let accepted = (0..tasks)
         .filter(|_| {
-            dispatcher.0.dispatch(runtime.handle(), kind, Taken::new(Counted(dropped.clone())), Spawned(run)).is_ok()
+            let task = Taken::new(Counted(dropped.clone()));
+            dispatcher.0.dispatch(runtime.handle(), kind, task, Spawned(run), Stamp::now()).is_ok()
         })
         .count();
     (dropped, accepted)

@@ -15,6 +15,7 @@ use super::row::{NewTask, Schedule};
 use super::running::Running;
 use crate::dispatch::States;
 use crate::error::CannotStore;
+use crate::spans::Origin;
 use crate::task::{Taken, Task};
 
 /// A task whose calls are stored in rows.
@@ -212,6 +213,7 @@ impl NewTask {
             key: options.key,
             unique_key,
             replaces: defaults.unique == Some(Unique::Replace),
+            origin: Origin::none(),
             call_site,
         })
     }

@@ -2,6 +2,8 @@
 //!
 //! Must not know: anything.
 
+use std::borrow::Cow;
+
 use crate::report::PendingHook;
 
 /// A call that becomes a row: never.
@@ -11,6 +13,10 @@ use crate::report::PendingHook;
 pub enum NewTask {}
 
 impl NewTask {
+    pub(crate) fn kind(&self) -> (&'static str, &Cow<'static, str>) {
+        match *self {}
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         match *self {}
     }

@@ -9,6 +9,7 @@ use std::panic::Location;
 use super::id::TaskId;
 use super::payload::Payload;
 use crate::report::{HookKind, PendingHook};
+use crate::spans::Origin;
 
 /// When a call is due, by the clock of the database.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct NewTask {
     pub(crate) unique_key: Option<String>,
     /// Whether it takes the place of one that waits.
     pub(crate) replaces: bool,
+    /// What the call was a part of.
+    pub(crate) origin: Origin,
     pub(crate) call_site: &'static Location<'static>,
 }
 
@@ -54,6 +57,11 @@ impl NewTask {
     /// The arguments: a JSON object, with those that are `#[secret]`.
     pub fn payload(&self) -> &str {
         self.payload.json()
+    }
+
+    /// Its task and queue.
+    pub(crate) fn kind(&self) -> (&'static str, &Cow<'static, str>) {
+        (self.task, &self.queue)
     }
 
     /// How many bytes it takes that are not bounded by its columns.

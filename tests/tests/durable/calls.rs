@@ -184,6 +184,7 @@ fn c18_every_option_is_stored<C: Database>(db: &Scratch<C>) {
         max_attempts: 7,
         task_key: None,
         error: None,
+        trace_parent: None,
     };
     let other = TaskRow {
         queue: "other".to_owned(),

@@ -17,6 +17,7 @@ pub struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     users: String,
     orders: String,
+    metrics: String,
 }
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -24,7 +25,8 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 impl Client {
     pub fn new(address: String) -> Self {
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
-        Self { http, users: format!("{address}/users"), orders: format!("{address}/orders") }
+        let of = |path| format!("{address}/{path}");
+        Self { http, users: of("users"), orders: of("orders"), metrics: of("metrics") }
     }
 
     /// Signs a user up; answers with the user's number, where there is one now.
@@ -66,6 +68,12 @@ impl Client {
     pub async fn count(&self) -> Result<Option<i64>, Error> {
         let (_, body) = self.send(Request::get(&self.users).body(Full::default())?).await?;
         Ok(serde_json::from_slice::<Value>(&body)?["users"].as_i64())
+    }
+
+    /// What Prometheus would be told.
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let (_, body) = self.send(Request::get(&self.metrics).body(Full::default())?).await?;
+        Ok(String::from_utf8(body.to_vec())?)
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {

@@ -4,6 +4,7 @@
 
 mod client;
 mod load;
+mod metrics;
 mod process;
 mod receipts;
 mod rows;

@@ -35,6 +35,8 @@ CREATE TABLE deferred_tasks (
     blocked_key VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN state = 'blocked' THEN task_key END) VIRTUAL,
     -- Its unique_key until it is started.
     waiting_unique_key VARCHAR(255) GENERATED ALWAYS AS (CASE WHEN attempts = 0 AND state IN ('ready', 'blocked', 'scheduled', 'unknown') THEN unique_key END) VIRTUAL,
+    -- What the call was a part of: the `traceparent` of the W3C.
+    trace_parent VARCHAR(55),
     -- Who runs it, and until when nobody else does.
     worker BINARY(16),
     lease_until_ms BIGINT,

@@ -28,6 +28,8 @@ CREATE TABLE deferred_tasks (
     overtaken boolean NOT NULL DEFAULT false,
     -- Whether it takes the place of a row with its unique_key.
     replaces boolean NOT NULL DEFAULT false,
+    -- What the call was a part of: the `traceparent` of the W3C.
+    trace_parent text,
     -- Who runs it, and until when nobody else does.
     worker uuid,
     lease_until_ms bigint,

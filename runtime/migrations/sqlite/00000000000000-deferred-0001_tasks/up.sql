@@ -26,6 +26,8 @@ CREATE TABLE deferred_tasks (
     freed_key TEXT,
     -- Whether it takes the place of a row with its unique_key.
     replaces BOOLEAN NOT NULL DEFAULT FALSE,
+    -- What the call was a part of: the `traceparent` of the W3C.
+    trace_parent TEXT,
     -- Who runs it, and until when nobody else does.
     worker BLOB,
     lease_until_ms BIGINT,

@@ -13,12 +13,16 @@ use super::rollback::{expect_depth, recover, rollback, unwind_to};
 use crate::connection::ending::{Failure, Promise};
 use crate::connection::keeper::Interrupted;
 use crate::connection::proof::read;
+#[cfg(feature = "async")]
+use crate::connection::wrapper::State;
 use crate::connection::wrapper::Wrapper;
 use crate::error::CommitError;
 #[cfg(feature = "async")]
 use crate::panics::Panic;
 use crate::panics::contain;
 use crate::report::emit;
+#[cfg(feature = "async")]
+use crate::spans::{Around, is_on};
 
 /// Ends the transaction that was begun at depth `entry` as its callback did.
 ///
@@ -167,16 +171,26 @@ pub(crate) struct OpenBlock<'c, W: Wrapper> {
     entry: usize,
     promise: Promise,
     ended: bool,
+    /// What its span is in, where it has one.
+    span: Around,
 }
 
 #[cfg(feature = "async")]
 impl<'c, W: Wrapper> OpenBlock<'c, W> {
     /// Begins it.
     pub(crate) async fn begin(conn: &'c mut W, opening: Opening<'_>) -> QueryResult<Self> {
-        let entry = begin(conn, opening).await?;
+        let outermost = is_on() && !conn.state().is_some_and(State::is_nested);
+        let span = if outermost { conn.keeper().begin_span() } else { Around::nothing() };
+        let entry = match begin(conn, opening).await {
+            Ok(entry) => entry,
+            Err(error) => {
+                conn.keeper().end_span(span);
+                return Err(error);
+            }
+        };
         conn.keeper().blocks += 1;
         conn.keeper().note_guard(true);
-        Ok(Self { conn, entry, promise: opening.promise(), ended: false })
+        Ok(Self { conn, entry, promise: opening.promise(), ended: false, span })
     }
 
     /// Ends it as its callback did.
@@ -194,6 +208,8 @@ impl<W: Wrapper> Drop for OpenBlock<'_, W> {
         if !self.ended {
             cut(self.conn, self.entry);
         }
+        let span = std::mem::replace(&mut self.span, Around::nothing());
+        self.conn.keeper().end_span(span);
     }
 }
 

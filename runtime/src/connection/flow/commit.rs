@@ -32,6 +32,7 @@ pub(crate) fn ready_to_commit<W: Wrapper>(conn: &mut W, depth: usize, promise: P
         && depth == state.base + 1
         && !waiting.has_calls()
         && !keeper.wakes_workers
+        && keeper.tally.is_empty()
         && keeper.interrupted == Interrupted::No;
     let level = level(Some(state), depth);
     let plain = usual
@@ -83,6 +84,7 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, depth: usize, promise: Prom
     if order == Order::Release {
         // Its hooks belong to the transaction around it from now on.
         conn.keeper().queue.release();
+        conn.keeper().tally.released(depth);
         return Ok(());
     }
     tell_workers(conn.keeper());

@@ -107,7 +107,7 @@ const ON_CONFLICT: &str = " ON CONFLICT (task, unique_key) WHERE unique_key IS N
      state = CASE WHEN deferred_tasks.freed_key IS NOT NULL OR (deferred_tasks.state IN ('ready', 'blocked') \
      AND deferred_tasks.task_key IS NOT NULL) THEN 'scheduled' ELSE excluded.state END, \
      run_at_ms = excluded.run_at_ms, enqueued_at_ms = excluded.enqueued_at_ms, \
-     refusals = 0, refused_at_ms = NULL, error = NULL, started_at_ms = NULL";
+     refusals = 0, refused_at_ms = NULL, error = NULL, started_at_ms = NULL, trace_parent = excluded.trace_parent";
 
 /// Whether the call may be due as soon as it is committed, by the clock of this machine: it decides
 /// no more than whether workers are told.
@@ -120,6 +120,11 @@ pub(crate) fn is_due(call: &NewTask) -> bool {
             u128::try_from(ms).is_ok_and(|ms| ms <= now)
         }
     }
+}
+
+/// Whether any of these calls was a part of a trace. Otherwise the statement says nothing of that.
+fn are_traced(calls: &[NewTask]) -> bool {
+    calls.iter().any(|call| call.origin.trace_parent().is_some())
 }
 
 /// Which of these calls wait behind another one of them: those that are due, of a key of which an

@@ -10,7 +10,7 @@ use crate::durable::sql::Sql;
 impl Outbox<Mysql> for TaskTable {
     type Statement<'c> = Sql<'c>;
 
-    // A prepared statement takes 65,535 values, and a call has eleven at most.
+    // A prepared statement takes 65,535 values, and a call has twelve at most.
     const CALLS_IN_ONE_STATEMENT: usize = 5_000;
 
     fn insert(calls: &[NewTask]) -> Sql<'_> {
@@ -28,6 +28,7 @@ impl Outbox<Mysql> for TaskTable {
              freed_key = IF(VALUES(replaces) AND state IN ('ready', 'blocked'), task_key, freed_key), \
              refusals = IF(VALUES(replaces), 0, refusals), refused_at_ms = IF(VALUES(replaces), NULL, refused_at_ms), \
              error = IF(VALUES(replaces), NULL, error), started_at_ms = IF(VALUES(replaces), NULL, started_at_ms), \
+             trace_parent = IF(VALUES(replaces), VALUES(trace_parent), trace_parent), \
              task_key = IF(VALUES(replaces), VALUES(task_key), task_key), \
              state = IF(VALUES(replaces), IF(freed_key IS NULL, VALUES(state), 'scheduled'), state), \
              run_at_ms = IF(VALUES(replaces), VALUES(run_at_ms), run_at_ms), \

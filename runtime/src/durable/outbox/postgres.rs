@@ -6,7 +6,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text};
 
-use super::{ON_CONFLICT, Outbox, SPILL_BEYOND, TaskTable, blocked};
+use super::{ON_CONFLICT, Outbox, SPILL_BEYOND, TaskTable, are_traced, blocked};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::row::{NewTask, Schedule};
 
@@ -24,6 +24,8 @@ pub(crate) struct InsertArrays<'c> {
     unique_keys: Vec<Option<&'c str>>,
     replaces: Vec<bool>,
     blocked: Vec<bool>,
+    /// Where any of them is a part of one.
+    trace_parents: Option<Vec<Option<&'c str>>>,
     has_unique: bool,
 }
 
@@ -53,6 +55,7 @@ impl Outbox<Pg> for TaskTable {
             unique_keys: calls.iter().map(|call| call.unique_key.as_deref()).collect(),
             replaces: calls.iter().map(|call| call.replaces).collect(),
             blocked: blocked(calls),
+            trace_parents: are_traced(calls).then(|| calls.iter().map(|call| call.origin.trace_parent()).collect()),
             has_unique: calls.iter().any(|call| call.unique_key.is_some()),
         }
     }
@@ -62,12 +65,16 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql(
             "INSERT INTO deferred_tasks (id, task, queue, payload, priority, max_attempts, task_key, unique_key, replaces, \
-             state, run_at_ms, enqueued_at_ms) \
-             SELECT c.id, c.task, c.queue, c.payload, c.priority, c.max_attempts, c.task_key, c.unique_key, c.replaces, \
+             state, run_at_ms, enqueued_at_ms",
+        );
+        out.push_sql(if self.trace_parents.is_some() { ", trace_parent)" } else { ")" });
+        out.push_sql(
+            " SELECT c.id, c.task, c.queue, c.payload, c.priority, c.max_attempts, c.task_key, c.unique_key, c.replaces, \
              CASE WHEN COALESCE(c.at_ms, now.ms + c.delay_ms) > now.ms THEN 'scheduled' WHEN c.blocked THEN 'blocked' \
              ELSE 'ready' END, \
-             COALESCE(c.at_ms, now.ms + c.delay_ms, now.ms), now.ms FROM unnest(",
+             COALESCE(c.at_ms, now.ms + c.delay_ms, now.ms), now.ms",
         );
+        out.push_sql(if self.trace_parents.is_some() { ", c.trace_parent FROM unnest(" } else { " FROM unnest(" });
         out.push_bind_param::<Array<SqlTaskId>, _>(&self.ids)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Text>, _>(&self.tasks)?;
@@ -91,10 +98,15 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
         out.push_bind_param::<Array<Bool>, _>(&self.replaces)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Bool>, _>(&self.blocked)?;
+        if let Some(trace_parents) = &self.trace_parents {
+            out.push_sql(", ");
+            out.push_bind_param::<Array<Nullable<Text>>, _>(trace_parents)?;
+        }
         out.push_sql(
-            ") AS c(id, task, queue, payload, priority, max_attempts, delay_ms, at_ms, task_key, unique_key, replaces, blocked) \
-             CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now",
+            ") AS c(id, task, queue, payload, priority, max_attempts, delay_ms, at_ms, task_key, unique_key, replaces, blocked",
         );
+        out.push_sql(if self.trace_parents.is_some() { ", trace_parent)" } else { ")" });
+        out.push_sql(" CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now");
         if self.has_unique {
             out.push_sql(ON_CONFLICT);
             out.push_sql(", overtaken = false WHERE excluded.replaces");

@@ -10,7 +10,7 @@ use crate::durable::sql::Sql;
 impl Outbox<Sqlite> for TaskTable {
     type Statement<'c> = Sql<'c>;
 
-    // SQLite takes 32,766 values, and a call has twelve at most.
+    // SQLite takes 32,766 values, and a call has thirteen at most.
     const CALLS_IN_ONE_STATEMENT: usize = 2_500;
 
     fn insert(calls: &[NewTask]) -> Sql<'_> {

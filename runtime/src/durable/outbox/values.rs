@@ -1,6 +1,6 @@
 //! The INSERT for databases without arrays: a list of values a row.
 
-use super::blocked;
+use super::{are_traced, blocked};
 use crate::durable::row::{NewTask, Schedule};
 use crate::durable::sql::Sql;
 
@@ -8,12 +8,14 @@ use crate::durable::sql::Sql;
 pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
     let mut sql = Sql::new(
         "INSERT INTO deferred_tasks (id, task, queue, payload, priority, max_attempts, task_key, unique_key, replaces, \
-         enqueued_at_ms, run_at_ms, state) VALUES ",
+         enqueued_at_ms, run_at_ms, state",
     )
     .varying();
+    let traced = are_traced(calls);
+    sql.push_sql(if traced { ", trace_parent) VALUES " } else { ") VALUES " });
     let blocked = blocked(calls);
     for (at, (call, blocked)) in calls.iter().zip(blocked).enumerate() {
-        let ready = if blocked { ", 'blocked')" } else { ", 'ready')" };
+        let ready = if blocked { ", 'blocked'" } else { ", 'ready'" };
         sql.push_sql(if at == 0 { "(" } else { ", (" });
         sql.push_bind(call.id);
         for text in [call.task, &*call.queue, call.payload.json()] {
@@ -42,7 +44,7 @@ pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
                 sql.push_sql(now);
                 sql.push_sql(" + ");
                 sql.push_bind(ms);
-                sql.push_sql(if ms > 0 { ", 'scheduled')" } else { ready });
+                sql.push_sql(if ms > 0 { ", 'scheduled'" } else { ready });
             }
             Schedule::AtMs(ms) => {
                 sql.push_bind(ms);
@@ -50,9 +52,14 @@ pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
                 sql.push_bind(ms);
                 sql.push_sql(" > ");
                 sql.push_sql(now);
-                sql.push_sql(" THEN 'scheduled' ELSE 'ready' END)");
+                sql.push_sql(" THEN 'scheduled' ELSE 'ready' END");
             }
         }
+        if traced {
+            sql.push_sql(", ");
+            sql.push_bind(call.origin.trace_parent());
+        }
+        sql.push_sql(")");
     }
     sql
 }

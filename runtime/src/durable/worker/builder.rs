@@ -123,6 +123,7 @@ impl<C> Worker<C> {
                 grace: Duration::from_secs(10),
                 batch: 1_000,
                 on_failure: None,
+                metrics: Duration::from_secs(15),
             },
             kept: Duration::from_secs(30 * 24 * 60 * 60),
             done_kept: None,
@@ -353,6 +354,18 @@ impl<C: WorkerConnection, L> WorkerBuilder<C, L> {
     #[doc(hidden)]
     pub fn only_tasks_in(mut self, file: &'static str) -> Self {
         self.setup.tasks_in = file;
+        self
+    }
+
+    /// How often it asks how much waits in its queues, for the metrics `diesel_deferred_queue_depth`
+    /// and `diesel_deferred_queue_oldest_seconds`: every 15 seconds by default, where the program has
+    /// a recorder of metrics.
+    ///
+    /// That is one statement for all of its queues, which counts 10,000 calls of each at most. It is
+    /// not asked again before a hundred times as long has passed as it took.
+    #[cfg(feature = "metrics")]
+    pub fn metrics_interval(mut self, interval: Duration) -> Self {
+        self.setup.settings.metrics = interval.clamp(Duration::from_millis(1), FOREVER);
         self
     }
 

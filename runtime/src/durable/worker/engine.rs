@@ -30,6 +30,7 @@ use crate::durable::notify::WINDOW as NOTIFY_WINDOW;
 use crate::durable::registry::Registry;
 use crate::durable::wake::Bell;
 use crate::error::BoxError;
+use crate::metrics::{self, Gauges};
 use crate::report::emit;
 
 /// How it works.
@@ -38,6 +39,8 @@ pub(super) struct Settings {
     pub(super) grace: Duration,
     pub(super) batch: usize,
     pub(super) on_failure: Option<OnFailure>,
+    /// How often it asks how much waits.
+    pub(super) metrics: Duration,
 }
 
 /// What it works on, as it says at its start.
@@ -106,6 +109,7 @@ pub(super) struct Engine<Src, S> {
     work: Work,
     bell: Bell,
     tracker: TaskTracker,
+    gauges: Gauges,
 }
 
 #[derive(Clone, Copy)]
@@ -124,7 +128,7 @@ impl<Src, S> Engine<Src, S> {
         lease: Duration,
         settings: Settings,
     ) -> Self {
-        let Settings { poll, grace, batch, on_failure } = settings;
+        let Settings { poll, grace, batch, on_failure, metrics } = settings;
         let names: Vec<_> = work.queues.iter().map(|(queue, _)| Arc::clone(queue)).collect();
         let lanes = Lanes::new(work.queues.iter().map(|(_, concurrency)| *concurrency), lease);
         Self {
@@ -136,6 +140,7 @@ impl<Src, S> Engine<Src, S> {
             work,
             bell: Bell::new(),
             tracker: TaskTracker::new(),
+            gauges: Gauges::new(metrics),
         }
     }
 
@@ -145,8 +150,8 @@ impl<Src, S> Engine<Src, S> {
 
     /// The same, on what is made of its source.
     pub(super) fn on<T>(self, make: impl FnOnce(Src) -> T) -> Engine<T, S> {
-        let Self { source, shared, queues, lease, settings, work, bell, tracker } = self;
-        Engine { source: make(source), shared, queues, lease, settings, work, bell, tracker }
+        let Self { source, shared, queues, lease, settings, work, bell, tracker, gauges } = self;
+        Engine { source: make(source), shared, queues, lease, settings, work, bell, tracker, gauges }
     }
 }
 
@@ -164,6 +169,7 @@ where
         until_empty: bool,
     ) -> Result<WorkerReport, WorkerError> {
         emit(|| self.work.tell());
+        metrics::describe_metrics();
         let mut shutdown = pin!(shutdown.fuse());
         let _stop = StopAll(Arc::clone(&self.shared.lanes));
         let mut round = Round::new(self.queues.len(), self.lease, until_empty);
@@ -268,8 +274,26 @@ where
                 }
             }
         }
+        self.shared.attempts.record(&self.queues);
         self.exchange(round).await?;
+        if self.gauges.next().is_some_and(|at| now >= at) {
+            self.measure().await;
+        }
         self.look_for_the_end(round).await
+    }
+
+    /// Asks how much waits, and tells the program's recorder. Where that fails the work goes on.
+    async fn measure(&mut self) {
+        let begin = Instant::now();
+        match self.source.waiting().await {
+            Ok(waiting) => metrics::waiting(&self.queues, &waiting),
+            Err(SourceError::Passing(_, error)) => {
+                emit(|| tracing::warn!(%error, "a worker could not find out how much waits in its queues"));
+            }
+            // What its other statements meet, too.
+            Err(_) => {}
+        }
+        self.gauges.asked(begin);
     }
 
     /// Where it is to stop when nothing is due, and it has nothing to do: finds out whether that is
@@ -372,6 +396,7 @@ where
         }
         exchanged.hungry.iter().for_each(|&lane| round.hungry[lane] = true);
         let unknown = self.unknown(&exchanged.claimed);
+        self.shared.count_claimed(&self.queues, &exchanged.claimed);
         round.measure(&exchanged.claimed);
         self.start(exchanged.claimed, begin);
         match (exchanged.failed, exchanged.error) {
@@ -454,6 +479,7 @@ where
         let again = round.look_again.map_or(round.tend_at, |(at, _)| at);
         let due = round.tend_at.min(round.renew_at).min(again);
         let due = round.resume_at.map_or(due, |at| at.min(due));
+        let due = self.gauges.next().map_or(due, |at| at.min(due));
         let now = Instant::now();
         let due = round.put_off.iter().map(|(_, until)| *until).filter(|until| *until > now).fold(due, Instant::min);
         if to_tell == 0 {
@@ -541,6 +567,7 @@ where
             }
             pause(Duration::from_millis(100)).await;
         }
+        shared.attempts.record(&self.queues);
         // What was taken by a statement whose answer got lost.
         let _ = limited(TELL_WITHIN / 2, self.source.give_back(|| lanes.held())).await;
         WorkerReport {

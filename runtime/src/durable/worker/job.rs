@@ -22,6 +22,7 @@ use crate::durable::payload::Undecodable;
 use crate::durable::registry::{Registered, Registry};
 use crate::durable::running::{Attempt, Discard, Running, Snooze};
 use crate::error::BoxError;
+use crate::spans::TaskSpan;
 
 /// One attempt of a durable task: the request of a worker's service, for layers of tower's.
 ///
@@ -147,9 +148,10 @@ impl Service<Job> for Handlers {
             },
             Ok(Some(Running::Blocking(body))) => Handling(Box::pin(async move {
                 let thread = job.thread.begin();
+                let span = TaskSpan::current();
                 let body = move || {
                     let _thread = thread;
-                    body()
+                    span.run(body)
                 };
                 match tokio::task::spawn_blocking(body).await {
                     Ok(result) => result,

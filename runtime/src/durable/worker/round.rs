@@ -131,7 +131,9 @@ mod tests {
             max_attempts: 1,
             key: None,
             refusals: 0,
+            run_at_ms: 0,
             started_at_ms: 0,
+            trace_parent: None,
         };
         assert_eq!(round.likely(0, 1_000), u32::MAX, "nothing is known");
         round.measure(&[call(0, 150), call(1, 1), call(0, 250)]);

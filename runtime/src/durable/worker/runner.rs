@@ -24,8 +24,10 @@ use crate::durable::id::TaskId;
 use crate::durable::registry::Registry;
 use crate::durable::running::Attempt;
 use crate::error::BoxError;
+use crate::metrics::{self, Attempts, End};
 use crate::panics::contain;
 use crate::report::emit;
+use crate::spans::TaskSpan;
 
 pub(super) type OnFailure = Box<dyn Fn(&FailedAttempt) + Send + Sync>;
 
@@ -41,6 +43,7 @@ pub(super) struct Shared<S> {
     on_failure: Option<OnFailure>,
     /// An attempt has ended.
     pub(super) ended: Notify,
+    pub(super) attempts: Attempts,
     ran: AtomicU64,
     /// The tasks that this program could not read: how many, and when that was told.
     refused: std::sync::Mutex<BTreeMap<String, (u64, Option<Instant>)>>,
@@ -83,6 +86,7 @@ impl<S> Shared<S> {
             registry,
             on_failure,
             ended: Notify::new(),
+            attempts: Attempts::default(),
             ran: AtomicU64::new(0),
             refused: Default::default(),
         }
@@ -102,6 +106,20 @@ impl<S> Shared<S> {
         }
     }
 
+    /// What the task of a row is called in this program, where it has that.
+    fn name_of(&self, task: &str) -> Option<&'static str> {
+        self.registry.get(task).map(|task| task.name)
+    }
+
+    /// Has what was taken counted.
+    pub(super) fn count_claimed(&self, queues: &[Arc<str>], claimed: &[Claimed]) {
+        let calls = claimed.iter();
+        metrics::claimed(
+            queues,
+            calls.map(|call| (call.lane, self.name_of(&call.task), call.started_at_ms.saturating_sub(call.run_at_ms))),
+        );
+    }
+
     /// How many attempts have ended.
     pub(super) fn ran(&self) -> u64 {
         self.ran.load(Ordering::Relaxed)
@@ -118,10 +136,12 @@ where
     pub(super) async fn work_on(&self, lane: usize) {
         while let Some((claimed, stop)) = self.lanes.next(lane) {
             let id = claimed.id;
+            let begun = self.attempts.begin(lane, || self.name_of(&claimed.task));
             match self.attempt(claimed, stop).await {
                 Ended::With(outcome) => {
-                    if !matches!(outcome, Outcome::Released { .. } | Outcome::Refused { .. }) {
+                    if let Some(end) = end_of(&outcome) {
                         self.ran.fetch_add(1, Ordering::Relaxed);
+                        self.attempts.ended(begun, end);
                     }
                     let (empty, count) = self.lanes.ended(lane, id, outcome);
                     if empty || count == 1 || count == ENOUGH {
@@ -137,7 +157,7 @@ where
 
     /// Runs one attempt.
     async fn attempt(&self, claimed: Claimed, stop: CancellationToken) -> Ended {
-        let Claimed { lane, id, task: name, payload, attempt, max_attempts, refusals, .. } = claimed;
+        let Claimed { lane, id, task: name, payload, attempt, max_attempts, refusals, trace_parent, .. } = claimed;
         if stop.is_cancelled() {
             return self.stopped(id, false, None);
         }
@@ -160,7 +180,8 @@ where
         let max = u32::try_from(max_attempts).unwrap_or(1);
         let attempt = Attempt { id, number, max, queue: Arc::clone(&self.queues[lane]) };
         let job = Job::new(attempt, task, payload.into());
-        let mut call = Box::pin(self.call(job.clone()));
+        let span = TaskSpan::of_attempt(task.name, &self.queues[lane], id, number, trace_parent.as_deref());
+        let mut call = Box::pin(span.of_future(self.call(job.clone())));
         let outcome = {
             let mut running = pin!(job::run(&job, call.as_mut()));
             match select(running.as_mut(), pin!(stop.cancelled())).await {
@@ -194,8 +215,14 @@ where
             return Ended::Elsewhere;
         }
         match &outcome {
-            Outcome::Retry { error, .. } => self.tell_failure(&failed(false, error)),
-            Outcome::Dead(error) => self.tell_failure(&failed(true, error)),
+            Outcome::Retry { error, .. } => {
+                span.failed(error);
+                span.run(|| self.tell_failure(&failed(false, error)));
+            }
+            Outcome::Dead(error) => {
+                span.failed(error);
+                span.run(|| self.tell_failure(&failed(true, error)));
+            }
             Outcome::Refused { error, .. } => self.tell_refusal(id, &name, error),
             _ => {}
         }
@@ -238,6 +265,7 @@ where
     pub(super) async fn tell_rescued(&self, rescued: &[Rescued]) {
         for Rescued { id, task, attempt, fate, why } in rescued {
             if *fate != Fate::Cancelled {
+                metrics::rescued(self.name_of(task), if *fate == Fate::Dead { End::Dead } else { End::Retried });
                 self.tell_failure(&FailedAttempt {
                     id: *id,
                     task: task.clone(),
@@ -281,6 +309,16 @@ where
             // It is a user's, and what it panics with has nobody to go to.
             let _ = contain(|| handler(failure));
         }
+    }
+}
+
+/// How an attempt ended, where it was one.
+fn end_of(outcome: &Outcome) -> Option<End> {
+    match outcome {
+        Outcome::Done | Outcome::Snoozed(_) | Outcome::Cancelled => Some(End::Well),
+        Outcome::Retry { .. } => Some(End::Retried),
+        Outcome::Dead(_) => Some(End::Dead),
+        Outcome::Released { .. } | Outcome::Refused { .. } => None,
     }
 }
 

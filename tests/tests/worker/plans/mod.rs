@@ -6,12 +6,14 @@ mod mysql;
 mod postgres;
 mod sqlite;
 
+use std::sync::Once;
 use std::time::Duration;
 
 use diesel_deferred::{
     TaskId, TaskStatement, WorkerBuilder, cancel_task, pause_queue, replay_dead, replay_task, resume_queue,
 };
 use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work};
+use metrics_util::debugging::DebuggingRecorder;
 
 use crate::support::{committed, fail, hold, lease_end, lease_extended, note};
 
@@ -122,10 +124,28 @@ fn operations(cancelled: TaskId) -> [TaskStatement; 6] {
     ]
 }
 
+/// Which statement finds out how much waits. It reads what it counts, which is bounded: see [`COUNTED`].
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn counts(statement: &str) -> bool {
+    statement.contains(") AS front")
+}
+
+/// How many calls of a queue it counts at most.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const COUNTED: u64 = 10_000;
+
+/// A worker asks how much waits only where somebody wants to know.
+fn have_metrics() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| DebuggingRecorder::new().install().expect("no other recorder"));
+}
+
 /// Has a worker do all that is due.
 async fn work<A: AsyncDatabase>(db: &Scratch<A::Blocking>, builder: WorkerBuilder<A>, keeps_done: bool) {
+    have_metrics();
     let notes = Notes::default();
     let builder = builder
+        .metrics_interval(Duration::from_millis(100))
         .queue("default", 20)
         .queue("paused", 20)
         .state(notes.clone())

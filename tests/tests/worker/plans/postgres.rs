@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tokio_postgres::{AsyncMessage, NoTls};
 
-use super::{Others, have_called, operations, work};
+use super::{COUNTED, Others, counts, have_called, operations, work};
 
 /// The plans of all statements of a connection, as they were executed.
 #[derive(Clone, Default)]
@@ -93,6 +93,13 @@ fn fault(told: &Value) -> Option<String> {
     }
     let pages = number(plan, "Shared Hit Blocks") + number(plan, "Shared Read Blocks");
     let changed = changed(plan);
+    if told["Query Text"].as_str().is_some_and(counts) {
+        let limits: Vec<_> = nodes(plan).into_iter().filter(|node| node["Node Type"] == "Limit").collect();
+        let counted: Vec<_> = limits.into_iter().map(|limit| number(limit, "Actual Rows")).collect();
+        // Of a queue each, and a page of the table for each row at most, which says whether it is there.
+        let is_bounded = counted.iter().all(|rows| *rows <= COUNTED) && pages <= 100 + counted.iter().sum::<u64>();
+        return (!is_bounded).then(|| format!("{pages} pages for {counted:?} rows: {}\n{plan:#}", told["Query Text"]));
+    }
     let filtered = |node: &&Value| {
         number(node, "Rows Removed by Filter")
             + number(node, "Rows Removed by Join Filter")

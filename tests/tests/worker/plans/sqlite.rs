@@ -23,7 +23,8 @@ fn fault(conn: &mut SqliteConnection, sql: &str) -> Option<String> {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
     let plan: Vec<_> = plan.into_iter().map(|step| step.detail).collect();
     // The lists that a statement is given, or has made, are read from end to end.
-    let is_ours = |step: &&String| step.as_str() != "SCAN CONSTANT ROW" && step.as_str() != "SCAN k";
+    let ours = ["SCAN CONSTANT ROW", "SCAN k", "SCAN front"];
+    let is_ours = |step: &&String| !ours.contains(&step.as_str());
     let reads_all = |step: &String| step.starts_with("SCAN ") || step.starts_with("USE TEMP B-TREE");
     plan.iter().filter(is_ours).any(reads_all).then(|| format!("{sql}\n    {}", plan.join("\n    ")))
 }

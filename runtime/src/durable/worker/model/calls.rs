@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::durable::id::TaskId;
 use crate::durable::payload::Encoder;
 use crate::durable::row::{NewTask, Schedule};
+use crate::spans::Origin;
 
 /// The identity with this number: it can be read in a log, and is the same each time.
 pub(super) fn id(number: u128) -> TaskId {
@@ -41,6 +42,7 @@ pub(super) fn call(number: u128, task: &'static str, queue: &'static str) -> New
         key: None,
         unique_key: None,
         replaces: false,
+        origin: Origin::none(),
         call_site: Location::caller(),
     }
 }

@@ -14,7 +14,7 @@ use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
 use crate::durable::row::{NewTask, Schedule};
 use crate::durable::worker::source::statements::{ClaimedRow, Ended, Look, Mine, Past, RescuedRow, Since};
-use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown, WORKER_DIED};
+use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown, WORKER_DIED, Waiting};
 
 /// Where a call is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +63,8 @@ pub(super) struct Row {
     /// A key that it held, or waited for, when it was cancelled or parked, or that the one whose place
     /// it has taken did: a worker looks who is next. Until then it is not ready, and not deleted.
     pub(super) freed_key: Option<String>,
+    /// What the call was a part of.
+    pub(super) trace_parent: Option<String>,
     pub(super) worker: Option<TaskId>,
     pub(super) lease_until: Option<i64>,
     /// Its worker is to stop it.
@@ -92,6 +94,7 @@ impl Row {
             refusals: 0,
             refused_at: None,
             freed_key: None,
+            trace_parent: call.origin.trace_parent().map(str::to_owned),
             worker: None,
             lease_until: None,
             cancel_requested: false,
@@ -314,6 +317,7 @@ impl Table {
             key: row.key.clone(),
             refusals: row.refusals,
             started_at_ms: now,
+            trace_parent: row.trace_parent.clone(),
         }
     }
 
@@ -506,6 +510,17 @@ impl Table {
         };
         let is_ours = |row: &Row| queues.iter().any(|queue| **queue == *row.queue) && !self.paused.contains(&row.queue);
         self.rows.values().any(|row| row.freed_key.is_some() || (is_due(row) && is_ours(row)))
+    }
+
+    /// How much of each of these queues is ready.
+    pub(super) fn waiting(&self, queues: &[Arc<str>]) -> Vec<Waiting> {
+        let waiting = queues.iter().map(|queue| {
+            let ready: Vec<_> =
+                self.rows.values().filter(|row| row.state == State::Ready && *row.queue == **queue).collect();
+            let oldest = ready.iter().map(|row| row.run_at).min();
+            (ready.len() as i64, oldest.map(|oldest| self.now - oldest))
+        });
+        waiting.collect()
     }
 
     /// What started in the time to come, and is leased for longer than this worker's leases are, is

@@ -11,7 +11,7 @@ use diesel::result::{ConnectionResult, QueryResult};
 use super::floor::Start;
 use super::statements::{Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since};
 use super::table::{Opening, Statements, WorkerConnection};
-use super::{Claim, Hint, Lease, Settlement, Unknown};
+use super::{Claim, Hint, Lease, Settlement, Unknown, Waiting};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
 use crate::durable::id::TaskId;
 
@@ -70,6 +70,10 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
 
     async fn has_due(conn: &mut Self::Session, queues: &[Arc<str>]) -> QueryResult<bool> {
         C::Statements::has_due(conn, queues).await
+    }
+
+    async fn waiting(conn: &mut Self::Session, queues: &[Arc<str>]) -> QueryResult<Vec<Waiting>> {
+        C::Statements::waiting(conn, queues).await
     }
 
     async fn look_back(conn: &mut Self::Session) -> QueryResult<Past> {

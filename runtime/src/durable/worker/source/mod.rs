@@ -69,6 +69,9 @@ pub(crate) trait Source: Send + 'static {
     /// Whether something of the worker's queues is due, or becomes due by what is done periodically.
     fn has_due(&mut self) -> impl Future<Output = Result<bool, SourceError>> + Send;
 
+    /// How much of each of the worker's queues is ready.
+    fn waiting(&mut self) -> impl Future<Output = Result<Vec<Waiting>, SourceError>> + Send;
+
     /// Tasks were enqueued. They may have to start before those that were claimed last.
     fn called(&mut self) {}
 
@@ -156,8 +159,12 @@ pub(crate) struct Claimed {
     pub(crate) key: Option<String>,
     /// How often programs could not read it.
     pub(crate) refusals: i32,
+    /// When it was due, by the clock of the database.
+    pub(crate) run_at_ms: i64,
     /// When it was taken, by the clock of the database.
     pub(crate) started_at_ms: i64,
+    /// What the call was a part of.
+    pub(crate) trace_parent: Option<String>,
 }
 
 /// Without the arguments.
@@ -249,6 +256,13 @@ pub(crate) const STOPPED_IN_LAST_ATTEMPT: &str = "its worker stopped during its 
 /// What is said of a task that was given up although nobody has tried it.
 pub(crate) const UNKNOWN_FOR_TOO_LONG: &str =
     "no program that worked on its queue had this task, or could read its arguments, for as long as such rows are kept";
+
+/// How many calls of a queue are ready, and for how many milliseconds the oldest of them has been due.
+/// Of more than [`COUNTED`] it is so many, those that are taken first.
+pub(crate) type Waiting = (i64, Option<i64>);
+
+/// How many calls of a queue are counted at most.
+pub(crate) const COUNTED: usize = 10_000;
 
 /// What a source knows of the time to come.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,11 +15,11 @@ use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, IN_THE_WAY, LISTED, LeftKey,
     Look, LookSql, Manner, Mine, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
-    Taken, choose, freed, has_due, keys_freed, keys_of, keys_of_rescued, mine, next_unknown, park, rescue, settle,
-    start_anew, started_in_the_time_to_come, wider,
+    Taken, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine, next_unknown, park, rescue,
+    settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
-use super::{Claim, Lease, Settlement, Unknown};
+use super::{Claim, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -139,6 +139,10 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
 
     async fn has_due(conn: &mut AsyncMysqlConnection, queues: &[Arc<str>]) -> QueryResult<bool> {
         has_due(queues, NOW).get_result(conn).await
+    }
+
+    async fn waiting(conn: &mut AsyncMysqlConnection, queues: &[Arc<str>]) -> QueryResult<Vec<Waiting>> {
+        waiting(queues, NOW).load(conn).await.map(in_order)
     }
 
     async fn look_back(conn: &mut AsyncMysqlConnection) -> QueryResult<Past> {

@@ -14,11 +14,11 @@ use super::floor::Start;
 use super::statements::{
     BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS,
     IN_THE_WAY, LISTED, LeftKey, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
-    RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose, freed, has_due, keys_freed, keys_of, keys_of_rescued, mine,
-    next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, wider,
+    RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose, freed, has_due, in_order, keys_freed, keys_of,
+    keys_of_rescued, mine, next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection};
-use super::{Claim, Lease, Settlement, Unknown};
+use super::{Claim, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;
 use crate::durable::id::TaskId;
@@ -143,6 +143,14 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
     async fn has_due(conn: &mut SyncConnectionWrapper<SqliteConnection>, queues: &[Arc<str>]) -> QueryResult<bool> {
         let due = has_due(queues, NOW);
         conn.spawn_blocking(move |conn| due.get_result(conn)).await
+    }
+
+    async fn waiting(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        queues: &[Arc<str>],
+    ) -> QueryResult<Vec<Waiting>> {
+        let waiting = waiting(queues, NOW);
+        conn.spawn_blocking(move |conn| waiting.load(conn).map(in_order)).await
     }
 
     async fn look_back(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<Past> {

@@ -3,7 +3,7 @@
 //! Must not know: how a database takes them.
 
 use super::floor::Floor;
-use super::{Lease, Outcome, Settlement, Unknown, WORKER_DIED};
+use super::{COUNTED, Lease, Outcome, Settlement, Unknown, WORKER_DIED, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// The rows of a claim.
 pub(super) type ClaimedSql =
-    (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer, BigInt);
+    (SqlTaskId, Text, Text, Integer, Integer, SmallInt, BigInt, Nullable<Text>, Integer, BigInt, Nullable<Text>);
 
 /// See [`ClaimedSql`].
 #[derive(Debug, PartialEq, Eq, diesel::Queryable)]
@@ -37,11 +37,13 @@ pub(crate) struct ClaimedRow {
     pub(crate) refusals: i32,
     /// When it was taken.
     pub(crate) started_at_ms: i64,
+    /// What the call was a part of.
+    pub(crate) trace_parent: Option<String>,
 }
 
 /// The columns of one.
 pub(super) const CLAIMED: &str = "id, task, payload, attempts - snoozes, max_attempts, priority, run_at_ms, task_key, \
-     refusals, COALESCE(started_at_ms, 0)";
+     refusals, COALESCE(started_at_ms, 0), trace_parent";
 
 /// The rows of what a worker has.
 pub(super) type MineSql = (SqlTaskId, Nullable<Text>, BigInt);
@@ -514,4 +516,30 @@ pub(super) fn has_due(queues: &[Arc<str>], now: &str) -> Sql<'static, Bool> {
         }
     }
     due
+}
+
+/// The rows of how much waits: the place of a queue among the worker's, how many of its calls are
+/// ready, and for how long the oldest has been due.
+pub(super) type WaitingSql = (Integer, BigInt, Nullable<BigInt>);
+
+/// How much of each of these queues is ready; `now` is the SQL of the time. No more is read than is
+/// counted, by the index of the claims, in their order.
+pub(super) fn waiting(queues: &[Arc<str>], now: &str) -> Sql<'static, WaitingSql> {
+    let mut waiting = Sql::new("");
+    for (at, queue) in queues.iter().enumerate() {
+        waiting.push_sql(if at == 0 { "" } else { " UNION ALL " });
+        waiting.push_sql(format!(
+            "SELECT {at}, COUNT(*), {now} - MIN(run_at_ms) FROM \
+             (SELECT run_at_ms FROM deferred_tasks WHERE state = 'ready' AND queue = "
+        ));
+        waiting.push_bind(queue.to_string());
+        waiting.push_sql(format!(" ORDER BY priority, run_at_ms, id LIMIT {COUNTED}) AS front"));
+    }
+    waiting
+}
+
+/// The same in the order of the queues.
+pub(super) fn in_order(mut rows: Vec<(i32, i64, Option<i64>)>) -> Vec<Waiting> {
+    rows.sort_unstable_by_key(|(at, _, _)| *at);
+    rows.into_iter().map(|(_, ready, oldest_ms)| (ready, oldest_ms)).collect()
 }

@@ -21,7 +21,7 @@ use super::statements::{BATCH, Ended, Exchange, Failed, Look, Manner, Mine, Past
 use super::trouble::{RIGHTS, is_about_others, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
-    UNKNOWN_FOR_TOO_LONG, Unknown, WORKER_DIED,
+    UNKNOWN_FOR_TOO_LONG, Unknown, WORKER_DIED, Waiting,
 };
 use crate::dispatch::pause;
 use crate::durable::call::milliseconds;
@@ -94,6 +94,10 @@ pub trait Statements<C: AsyncConnection> {
 
     /// See [`Source::has_due`].
     fn has_due(conn: &mut Self::Session, queues: &[Arc<str>]) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// See [`Source::waiting`].
+    fn waiting(conn: &mut Self::Session, queues: &[Arc<str>])
+    -> impl Future<Output = QueryResult<Vec<Waiting>>> + Send;
 
     /// What there is that is in no hurry: what is kept no longer, and what no program could read.
     fn look_back(conn: &mut Self::Session) -> impl Future<Output = QueryResult<Past>> + Send;
@@ -454,7 +458,9 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 max_attempts: row.max_attempts,
                 key: row.key,
                 refusals: row.refusals,
+                run_at_ms: row.run_at_ms,
                 started_at_ms: row.started_at_ms,
+                trace_parent: row.trace_parent,
             }));
         }
         Ok(exchanged)
@@ -571,6 +577,11 @@ impl<C: WorkerConnection> Source for TableSource<C> {
     async fn has_due(&mut self) -> Result<bool, SourceError> {
         let queues = self.looking.queues.clone();
         self.with(async |conn| C::Statements::has_due(conn, &queues).await).await
+    }
+
+    async fn waiting(&mut self) -> Result<Vec<Waiting>, SourceError> {
+        let queues = self.looking.queues.clone();
+        self.with(async |conn| C::Statements::waiting(conn, &queues).await).await
     }
 
     fn called(&mut self) {

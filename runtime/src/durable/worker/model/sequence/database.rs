@@ -50,6 +50,8 @@ pub(super) struct StoredRow {
     pub(super) refused_at_ms: Option<i64>,
     #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
     pub(super) freed_key: Option<String>,
+    #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+    pub(super) trace_parent: Option<String>,
     #[diesel(sql_type = diesel::sql_types::Nullable<SqlTaskId>)]
     pub(super) worker: Option<TaskId>,
     #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::BigInt>)]

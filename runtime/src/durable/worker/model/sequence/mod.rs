@@ -83,6 +83,7 @@ async fn run<D: Database>(database: &mut D, operation: &Operation, now_ms: i64) 
             Answer::Look(Look { next_lease_end_ms, ..look })
         }
         Operation::HasDue(queues) => Answer::Due(Of::<D>::has_due(worker, queues).await?),
+        Operation::Waiting(queues) => Answer::Waiting(Of::<D>::waiting(worker, queues).await?),
         Operation::StartAnew(lease) => Answer::Count(Of::<D>::start_anew(worker, lease).await?),
         Operation::LookBack => Answer::Past(Of::<D>::look_back(worker).await?),
         Operation::Promote => Answer::Count(Of::<D>::promote(worker).await?),
@@ -133,6 +134,7 @@ impl From<StoredRow> for Row {
             refusals: row.refusals,
             refused_at: row.refused_at_ms,
             freed_key: row.freed_key,
+            trace_parent: row.trace_parent,
             worker: row.worker,
             lease_until: row.lease_until_ms,
             cancel_requested: row.cancel_requested,

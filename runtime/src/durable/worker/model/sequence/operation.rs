@@ -13,7 +13,8 @@ use crate::durable::row::{NewTask, Schedule};
 use crate::durable::worker::model::calls::{call, id};
 use crate::durable::worker::model::table::{Row, State, Table};
 use crate::durable::worker::source::statements::{ClaimedRow, Ended, Look, Manner, Mine, Past, RescuedRow, Since};
-use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown};
+use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown, Waiting};
+use crate::spans::Origin;
 
 /// One of them.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) enum Operation {
     Look(Since),
     LookBack,
     HasDue(Vec<Arc<str>>),
+    Waiting(Vec<Arc<str>>),
     StartAnew(Lease),
     Promote,
     NextUnknown(&'static str),
@@ -62,6 +64,7 @@ pub(super) enum Answer {
     Look(Look),
     Past(Past),
     Due(bool),
+    Waiting(Vec<Waiting>),
     Unknown(Option<(String, bool)>),
     Freed(Vec<(TaskId, String)>),
 }
@@ -139,6 +142,7 @@ impl Operation {
             Self::Look(from) => Answer::Look(table.look(from)),
             Self::LookBack => Answer::Past(table.look_back()),
             Self::HasDue(queues) => Answer::Due(table.has_due(queues)),
+            Self::Waiting(queues) => Answer::Waiting(table.waiting(queues)),
             Self::StartAnew(lease) => Answer::Count(table.start_anew(lease)),
             Self::Promote => Answer::Count(table.promote()),
             Self::NextUnknown(behind) => Answer::Unknown(table.next_unknown(behind)),
@@ -170,7 +174,13 @@ impl Answer {
             Self::Renewed(renewed) => renewed.sort(),
             Self::Rescued(rescued) => rescued.sort(),
             Self::Freed(freed) => freed.sort(),
-            Self::Nothing | Self::Count(_) | Self::Look(_) | Self::Past(_) | Self::Due(_) | Self::Unknown(_) => {}
+            Self::Nothing
+            | Self::Count(_)
+            | Self::Look(_)
+            | Self::Past(_)
+            | Self::Due(_)
+            | Self::Waiting(_)
+            | Self::Unknown(_) => {}
         }
         self
     }
@@ -222,10 +232,12 @@ pub(super) fn choose(rng: &mut Rng, table: &Table, next: &mut u128) -> Operation
         75..78 => {
             let queues = QUEUES[..rng.usize(1..=2)].iter().map(|queue| (Arc::from(*queue), None)).collect();
             let since_ms = rng.bool().then(|| table.now - pick(rng, &[0, 1, 10_000, 600_000]));
-            match rng.u32(0..4) {
+            let names = |queues: Vec<(Arc<str>, _)>| queues.into_iter().map(|(queue, _)| queue).collect();
+            match rng.u32(0..5) {
                 0 | 1 => Operation::Look(Since { since_ms, queues }),
                 2 => Operation::LookBack,
-                _ => Operation::HasDue(queues.into_iter().map(|(queue, _)| queue).collect()),
+                3 => Operation::Waiting(names(queues)),
+                _ => Operation::HasDue(names(queues)),
             }
         }
         78..82 => Operation::Promote,
@@ -273,6 +285,7 @@ fn some_calls(rng: &mut Rng, table: &Table, next: &mut u128) -> Vec<NewTask> {
         };
         call.unique_key = (rng.u32(0..10) < 3).then(|| pick(rng, &["u", "v"]).to_owned());
         call.replaces = call.task == "tidy";
+        call.origin = Origin::read(pick(rng, &["", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]));
         calls.push(call);
     }
     NewTask::settle(&mut calls);
@@ -327,7 +340,7 @@ fn some_end(rng: &mut Rng, row: &Row) -> Outcome {
 
 /// What all sequences together have to do: what they are called in [`kinds`].
 #[rustfmt::skip]
-pub(super) const KINDS: [&str; 87] = [
+pub(super) const KINDS: [&str; 89] = [
     "Adopt: Unknown -> Ready", "Adopt: none", "Adopt: some", "Cancel: Blocked -> Cancelled",
     "Cancel: Ready -> Cancelled", "Cancel: Scheduled -> Cancelled", "Cancel: Unknown -> Cancelled",
     "Cancel: none", "Cancel: some", "Cancelled", "Cancelled, too late", "Dead", "Dead, too late",
@@ -350,7 +363,7 @@ pub(super) const KINDS: [&str; 87] = [
     "ReplayDead: none", "ReplayDead: some", "Rescue: Blocked -> Ready",
     "Rescue: Running -> Cancelled", "Rescue: Running -> Dead", "Rescue: Running -> Ready",
     "Resume: none", "Resume: some", "Retry", "Retry, too late", "Snoozed", "Snoozed, too late",
-    "StartAnew: none", "StartAnew: some", "Wait",
+    "StartAnew: none", "StartAnew: some", "Wait", "Waiting: none", "Waiting: some",
 ];
 
 /// What was done, of all that there is to be seen.
@@ -395,6 +408,7 @@ pub(super) fn kinds(operation: &Operation, answer: &Answer, before: &Table, afte
         Answer::Look(look) => kinds.extend([format!("Look: ready {}", look.ready)]),
         Answer::Mine(mine) => kinds.extend([format!("Mine: {}", some(!mine.is_empty()))]),
         Answer::Freed(freed) => kinds.extend([format!("FreeKeys: {}", some(!freed.is_empty()))]),
+        Answer::Waiting(waiting) => kinds.extend([format!("Waiting: {}", some(waiting.iter().any(|of| of.0 > 0)))]),
         Answer::Due(due) => kinds.extend([format!("HasDue: {due}")]),
         Answer::Count(count) => kinds.extend([format!("{name}: {}", some(*count > 0))]),
         Answer::Past(_) | Answer::Nothing => kinds.extend([name]),

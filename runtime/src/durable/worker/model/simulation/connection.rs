@@ -28,7 +28,9 @@ use crate::durable::worker::source::floor::Start;
 use crate::durable::worker::source::statements::{
     Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since, Taken,
 };
-use crate::durable::worker::source::{Claim, Hint, Lease, Opening, Settlement, Statements, Unknown, WorkerConnection};
+use crate::durable::worker::source::{
+    Claim, Hint, Lease, Opening, Settlement, Statements, Unknown, Waiting, WorkerConnection,
+};
 
 /// A connection of a worker's.
 pub(super) struct ModelConnection {
@@ -274,6 +276,11 @@ impl Statements<ModelConnection> for OnModel {
     async fn has_due(conn: &mut ModelConnection, queues: &[Arc<str>]) -> QueryResult<bool> {
         let queues = queues.to_vec();
         conn.send("asks what is due", move |world| world.table().has_due(&queues)).await
+    }
+
+    async fn waiting(conn: &mut ModelConnection, queues: &[Arc<str>]) -> QueryResult<Vec<Waiting>> {
+        let queues = queues.to_vec();
+        conn.send("asks how much waits", move |world| world.table().waiting(&queues)).await
     }
 
     async fn start_anew(conn: &mut ModelConnection, lease: &Lease) -> QueryResult<usize> {

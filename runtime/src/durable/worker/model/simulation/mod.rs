@@ -133,6 +133,7 @@ async fn process(shared: Shared, number: usize, lease: Duration, end: oneshot::R
                 grace: Duration::from_secs(pick(&mut world.rng, &[0, 1, 10])),
                 batch: world.rng.usize(0..=3),
                 on_failure: None,
+                metrics: poll,
             };
             let engine = Engine::new(source, bodies, Registry::of(tasks), work, lease, settings);
             (engine, world.up_to(Duration::from_secs(60)), world.chance(50))

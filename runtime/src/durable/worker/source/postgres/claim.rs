@@ -184,7 +184,7 @@ async fn take(
         .bind(claim.bytes)
         .sql(format!(
             ") END) RETURNING {CLAIMED}, NULL::text) SELECT * FROM t UNION ALL SELECT NULL, NULL, NULL, \
-             (SELECT count(*)::integer FROM c), (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL, NULL"
+             (SELECT count(*)::integer FROM c), (SELECT count(*)::integer FROM f), NULL, NULL, NULL, NULL, NULL, NULL, NULL"
         ));
     let rows: Vec<TakenRow> = link.rows(take).await?;
     let (rows, (seen, free)) = split(rows);

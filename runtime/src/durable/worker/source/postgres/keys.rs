@@ -161,7 +161,7 @@ pub(super) fn hand_over<'k>(
             " END FROM h WHERE t.ctid = h.place RETURNING {CLAIMED}, CASE WHEN h.fits THEN t.queue END AS queue) \
              SELECT * FROM t WHERE queue IS NOT NULL UNION ALL SELECT NULL, NULL, NULL, \
              (1 / (1 - least((SELECT count(*) FROM stuck), 1)))::integer, (SELECT count(*) FROM h WHERE fits IS NOT TRUE)::integer, \
-             NULL, NULL, NULL, NULL, NULL, NULL"
+             NULL, NULL, NULL, NULL, NULL, NULL, NULL"
         ))
 }
 
@@ -179,6 +179,7 @@ pub(super) type TakenSql = (
     Nullable<Integer>,
     Nullable<BigInt>,
     Nullable<Text>,
+    Nullable<Text>,
 );
 
 /// See [`TakenSql`].
@@ -193,6 +194,7 @@ pub(super) type TakenRow = (
     Option<String>,
     Option<i32>,
     Option<i64>,
+    Option<String>,
     Option<String>,
 );
 
@@ -216,6 +218,7 @@ pub(super) fn split(rows: Vec<TakenRow>) -> (WithQueue, (i32, i32)) {
                 key,
                 Some(refusals),
                 Some(started_at_ms),
+                trace_parent,
                 queue,
             ) => claimed.push((
                 ClaimedRow {
@@ -229,6 +232,7 @@ pub(super) fn split(rows: Vec<TakenRow>) -> (WithQueue, (i32, i32)) {
                     key,
                     refusals,
                     started_at_ms,
+                    trace_parent,
                 },
                 queue,
             )),

@@ -28,11 +28,11 @@ use self::lists::{ids, json};
 use super::floor::{Floor, Start};
 use super::statements::{
     BATCH, Ended, Exchange, Failed, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
-    RescuedSql, Since, freed, has_due, keys_freed, keys_of_rescued, mine, next_unknown, park, rescue, start_anew,
-    started_in_the_time_to_come,
+    RescuedSql, Since, freed, has_due, in_order, keys_freed, keys_of_rescued, mine, next_unknown, park, rescue,
+    start_anew, started_in_the_time_to_come, waiting,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
-use super::{Claim, Hint, Lease, Settlement, Unknown};
+use super::{Claim, Hint, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
@@ -245,6 +245,10 @@ impl Statements<AsyncPgConnection> for OnPostgres {
 
     async fn has_due(link: &mut Link, queues: &[Arc<str>]) -> QueryResult<bool> {
         link.row(has_due(queues, &format!("(SELECT {NOW})"))).await
+    }
+
+    async fn waiting(link: &mut Link, queues: &[Arc<str>]) -> QueryResult<Vec<Waiting>> {
+        link.rows(waiting(queues, &format!("(SELECT {NOW})"))).await.map(in_order)
     }
 
     async fn look_back(link: &mut Link) -> QueryResult<Past> {
