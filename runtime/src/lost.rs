@@ -15,28 +15,37 @@ pub(crate) struct Lost {
 }
 
 thread_local! {
-    /// `None`: nobody asks.
-    static LOST: RefCell<Option<Vec<Lost>>> = const { RefCell::new(None) };
+    /// For each who asks, the one in the other: what was lost since.
+    static LOST: RefCell<Vec<Option<Vec<Lost>>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes what was lost, where somebody asks for it.
+/// Notes what was lost, for the innermost who asks.
 pub(crate) fn note(task: &'static str, call_site: &'static Location<'static>, why: &'static str) {
     // Where the thread ends nobody asks any more.
     let _ = LOST.try_with(|lost| {
         if let Ok(mut lost) = lost.try_borrow_mut()
-            && let Some(lost) = &mut *lost
+            && let Some(innermost) = lost.iter_mut().rev().flatten().next()
         {
-            lost.push(Lost { task, call_site, why });
+            innermost.push(Lost { task, call_site, why });
         }
     });
 }
 
-/// From now on what is lost on this thread is noted.
-pub(crate) fn ask() {
-    LOST.set(Some(Vec::new()));
+/// From now on what is lost on this thread is noted. Says who asks.
+pub(crate) fn ask() -> usize {
+    LOST.with_borrow_mut(|lost| {
+        lost.push(Some(Vec::new()));
+        lost.len() - 1
+    })
 }
 
-/// Nobody asks any more; says what was noted so far.
-pub(crate) fn stop_asking() -> Vec<Lost> {
-    LOST.replace(None).unwrap_or_default()
+/// That one asks no more; says what was noted for it.
+pub(crate) fn stop_asking(who: usize) -> Vec<Lost> {
+    LOST.with_borrow_mut(|lost| {
+        let noted = lost.get_mut(who).and_then(Option::take).unwrap_or_default();
+        while lost.last().is_some_and(Option::is_none) {
+            lost.pop();
+        }
+        noted
+    })
 }

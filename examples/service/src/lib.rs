@@ -11,6 +11,7 @@ pub mod mail;
 pub mod metrics;
 pub mod orders;
 pub mod settings;
+pub mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod users;

@@ -21,7 +21,8 @@
 //! curl -i 127.0.0.1:8000/orders -H 'content-type: application/json' -d '{"email": "ada@example.org", "cents": 1250}'
 //! ```
 //!
-//! `curl 127.0.0.1:8000/metrics` is for Prometheus.
+//! `curl 127.0.0.1:8000/metrics` is for Prometheus. Events go to stderr: the first is what the worker
+//! works on.
 //!
 //! With `FAULTS=on` a request may go wrong inside of its block, behind the call of the task; there
 //! is no user then, and no mail:
@@ -44,6 +45,7 @@
 //! | `MAIL_DELAY_MS` | 0 | how long a mail takes |
 //! | `LEASE_SECONDS` | 30 | how long a task is kept for a worker that died |
 //! | `WORKER` | `on` | whether this process works on durable tasks |
+//! | `TRACES` | `off` | whether spans are printed, as they would go to a collector |
 //! | `FAULTS` | `off` | see above |
 
 use std::error::Error;
@@ -57,6 +59,7 @@ use diesel_deferred_service::database::{Database, Postgres, Sqlite};
 use diesel_deferred_service::mail::Mailer;
 use diesel_deferred_service::metrics;
 use diesel_deferred_service::settings::{Settings, interrupted};
+use diesel_deferred_service::telemetry::Telemetry;
 use diesel_deferred_service::users::{Service, routes};
 use diesel_deferred_service::work::work;
 use tokio::net::TcpListener;
@@ -68,6 +71,7 @@ use tokio_util::task::TaskTracker;
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let settings = Settings::from_env().map_err(|error| error.to_string())?;
+    let _telemetry = Telemetry::listen(settings.traces);
     if settings.is_postgres() { serve::<Postgres>(settings).await } else { serve::<Sqlite>(settings).await }
 }
 

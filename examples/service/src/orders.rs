@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use diesel_deferred::{Attempt, atomic, deferred_task};
 use lettre::Address;
 use serde::{Deserialize, Serialize};
+use tracing::Instrument;
 
 use crate::database::{Database, Order};
 use crate::errors::Error;
@@ -30,14 +31,15 @@ pub(crate) async fn order<D: Database>(
     let email: Address = email.parse()?;
     let mut conn = service.pool.get_owned().await?;
     // In a task of its own, as in `users`.
-    let transaction = service.transactions.spawn(async move {
+    let transaction = async move {
         atomic!(conn, -> Result<Order, Error>, async {
             let order = D::insert_order(conn, email.as_ref(), cents).await?;
             send_receipt(order.id, &order.email, order.cents); // a row of the same transaction
             Ok(order)
         })
         .await
-    });
+    };
+    let transaction = service.transactions.spawn(transaction.in_current_span());
     let order = transaction.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))?;
     Ok((StatusCode::CREATED, Json(order)))
 }

@@ -17,6 +17,8 @@ pub struct Settings {
     /// Whether the service works on durable tasks, too.
     pub works: bool,
     pub faults: bool,
+    /// Whether spans are printed.
+    pub traces: bool,
 }
 
 impl Settings {
@@ -32,6 +34,7 @@ impl Settings {
             lease: Duration::from_secs(var("LEASE_SECONDS", "30").parse()?),
             works: var("WORKER", "on") == "on",
             faults: var("FAULTS", "off") == "on",
+            traces: var("TRACES", "off") == "on",
         };
         // SQLite's file may be there, too.
         std::fs::create_dir_all(&settings.outbox)?;

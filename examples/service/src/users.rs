@@ -17,13 +17,15 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+use tracing::Instrument;
 
 use crate::cache::UserCount;
 use crate::database::{Database, Pool, User};
 use crate::errors::Error;
 use crate::faults::Fault;
 use crate::mail::Mailer;
-use crate::orders;
+use crate::{orders, telemetry};
 
 /// What the handlers share.
 pub struct Service<D: Database> {
@@ -42,6 +44,7 @@ pub fn routes<D: Database>(service: Arc<Service<D>>) -> Router {
         .route("/users", post(sign_up::<D>).get(count::<D>))
         .route("/orders", post(orders::order::<D>).get(orders::count::<D>))
         .layer(CatchPanicLayer::new())
+        .layer(TraceLayer::new_for_http().make_span_with(telemetry::request))
         .with_state(service)
 }
 
@@ -65,7 +68,7 @@ async fn sign_up<D: Database>(
     // turn back.
     let wanted = service.stopping.child_token();
     let _guard = wanted.clone().drop_guard();
-    let transaction = service.transactions.spawn(async move {
+    let transaction = async move {
         // The first statement writes, so that SQLite's write lock is waited for there. A block that
         // reads first would begin with `atomic!(conn, immediate, async {`.
         atomic!(conn, -> Result<User, Error>, async {
@@ -89,7 +92,9 @@ async fn sign_up<D: Database>(
             Ok(user)
         })
         .await
-    });
+    };
+    // A part of the request's trace.
+    let transaction = service.transactions.spawn(transaction.in_current_span());
     let user = transaction.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))?;
     Ok((StatusCode::CREATED, Json(user)))
 }

@@ -8,7 +8,7 @@ use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::capture::{captured_span, captured_type, field};
+use super::capture::{captured_span, field};
 use super::parse::{Arg, Capture, TaskDef};
 use crate::paths::{Private, located_at};
 
@@ -23,8 +23,6 @@ pub(super) fn expand(task: &TaskDef, private: &Private) -> Option<TokenStream> {
 fn expected(task: &TaskDef, private: &Private) -> TokenStream {
     let (name, vis) = (&task.function.sig.ident, &task.function.vis);
     let (impl_generics, ty_generics, where_clause) = task.function.sig.generics.split_for_impl();
-    let types = task.args().map(captured_type);
-    let names: Vec<_> = task.args().map(field).collect();
     let parameters = task.args().map(|arg| {
         let (name, ty) = (&arg.name, &arg.ty);
         quote!(#name: ::core::option::Option<#ty>)
@@ -32,9 +30,9 @@ fn expected(task: &TaskDef, private: &Private) -> TokenStream {
     let captures = task.args().map(|arg| {
         let field = field(arg);
         match arg.capture() {
-            Capture::Owned(_) => quote!(#field),
+            Capture::Owned(_) => quote!(),
             Capture::Copied(ty) => {
-                quote_spanned!(ty.span()=> #field.map(<#ty as ::std::borrow::ToOwned>::to_owned))
+                quote_spanned!(ty.span()=> let #field = #field.map(<#ty as ::std::borrow::ToOwned>::to_owned);)
             }
         }
     });
@@ -47,20 +45,9 @@ fn expected(task: &TaskDef, private: &Private) -> TokenStream {
             }
         }
     });
+    // The types of the arguments may be less public than the task, and so stand in no trait.
     quote! {
         impl #impl_generics #private::Expectable for #name #ty_generics #where_clause {
-            type Arguments = (#(::core::option::Option<#types>,)*);
-
-            fn compare(
-                (#(#names,)*): &Self::Arguments,
-                #call: ::core::option::Option<&Self>,
-                #comparison: &mut #private::Comparison,
-            ) {
-                use #private::{Incomparable as _, Unshown as _};
-                let _ = (&#call, &#comparison);
-                #(#compared)*
-            }
-
             #read
         }
 
@@ -68,7 +55,15 @@ fn expected(task: &TaskDef, private: &Private) -> TokenStream {
             /// For `assert_deferred!` and its like: what is `None` may be anything.
             #[doc(hidden)]
             #vis fn __expected(#(#parameters),*) -> #private::Expected<Self> {
-                #private::Expected::new((#(#captures,)*))
+                use #private::{Incomparable as _, Unshown as _};
+                #(#captures)*
+                #private::Expected::new(move |
+                    #call: ::core::option::Option<&Self>,
+                    #comparison: &mut #private::Comparison|
+                {
+                    let _ = (&#call, &#comparison);
+                    #(#compared)*
+                })
             }
         }
     }

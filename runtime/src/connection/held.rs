@@ -12,7 +12,7 @@ use crate::report::HookKind;
 /// What becomes of the tasks of a transaction that has committed.
 ///
 /// It is of one connection, and in no other place: tests that run at the same time have nothing in
-/// common, and a task that is given the connection, or takes it from its pool, has the same one.
+/// common. A task that takes that connection from a `TestPool` finds the same mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     /// They run, as in production.
@@ -114,9 +114,12 @@ impl<W> Held<W> {
         }
     }
 
-    /// It was committed; returns what runs the tasks, where they run at once.
-    pub(super) fn committed(&mut self) -> Option<Drain<W>> {
-        let stored = std::mem::take(&mut self.stored);
+    pub(super) fn take_stored(&mut self) -> Vec<NewTask> {
+        std::mem::take(&mut self.stored)
+    }
+
+    /// These were committed; returns what runs the tasks, where they run at once.
+    pub(super) fn committed(&mut self, stored: Vec<NewTask>) -> Option<Drain<W>> {
         if stored.is_empty() {
             return None;
         }
@@ -136,8 +139,8 @@ impl<W> Held<W> {
         self.stored.clear();
     }
 
-    /// The calls that were run.
-    pub(super) fn take_drained(&mut self) -> Vec<NewTask> {
+    /// The calls that are to be run.
+    pub(crate) fn take_to_drain(&mut self) -> Vec<NewTask> {
         std::mem::take(&mut self.to_drain)
     }
 }

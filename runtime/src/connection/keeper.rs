@@ -10,17 +10,20 @@
 use std::fmt;
 use std::panic::Location;
 
+#[cfg(feature = "testing")]
+use super::ending::Ending;
 use super::ending::{Doom, Doubt};
 #[cfg(feature = "testing")]
 use super::held::{Drain, Held};
 use super::staging::{NewCall, Staging};
 use super::watch::Watch;
 use crate::dispatch::Route;
+use crate::dispatch::{CannotRun, Needs};
 #[cfg(feature = "testing")]
-use crate::dispatch::{CannotRun, Needs, Stage, States};
-#[cfg(feature = "testing")]
-use crate::durable::FailedAttempt;
+use crate::dispatch::{Stage, States};
 use crate::durable::NewTask;
+#[cfg(feature = "testing")]
+use crate::durable::TaskId;
 use crate::error::CannotStore;
 use crate::guarded::Guarded;
 use crate::hook::{BeforeCommit, Failed, Hook};
@@ -308,13 +311,13 @@ impl<W> Keeper<W> {
         self.route.states()
     }
 
-    /// These calls were run from their rows, and failed.
+    /// Calls were run from their rows, and some failed.
     #[cfg(feature = "testing")]
-    pub(crate) fn note_drained(&mut self, failures: &[FailedAttempt]) {
-        let drained = self.held().take_drained();
-        for failure in failures {
-            if let Some(call) = drained.iter().find(|call| call.id == failure.id) {
-                let cause = FailureCause::Error(failure.error.clone().into());
+    pub(crate) fn note_drained(&mut self, drained: &[NewTask], ran: usize, failures: &[(TaskId, String)]) {
+        self.report.ran += ran;
+        for (id, error) in failures {
+            if let Some(call) = drained.iter().find(|call| call.id == *id) {
+                let cause = FailureCause::Error(error.clone().into());
                 self.fail(call.task, HookKind::Durable, Failed::new(call.call_site, cause));
             }
         }
@@ -382,6 +385,15 @@ impl<W> Keeper<W> {
         if self.is_inline() { self.route.stage_inline(needs) } else { self.route.stage(needs) }
     }
 
+    /// Whether there is what tasks take.
+    ///
+    /// # Errors
+    /// Which of them could not run.
+    #[cfg(feature = "testing")]
+    pub(crate) fn can_run(&mut self, needs: impl Iterator<Item = Needs>) -> Result<(), CannotRun> {
+        self.stage(needs).map(drop)
+    }
+
     /// Holds hooks back that would run now; returns them where none is held back.
     #[cfg(feature = "testing")]
     #[inline]
@@ -405,8 +417,15 @@ impl<W> Keeper<W> {
 
     /// What was stored is committed, behind the hooks; returns what runs it, where that is done at once.
     #[cfg(feature = "testing")]
-    pub(super) fn committed(&mut self) -> Option<Drain<W>> {
-        self.held.get_mut().as_mut().and_then(|held| held.committed())
+    pub(super) fn committed(&mut self, stored: Vec<NewTask>, ending: Ending) -> Option<Drain<W>> {
+        let held = self.held.get_mut().as_mut().filter(|_| ending == Ending::Committed);
+        held.and_then(|held| held.committed(stored))
+    }
+
+    /// What was stored in the transaction that has just ended.
+    #[cfg(feature = "testing")]
+    pub(super) fn take_stored(&mut self) -> Vec<NewTask> {
+        self.held.get_mut().as_mut().map(|held| held.take_stored()).unwrap_or_default()
     }
 
     /// What was stored was rolled back.
@@ -435,6 +454,16 @@ impl<W> Keeper<W> {
     #[allow(clippy::unused_self, reason = "the same as with the feature")]
     pub(super) fn holds(&self) -> bool {
         false
+    }
+
+    #[cfg(not(feature = "testing"))]
+    pub(super) fn can_run(&self, needs: impl Iterator<Item = Needs>) -> Result<(), CannotRun> {
+        self.route.stage(needs).map(drop)
+    }
+
+    #[cfg(not(feature = "testing"))]
+    pub(super) fn can_run(&self, needs: impl Iterator<Item = Needs>) -> Result<(), CannotRun> {
+        self.route.stage(needs).map(drop)
     }
 
     #[cfg(not(feature = "testing"))]

@@ -126,6 +126,8 @@ pub trait Registry {
         task: Taken<T>,
         start: S,
     ) -> QueryResult<()>;
+    /// Whether there is what a task takes to run later.
+    fn can_run(&mut self, needs: Option<Needs>) -> Result<(), CannotRun>;
     /// What a task takes to run at once.
     fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun>;
     /// Holds a task back that would run now; hands it back where none is held back.
@@ -161,10 +163,17 @@ impl<W: Wrapper> Registry for W {
         let needs = Needs::of::<T, S>(call_site);
         open_queue(self, T::NAME, call_site)?;
         // After a rollback there is nothing left to refuse.
-        self.stage(needs).map_err(CommitError::TaskCannotRun)?;
+        self.can_run(needs).map_err(CommitError::TaskCannotRun)?;
         let hook = self.keeper().traced(Hook::task(task, start));
         open_queue(self, T::NAME, call_site)?.after_rollback(hook);
         Ok(())
+    }
+
+    fn can_run(&mut self, needs: Option<Needs>) -> Result<(), CannotRun> {
+        if self.keeper().holds() {
+            return Ok(());
+        }
+        self.keeper().can_run(needs.into_iter())
     }
 
     fn stage(&mut self, needs: Option<Needs>) -> Result<Stage, CannotRun> {

@@ -266,8 +266,21 @@ impl Place for Stage {
     {
         #[cfg(feature = "testing")]
         let task = match self.keep_inline(task, |task, states| {
-            let result = function(task, states)?.into_result();
-            Some(Box::pin(std::future::ready(result)))
+            let states = states.clone();
+            let run = move || match function(task, &states) {
+                Some(output) => output.into_result(),
+                None => Err(crate::task::start::missing_state()),
+            };
+            // On the runtime that it runs on.
+            Some(Box::pin(async move {
+                match tokio::task::spawn_blocking(run).await {
+                    Ok(result) => result,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(error) => Err(error.into()),
+                    },
+                }
+            }))
         }) {
             Ok(kept) => return kept,
             Err(task) => task,

@@ -234,6 +234,10 @@ impl<W, R> fmt::Debug for Captured<W, R> {
 }
 
 /// What a captured block returns: whether it failed, so that none of its calls is to run.
+#[diagnostic::on_unimplemented(
+    message = "nobody knows whether a block that returns `{Self}` has failed",
+    note = "have the captured block return `()` or a `Result`, of which nothing runs where it is an `Err`"
+)]
 pub trait BlockResult: Send {
     /// Whether it failed.
     #[doc(hidden)]
@@ -254,7 +258,8 @@ impl<T: Send, E: Send> BlockResult for Result<T, E> {
 
 impl<W: Kind, R: BlockResult> Captured<W, R> {
     /// Runs the calls, in their order, as they would have run after the COMMIT, and returns what the
-    /// block returned. Where that is an error nothing runs (T3). Calls of durable tasks are rows:
+    /// block returned. Where that is an error nothing runs (T3), also not what was to run after a
+    /// rollback. Calls of durable tasks are rows:
     /// [`drain`](super::drain) runs those.
     ///
     /// What a call registers itself runs at the end of its own block, as in production. What failed is
@@ -287,6 +292,11 @@ impl<W: Kind, R: BlockResult> Captured<W, R> {
 
 async fn run<W: Wrapper>(conn: &mut W, calls: Vec<HeldCall<W>>) -> Result<(), crate::dispatch::CannotRun> {
     conn.keeper().begin_report();
+    // Before any of them runs.
+    conn.keeper().can_run(calls.iter().filter_map(|call| match call {
+        HeldCall::Hook(hook, _) => hook.needs(),
+        HeldCall::Stored(_) => None,
+    }))?;
     let mut ghosts = Vec::new();
     let mut hooks = calls.into_iter().filter_map(|call| match call {
         HeldCall::Hook(hook, kind) => Some((hook, kind)),

@@ -2,18 +2,22 @@
 //!
 //! Must not know: the SQL.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::future::ready;
+use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::result::{Error, QueryResult};
+use diesel::result::QueryResult;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use tower_service::Service;
 
 use super::kind::Kind;
 use super::lends::{Lending, Lends};
-use super::rows::{StoredTask, TaskRows};
+use super::rows::{StoredTask, TaskRows, no_rows};
 use crate::connection::Mode;
 use crate::dispatch::States;
 use crate::durable::by_hand::{self, Next};
@@ -26,8 +30,11 @@ use crate::durable::{Attempt, FailedAttempt, Handlers, Job, Lease, Outcome, Regi
 /// dead letter is one. Tasks take the states of the connection's dispatcher, and those that are given
 /// here.
 ///
-/// No worker may be at work on the same rows. A task that takes a connection itself takes one of its
-/// own: see [`TestPool`](super::TestPool) for a pool of one.
+/// It runs what is in any queue, where a worker has its own ones: a misspelt `.queue("…")` is found by
+/// `assert_enqueued!`, and not here. No worker may be at work on the same rows. A task that takes a connection itself takes one of its
+/// own: see [`TestPool`](super::TestPool) for a pool of one. On a synchronous connection tasks run on a
+/// runtime of their own, which ends with them, while this thread waits: they cannot wait for what the
+/// test itself has spawned. It is meant for the rows of a test: each is looked for among all of them.
 ///
 /// # Examples
 /// ```
@@ -133,11 +140,13 @@ impl<'c, W: TaskRows + Kind> Drain<&'c mut W> {
     ///
     /// # Panics
     /// Where the rows cannot be read or changed, or two tasks have one name.
+    #[track_caller]
     pub fn run(self) -> W::Done<'c, Drained> {
         let Self { on, settings } = self;
+        let caller = Location::caller();
         W::done(async move {
             let states = on.keeper().states();
-            run_all::<W>(&mut Own(on), settings, states).await
+            run_all::<W>(caller, &mut Own(on), settings, states).await
         })
     }
 }
@@ -165,17 +174,20 @@ struct Own<'c, W>(&'c mut W);
 impl<W: Send> Lender<W> for Own<'_, W> {
     fn lend<'l>(&'l mut self) -> Lending<'l, W> {
         let lent: Box<dyn Lends<W> + 'l> = Box::new(&mut *self.0);
-        std::future::ready(Ok(lent)).boxed()
+        ready(Ok(lent)).boxed()
     }
 }
 
 /// What was run.
 #[derive(Debug, Clone, Default)]
+#[must_use = "what failed is in it: `assert!(drained.is_clean(), \"{drained}\")`"]
 pub struct Drained {
     ran: usize,
     failures: Vec<FailedAttempt>,
     snoozed: usize,
     unknown: Vec<String>,
+    /// All that ended badly, by its call.
+    pub(super) bad: Vec<(TaskId, String)>,
 }
 
 impl Drained {
@@ -211,6 +223,9 @@ impl Drained {
             let (task, error) = (row.task.clone(), error.to_owned());
             self.failures.push(FailedAttempt { id: row.id, task, attempt, is_dead, error });
         };
+        if let Outcome::Retry { error, .. } | Outcome::Dead(error) | Outcome::Refused { error, .. } = outcome {
+            self.bad.push((row.id, error.clone()));
+        }
         match outcome {
             Outcome::Retry { error, .. } => failed(false, error),
             Outcome::Dead(error) => failed(true, error),
@@ -223,7 +238,7 @@ impl Drained {
 
 impl fmt::Display for Drained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ran, failures, snoozed, unknown } = self;
+        let Self { ran, failures, snoozed, unknown, bad: _ } = self;
         write!(f, "{ran} attempts ran, {} failed, {snoozed} snoozed", failures.len())?;
         failures.iter().try_for_each(|failure| write!(f, "\n  failed: {failure}"))?;
         unknown.iter().try_for_each(|why| write!(f, "\n  left alone: {why}"))
@@ -233,7 +248,11 @@ impl fmt::Display for Drained {
 /// How long nobody else takes what is run: nobody else is there.
 const LEASE: Duration = Duration::from_secs(60 * 60);
 
+/// How often a task may ask to be run again, where nothing else ends it.
+const MOST_SNOOZES: u32 = 100;
+
 pub(super) async fn run_all<W: TaskRows + Kind>(
+    caller: &Location<'_>,
     on: &mut impl Lender<W>,
     settings: Settings,
     mut states: States,
@@ -248,75 +267,105 @@ pub(super) async fn run_all<W: TaskRows + Kind>(
     let lease = Lease { worker: TaskId::new(), duration: LEASE, keeps_done: false };
     next.up_to = once.then(TaskId::new);
     let mut drained = Drained::default();
+    let mut snoozes: HashMap<TaskId, u32> = HashMap::new();
+    let mut table = Table { caller, on, lease, rows: PhantomData };
+    table.rescue().await;
     loop {
-        let left = limit.map_or(at_a_time, |limit| at_a_time.min(limit - drained.ran));
-        let rows = if left == 0 { Vec::new() } else { begin(on, &lease, &next, left).await };
+        let left = limit.map_or(at_a_time.max(1), |limit| at_a_time.max(1).min(limit - drained.ran));
+        let rows = if left == 0 { Vec::new() } else { table.begin(&next, left).await };
         if rows.is_empty() {
             return drained;
         }
-        let attempts = rows.iter().map(|row| attempt::<W>(&registry, &handlers, row));
-        let outcomes = join_all(attempts).await;
+        let attempts: Vec<_> = rows.iter().map(|row| attempt(&registry, &handlers, row)).collect();
+        let outcomes = W::to_its_end(join_all(attempts).boxed()).await;
+        let outcomes = outcomes.unwrap_or_else(|why| panic!("at {caller}: durable tasks could not be run: {why}"));
         for (row, outcome) in rows.iter().zip(outcomes) {
             drained.note(row, &outcome);
+            let mut times = 0;
             match &outcome {
                 Outcome::Refused { .. } => next.but.push(row.id),
-                _ => drained.ran += 1,
+                Outcome::Snoozed(_) => times = *snoozes.entry(row.id).and_modify(|times| *times += 1).or_insert(1),
+                _ => {}
             }
-            end(on, &lease, row, outcome).await;
+            drained.ran += usize::from(!matches!(outcome, Outcome::Refused { .. }));
+            table.end(row, outcome).await;
+            let task = &row.task;
+            assert!(
+                limit.is_some() || times < MOST_SNOOZES,
+                "at {caller}: `{task}` has asked {times} times to be run again, which may go on for ever: write `.limit(n)`"
+            );
         }
     }
 }
 
-/// Takes the rows that are next.
-async fn begin<W: TaskRows + Kind>(
-    on: &mut impl Lender<W>,
-    lease: &Lease,
-    next: &Next,
-    limit: usize,
-) -> Vec<StoredTask> {
-    let mut lent = lend(on).await;
-    let conn = lent.conn();
-    let mut rows: Vec<StoredTask> =
-        done(conn.load(by_hand::next(next, i64::try_from(limit).unwrap_or(i64::MAX))).await);
-    // Of those of one key that are due later several may be next.
-    let mut keys = std::collections::HashSet::new();
-    rows.retain(|row| row.key.as_ref().is_none_or(|key| keys.insert(key.clone())));
-    let mut taken = Vec::with_capacity(rows.len());
-    for row in rows {
-        done(conn.change(by_hand::take(lease, row.id)).await);
-        taken.extend(done(conn.load(by_hand::one(row.id)).await));
-    }
-    taken
+/// The rows, for whoever runs what they say.
+struct Table<'t, W, On> {
+    /// Where the test asks for it.
+    caller: &'t Location<'t>,
+    on: &'t mut On,
+    lease: Lease,
+    rows: PhantomData<fn() -> W>,
 }
 
-/// Tells how an attempt ended.
-async fn end<W: TaskRows + Kind>(on: &mut impl Lender<W>, lease: &Lease, row: &StoredTask, outcome: Outcome) {
-    let mut lent = lend(on).await;
-    let conn = lent.conn();
-    let settlement = Settlement { id: row.id, started_at_ms: row.started_at_ms, key: row.key.clone(), outcome };
-    for statement in by_hand::end(lease, &settlement, W::NOW_MS) {
-        done(conn.change(statement.into_owned()).await);
+impl<W: TaskRows + Kind, On: Lender<W>> Table<'_, W, On> {
+    /// Takes the rows that are next.
+    async fn begin(&mut self, next: &Next, limit: usize) -> Vec<StoredTask> {
+        let Self { caller, lease, .. } = *self;
+        let mut lent = self.lend().await;
+        let conn = lent.conn();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut rows: Vec<StoredTask> = done(caller, conn.load(by_hand::next(next, limit)).await);
+        // Of those of one key that are due later several may be next.
+        let mut keys = HashSet::new();
+        rows.retain(|row| row.key.as_ref().is_none_or(|key| keys.insert(key.clone())));
+        let mut taken = Vec::with_capacity(rows.len());
+        for row in rows {
+            done(caller, conn.change(by_hand::take(&lease, row.id)).await);
+            taken.extend(done(caller, conn.load(by_hand::one(row.id)).await));
+        }
+        taken
     }
-    if let Some(key) = &row.key {
-        for next in done(conn.load(by_hand::next_of_key(key)).await) {
-            done(conn.change(by_hand::ready(next.id)).await);
+
+    /// Tells how an attempt ended.
+    async fn end(&mut self, row: &StoredTask, outcome: Outcome) {
+        let Self { caller, lease, .. } = *self;
+        let mut lent = self.lend().await;
+        let conn = lent.conn();
+        let settlement = Settlement { id: row.id, started_at_ms: row.started_at_ms, key: row.key.clone(), outcome };
+        for statement in by_hand::end(&lease, &settlement, W::NOW_MS) {
+            done(caller, conn.change(statement.into_owned()).await);
+        }
+        if let Some(key) = &row.key {
+            for next in done(caller, conn.load(by_hand::next_of_key(key)).await) {
+                done(caller, conn.change(by_hand::ready(next.id)).await);
+            }
         }
     }
+
+    /// Takes back what a worker left that died.
+    async fn rescue(&mut self) {
+        let caller = self.caller;
+        let mut lent = self.lend().await;
+        done(caller, lent.conn().change(by_hand::expired(W::NOW_MS)).await);
+    }
+
+    async fn lend(&mut self) -> Box<dyn Lends<W> + '_> {
+        let caller = self.caller;
+        self.on.lend().await.unwrap_or_else(|error| {
+            panic!("at {caller}: there is no connection for the rows of durable tasks ({error}): somebody holds it")
+        })
+    }
 }
 
-async fn lend<'l, W>(on: &'l mut impl Lender<W>) -> Box<dyn Lends<W> + 'l> {
-    on.lend().await.unwrap_or_else(|error| panic!("the pool has no connection for the rows of durable tasks: {error}"))
+fn done<T>(caller: &Location<'_>, result: QueryResult<T>) -> T {
+    result.unwrap_or_else(|error| no_rows(caller, &error))
 }
 
-fn done<T>(result: QueryResult<T>) -> T {
-    result.unwrap_or_else(|error: Error| panic!("the rows of durable tasks cannot be read or changed: {error}"))
-}
-
-/// Runs one attempt.
-async fn attempt<W: Kind>(registry: &Registry, handlers: &Handlers, row: &StoredTask) -> Outcome {
+/// One attempt, which is run by whoever polls it.
+fn attempt(registry: &Registry, handlers: &Handlers, row: &StoredTask) -> BoxFuture<'static, Outcome> {
     let task = match find(registry, &row.task) {
         Ok(task) => task,
-        Err(error) => return Outcome::Refused { after: Duration::ZERO, error },
+        Err(error) => return ready(Outcome::Refused { after: Duration::ZERO, error }).boxed(),
     };
     let attempt = Attempt {
         id: row.id,
@@ -326,14 +375,12 @@ async fn attempt<W: Kind>(registry: &Registry, handlers: &Handlers, row: &Stored
     };
     let job = Job::new(attempt, task, Arc::from(&*row.payload));
     let mut handlers = handlers.clone();
-    let running = async move {
+    async move {
         // On the runtime that it runs on.
         let mut call = std::pin::pin!(handlers.call(job.clone()));
         run(&job, call.as_mut()).await
-    };
-    W::to_its_end(running.boxed())
-        .await
-        .unwrap_or_else(|panic| Outcome::Retry { after: Duration::ZERO, error: format!("panicked: {panic}") })
+    }
+    .boxed()
 }
 
 /// What becomes of a connection's tasks from now on: see [`Mode`]. It is of this connection alone.
@@ -373,8 +420,11 @@ pub fn set_mode<W: TaskRows + Kind>(conn: &mut W, mode: Mode) {
     fn drain_inline<W: TaskRows + Kind>(conn: &mut W) -> BoxFuture<'_, ()> {
         async move {
             let states = conn.keeper().states();
-            let drained = run_all::<W>(&mut Own(&mut *conn), Drain::new(()).settings, states).await;
-            conn.keeper().note_drained(&drained.failures);
+            let calls = conn.keeper().held().take_to_drain();
+            let mut settings = Drain::new(()).settings;
+            settings.next.only = Some(calls.iter().map(|call| call.id).collect());
+            let drained = run_all::<W>(Location::caller(), &mut Own(&mut *conn), settings, states).await;
+            conn.keeper().note_drained(&calls, drained.ran, &drained.bad);
         }
         .boxed()
     }

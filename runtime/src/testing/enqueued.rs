@@ -21,10 +21,10 @@ pub trait Enqueued: TaskRows + Kind {
     #[track_caller]
     fn assert_enqueued<'c, T>(&'c mut self, expected: Expected<T>) -> Self::Done<'c, ()>
     where
-        T: Expectable<Arguments: Send> + HasRows + 'static,
+        T: Expectable + HasRows + 'static,
     {
         let caller = Location::caller();
-        Self::done(async move { fail_at(caller, look_at_rows(self, expected).await.missing()) })
+        Self::done(async move { fail_at(caller, look_at_rows(caller, self, expected).await.missing()) })
     }
 
     /// For [`refute_enqueued!`](crate::refute_enqueued).
@@ -35,10 +35,10 @@ pub trait Enqueued: TaskRows + Kind {
     #[track_caller]
     fn refute_enqueued<'c, T>(&'c mut self, expected: Expected<T>) -> Self::Done<'c, ()>
     where
-        T: Expectable<Arguments: Send> + HasRows + 'static,
+        T: Expectable + HasRows + 'static,
     {
         let caller = Location::caller();
-        Self::done(async move { fail_at(caller, look_at_rows(self, expected).await.unwanted()) })
+        Self::done(async move { fail_at(caller, look_at_rows(caller, self, expected).await.unwanted()) })
     }
 }
 

@@ -15,12 +15,6 @@ use crate::task::{Taken, Task};
 /// A task that calls can be expected of: `#[deferred_task]` implements it where the feature
 /// `testing` is on.
 pub trait Expectable: Task {
-    /// Each argument that is expected to have a value.
-    type Arguments;
-
-    /// Compares the arguments with those of a call; shows them only, where there is none.
-    fn compare(arguments: &Self::Arguments, call: Option<&Self>, comparison: &mut Comparison);
-
     /// Reads a call from its row; `None`: it has none.
     fn read(_: &str) -> Option<Read<Self>> {
         None
@@ -79,10 +73,13 @@ pub fn read<T: Durable>(payload: &str) -> Read<T> {
 /// # }
 /// ```
 pub struct Expected<T: Expectable> {
-    arguments: T::Arguments,
+    /// Compares the arguments with those of a call; shows them only, where there is none.
+    compare: Box<Compare<T>>,
     options: Options,
     times: Option<usize>,
 }
+
+type Compare<T> = dyn Fn(Option<&T>, &mut Comparison) + Send;
 
 /// What is expected of how a call is stored.
 #[derive(Debug, Clone)]
@@ -104,7 +101,7 @@ enum Due {
 
 impl<T: Expectable> Expected<T> {
     #[doc(hidden)]
-    pub fn new(arguments: T::Arguments) -> Self {
+    pub fn new(compare: impl Fn(Option<&T>, &mut Comparison) + Send + 'static) -> Self {
         let options = Options {
             queue: None,
             key: None,
@@ -113,7 +110,7 @@ impl<T: Expectable> Expected<T> {
             due: None,
             tolerance: Duration::from_secs(1),
         };
-        Self { arguments, options, times: None }
+        Self { compare: Box::new(compare), options, times: None }
     }
 
     /// So many calls, and no more. Without it, one at least.
@@ -134,9 +131,9 @@ impl<T: Expectable> Expected<T> {
     {
         let mut comparison = Comparison::default();
         match seen.value {
-            Value::Call(call) => T::compare(&self.arguments, Some(call.downcast_ref::<T>()?), &mut comparison),
+            Value::Call(call) => (self.compare)(Some(call.downcast_ref::<T>()?), &mut comparison),
             Value::Row(Row { payload, .. }) if seen.task == T::NAME => match T::read(payload)? {
-                Ok(call) => T::compare(&self.arguments, call.peek(), &mut comparison),
+                Ok(call) => (self.compare)(call.peek(), &mut comparison),
                 Err(error) => comparison.unreadable = Some(error),
             },
             Value::Row(_) | Value::Closure => return None,
@@ -226,7 +223,7 @@ impl<T: Expectable> Expected<T> {
 impl<T: Expectable> fmt::Display for Expected<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut comparison = Comparison::default();
-        T::compare(&self.arguments, None, &mut comparison);
+        (self.compare)(None, &mut comparison);
         write!(f, "{}(", T::NAME)?;
         for (at, argument) in comparison.arguments.iter().enumerate() {
             let Compared { name, expected, .. } = argument;
@@ -301,11 +298,12 @@ pub(super) struct Compared {
     pub(super) same: Option<bool>,
     /// Whether it is an option of the call, and no argument.
     pub(super) is_option: bool,
+    pub(super) is_secret: bool,
 }
 
 impl Compared {
     fn option(name: &'static str, expected: String, found: String, same: bool) -> Self {
-        Self { name, expected: Some(expected), found: Some(found), same: Some(same), is_option: true }
+        Self { name, expected: Some(expected), found: Some(found), same: Some(same), is_option: true, is_secret: false }
     }
 }
 
@@ -329,13 +327,8 @@ impl Comparison {
             true => SECRET.to_owned(),
             false => text(value).unwrap_or_else(|| format!("<{}>", type_name::<T>())),
         };
-        self.arguments.push(Compared {
-            name,
-            expected: expected.map(shown),
-            found: found.map(shown),
-            same,
-            is_option: false,
-        });
+        let (expected, found) = (expected.map(shown), found.map(shown));
+        self.arguments.push(Compared { name, expected, found, same, is_option: false, is_secret });
     }
 
     /// Whether the call is as expected.

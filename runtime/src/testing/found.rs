@@ -19,6 +19,8 @@ pub(super) struct Found {
     /// Of the same task.
     different: Vec<String>,
     others: Vec<String>,
+    /// Where it may be instead.
+    hint: Option<&'static str>,
 }
 
 impl Found {
@@ -36,6 +38,7 @@ impl Found {
             as_expected: Vec::new(),
             different: Vec::new(),
             others: Vec::new(),
+            hint: None,
         };
         show(&mut |seen| match expected.compare(&seen) {
             Some(comparison) if comparison.matches() => found.as_expected.push(shown(&seen, Some(&comparison))),
@@ -43,6 +46,11 @@ impl Found {
             None => found.others.push(shown(&seen, None)),
         });
         found
+    }
+
+    /// Says where it may be instead.
+    pub(super) fn or_else(self, hint: Option<&'static str>) -> Self {
+        Self { hint, ..self }
     }
 
     /// What is wrong where there is no such call, or not as many as were expected.
@@ -56,7 +64,12 @@ impl Found {
 
     /// What is wrong where there is such a call.
     pub(super) fn unwanted(&self) -> Option<String> {
-        let Self { expected, place, as_expected, .. } = self;
+        let Self { expected, place, as_expected, times, .. } = self;
+        if times.is_some() {
+            return Some(format!(
+                "it is refuted that there is any such call, so that `.times(…)` means nothing: {expected}"
+            ));
+        }
         let mut text = format!("a call was found {place} that should not be there: {expected}");
         as_expected.iter().for_each(|call| text.extend(["\n  ", call]));
         (!as_expected.is_empty()).then_some(text)
@@ -83,7 +96,7 @@ const SHOWN: usize = 10;
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { expected, times, task, place, as_expected, different, others } = self;
+        let Self { expected, times, task, place, as_expected, different, others, hint } = self;
         match (times, as_expected.len()) {
             (Some(times), count) => write!(f, "expected {times} of this call {place}, and found {count}:")?,
             (None, _) => write!(f, "expected this call {place}, and did not find it:")?,
@@ -102,6 +115,9 @@ impl fmt::Display for Found {
         if !others.is_empty() {
             f.write_str("\ncalls of other tasks:")?;
             list(f, others)?;
+        }
+        if let Some(hint) = hint {
+            write!(f, "\n{hint}")?;
         }
         Ok(())
     }
@@ -148,12 +164,15 @@ fn differences(comparison: &Comparison) -> String {
     if let Some(error) = &comparison.unreadable {
         let _ = write!(text, "\n    cannot be read: {error}");
     }
-    for Compared { name, expected, found, same, .. } in &comparison.arguments {
+    for Compared { name, expected, found, same, is_secret, .. } in &comparison.arguments {
         let (Some(expected), Some(found)) = (expected, found) else { continue };
         match same {
             Some(true) => {}
             Some(false) => {
-                let _ = write!(text, "\n    - {name}: {expected}\n    + {name}: {found}");
+                let _ = match is_secret {
+                    true => write!(text, "\n    - {name}: another one, which is secret"),
+                    false => write!(text, "\n    - {name}: {expected}\n    + {name}: {found}"),
+                };
             }
             None => {
                 let _ = write!(

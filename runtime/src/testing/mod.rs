@@ -42,6 +42,7 @@ mod pool;
 mod rows;
 mod seen;
 
+use std::panic::Location;
 use std::time::Duration;
 
 pub use self::capture::{BlockResult, Captured, capture, capture_async};
@@ -54,6 +55,7 @@ pub use self::lends::{Lending, Lends};
 pub use self::perform::{Perform, perform};
 pub use self::pool::{TestPool, TestablePool};
 pub use self::rows::TaskRows;
+use self::rows::no_rows;
 pub use crate::connection::Mode;
 use crate::durable::by_hand;
 
@@ -69,7 +71,8 @@ pub fn take_held<W: TaskRows + Kind>(conn: &mut W) -> Captured<W, ()> {
 }
 
 /// Lets time pass for the durable tasks that are stored: what waits is due so much earlier, and leases
-/// end so much earlier. It is awaited on an asynchronous connection.
+/// end so much earlier. All their times go back, so that a call that was to run at a time is due
+/// earlier than that by the clock. It is awaited on an asynchronous connection.
 ///
 /// # Examples
 /// ```
@@ -101,15 +104,21 @@ pub fn take_held<W: TaskRows + Kind>(conn: &mut W) -> Captured<W, ()> {
 ///
 /// # Panics
 /// Where the rows cannot be changed.
+#[track_caller]
 pub fn advance<W: TaskRows + Kind>(conn: &mut W, by: Duration) -> W::Done<'_, ()> {
+    let caller = Location::caller();
     W::done(async move {
-        for statement in by_hand::advance(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)) {
+        let by_ms = i64::try_from(by.as_millis()).unwrap_or(LONGEST_MS).min(LONGEST_MS);
+        for statement in by_hand::advance(by_ms) {
             if let Err(error) = conn.change(statement).await {
-                panic!("the rows of durable tasks cannot be changed: {error}");
+                no_rows(caller, &error);
             }
         }
     })
 }
+
+/// Ten years: times are not to be before 1970.
+const LONGEST_MS: i64 = 10 * 365 * 24 * 60 * 60 * 1_000;
 
 /// Asserts that a call waits, or was captured: `assert_deferred!(conn, send_welcome(7, _))`.
 ///
@@ -174,7 +183,8 @@ macro_rules! refute_enqueued {
 /// * where a payload is new: `UPDATE_PAYLOADS=1 cargo test` adds it, as one of this release;
 /// * where a durable task of the crate is not in the list, unless it has a `name = "…"`.
 ///
-/// Keep the arguments of the samples as they are: another value is another payload.
+/// Keep the arguments of the samples as they are: another value is another payload. Of a `HashSet` or
+/// `HashMap` take one element: more have another order each time.
 ///
 /// # Examples
 /// ```standalone_crate

@@ -2,17 +2,19 @@
 //!
 //! Must not know: how calls are compared.
 
+use std::panic::Location;
+
 use diesel::result::QueryResult;
 
 use super::expected::{Expectable, Expected};
 use super::found::{Found, fail};
-use super::rows::{StoredTask, TaskRows};
+use super::rows::{StoredTask, TaskRows, no_rows};
 use super::seen::Seen;
 use crate::connection::{AsyncDeferredConnection, DeferredConnection};
 use crate::durable::by_hand;
 
-/// How many rows are looked at: a test has few.
-const ROWS: i64 = 10_000;
+/// How many rows of other tasks are shown where the one that is looked for is not there.
+const OTHERS: i64 = 20;
 
 macro_rules! on_both_kinds {
     ($connection:ident) => {
@@ -51,17 +53,19 @@ pub(super) fn look<T: Expectable + 'static>(
     expected: &Expected<T>,
     show: impl FnOnce(&mut dyn FnMut(Seen<'_>)),
 ) -> Found {
-    Found::look(expected, "on the connection", show)
+    let hint = "a call of a durable task is a row when it is committed: look for that with `assert_enqueued!`";
+    Found::look(expected, "on the connection", show).or_else(T::read("").is_some().then_some(hint))
 }
 
 /// Looks for rows, and for calls that are about to become some.
-pub(super) async fn look_at_rows<W, T>(conn: &mut W, expected: Expected<T>) -> Found
+pub(super) async fn look_at_rows<W, T>(caller: &Location<'_>, conn: &mut W, expected: Expected<T>) -> Found
 where
     W: TaskRows,
     T: Expectable + 'static,
 {
-    let rows: QueryResult<Vec<StoredTask>> = conn.load(by_hand::live(ROWS)).await;
-    let rows = rows.unwrap_or_else(|error| panic!("the rows of durable tasks cannot be read: {error}"));
+    let of_task: QueryResult<Vec<StoredTask>> = conn.load(by_hand::live(T::NAME)).await;
+    let mut rows = of_task.unwrap_or_else(|error| no_rows(caller, &error));
+    rows.extend(conn.load(by_hand::others(T::NAME, OTHERS)).await.unwrap_or_else(|error| no_rows(caller, &error)));
     Found::look(&expected, "among the rows of durable tasks", |see| {
         rows.iter().for_each(|row| see(Seen::row(row)));
         conn.keeper().show_waiting_rows(&mut |call| see(Seen::waiting(call)));

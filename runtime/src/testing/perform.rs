@@ -16,7 +16,7 @@ use crate::error::{BoxError, CannotStore};
 use crate::panics::{caught, message};
 
 /// Runs one call of a durable task as a worker would, without a database: its arguments go through the
-/// payload of a row and back, and `#[state] attempt: Attempt` is the first one. What the task returns is
+/// payload of a row and back, and `#[state] attempt: Attempt` is the first one of those that the task has. What the task returns is
 /// returned.
 ///
 /// # Examples
@@ -38,7 +38,7 @@ use crate::panics::{caught, message};
 /// assert_eq!(failed.unwrap_err().to_string(), "no order -1, in attempt 1");
 /// ```
 pub fn perform<T: Durable>(call: T) -> Perform {
-    Perform { call: call.call(), states: States::default(), attempt: Attempt::for_test() }
+    Perform { call: call.call(), states: States::default(), attempt: None }
 }
 
 /// How a call is run: see [`perform`].
@@ -46,7 +46,7 @@ pub fn perform<T: Durable>(call: T) -> Perform {
 pub struct Perform {
     call: Result<NewTask, CannotStore>,
     states: States,
-    attempt: Attempt,
+    attempt: Option<Attempt>,
 }
 
 impl Perform {
@@ -58,7 +58,7 @@ impl Perform {
 
     /// Another attempt than the first one.
     pub fn attempt(mut self, attempt: Attempt) -> Self {
-        self.attempt = attempt;
+        self.attempt = Some(attempt);
         self
     }
 
@@ -85,7 +85,11 @@ impl Perform {
         let registry = Registry::collect(|task| task.name == call.task())
             .map_err(|(name, _)| format!("two durable tasks have the name `{name}`"))?;
         let task = find(&registry, call.task())?;
-        let job = Job::new(self.attempt, task, Arc::from(call.payload()));
+        let first = || {
+            let first = Attempt::for_test().with_max(call.max_attempts.into());
+            first.with_queue(&*call.queue)
+        };
+        let job = Job::new(self.attempt.unwrap_or_else(first), task, Arc::from(call.payload()));
         let mut handlers = Handlers { states: self.states };
         // On the runtime that it runs on.
         Ok(async move { handlers.call(job).await }.boxed())

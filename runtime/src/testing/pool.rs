@@ -7,7 +7,7 @@ use std::any::type_name;
 use std::fmt;
 use std::future::ready;
 use std::panic::Location;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 #[cfg(any(feature = "bb8", feature = "deadpool", feature = "mobc"))]
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
@@ -43,6 +43,10 @@ pub trait TestablePool: Clone + Send + Sync + 'static {
     #[allow(private_interfaces, reason = "nobody calls it")]
     fn open(url: &str, prepare: Prepare<Self::Conn>) -> BoxFuture<'static, Result<Self, BoxError>>;
 
+    /// Finds out whether its database can be reached: a pool would only say that it took too long.
+    #[doc(hidden)]
+    fn probe(url: &str) -> BoxFuture<'static, Result<(), BoxError>>;
+
     /// Finds out whether it keeps its connection.
     #[doc(hidden)]
     fn settle(&self) -> BoxFuture<'_, Result<(), BoxError>> {
@@ -70,8 +74,11 @@ pub trait TestablePool: Clone + Send + Sync + 'static {
 /// There is one connection: whoever holds it while waiting for another one waits in vain. Tasks that
 /// run after the COMMIT get it when the one who committed has given it back; so do not use
 /// [`Mode::Inline`] with tasks that take a connection. Where the pool throws its connection away, as it
-/// does when a block was cancelled in it, what was written is gone: the next one begins a transaction of
-/// its own.
+/// does when a block was cancelled in it, and r2d2 when one panicked, what was written is gone: the next
+/// one begins a transaction of its own. Tasks find the dispatcher for as long as the `TestPool` lives.
+///
+/// The tables are made before that, by another connection. Each test on SQLite has a file of its own: of
+/// two that write to one file, one would wait for the end of the other.
 ///
 /// # Examples
 /// ```
@@ -127,19 +134,22 @@ pub struct TestPool<P> {
     pool: P,
     /// It is there.
     dispatcher: Arc<OnceLock<Dispatcher>>,
+    /// Of a connection that takes the place of one that was thrown away, too.
+    mode: Arc<Mutex<Mode>>,
 }
 
 impl<P: TestablePool> TestPool<P> {
     /// Opens it. `dispatcher` is given the pool, to make a state of it, and whatever else tasks take.
     ///
     /// # Errors
-    /// Where the pool cannot be opened. The connection is, when it is first taken.
+    /// Where the pool cannot be opened, or its database not be reached.
     pub async fn open(
         url: &str,
         dispatcher: impl FnOnce(DispatcherBuilder, &P) -> DispatcherBuilder,
     ) -> Result<Self, BoxError> {
-        let (opening, later) = Self::opening(url);
-        let test = Self::opened(opening.await?, later, dispatcher);
+        P::probe(url).await?;
+        let (opening, later, mode) = Self::opening(url);
+        let test = Self::opened(opening.await?, later, mode, dispatcher);
         test.pool.settle().await?;
         Ok(test)
     }
@@ -152,33 +162,39 @@ impl<P: TestablePool> TestPool<P> {
         url: &str,
         dispatcher: impl FnOnce(DispatcherBuilder, &P) -> DispatcherBuilder,
     ) -> Result<Self, BoxError> {
-        let (opening, later) = Self::opening(url);
-        let pool = opening.now_or_never().ok_or("this pool opens with `TestPool::open(…).await`")??;
-        Ok(Self::opened(pool, later, dispatcher))
+        const AWAITED: &str = "this pool opens with `TestPool::open(…).await`";
+        P::probe(url).now_or_never().ok_or(AWAITED)??;
+        let (opening, later, mode) = Self::opening(url);
+        let pool = opening.now_or_never().ok_or(AWAITED)??;
+        Ok(Self::opened(pool, later, mode, dispatcher))
     }
 
     #[allow(clippy::type_complexity, reason = "it is named nowhere else")]
-    fn opening(url: &str) -> (BoxFuture<'static, Result<P, BoxError>>, Arc<OnceLock<Dispatcher>>) {
+    fn opening(url: &str) -> (BoxFuture<'static, Result<P, BoxError>>, Arc<OnceLock<Dispatcher>>, Arc<Mutex<Mode>>) {
         // Its states have the pool in them, which is there before its connection is. The pool holds
         // neither: all of that would live for ever.
         let later: Arc<OnceLock<Dispatcher>> = Arc::default();
         let dispatcher = Arc::downgrade(&later);
+        let mode: Arc<Mutex<Mode>> = Arc::default();
+        let of_connections = Arc::clone(&mode);
         let prepare: Prepare<P::Conn> = Arc::new(move |conn| {
             let later = dispatcher.upgrade();
             if let Some(dispatcher) = later.as_ref().and_then(|later| later.get()) {
                 conn.keeper().set_route(dispatcher);
             }
+            set_mode(conn, *of_connections.lock().unwrap_or_else(PoisonError::into_inner));
         });
-        (P::open(url, prepare), later)
+        (P::open(url, prepare), later, mode)
     }
 
     fn opened(
         pool: P,
         later: Arc<OnceLock<Dispatcher>>,
+        mode: Arc<Mutex<Mode>>,
         dispatcher: impl FnOnce(DispatcherBuilder, &P) -> DispatcherBuilder,
     ) -> Self {
         later.get_or_init(|| dispatcher(Dispatcher::builder(), &pool).build());
-        Self { pool, dispatcher: later }
+        Self { pool, dispatcher: later, mode }
     }
 
     /// The pool, for the application.
@@ -196,6 +212,7 @@ impl<P: TestablePool> TestPool<P> {
     /// # Panics
     /// Where the pool has no connection.
     pub fn set_mode(&self, mode: Mode) -> <P::Conn as Kind>::Done<'_, ()> {
+        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
         P::Conn::done(async move { set_mode(lend(&self.pool).await.conn(), mode) })
     }
 
@@ -213,7 +230,7 @@ impl<P: TestablePool> TestPool<P> {
     #[track_caller]
     pub fn assert_deferred<T>(&self, expected: Expected<T>) -> <P::Conn as Kind>::Done<'_, ()>
     where
-        T: Expectable<Arguments: Send> + 'static,
+        T: Expectable + 'static,
     {
         let caller = Location::caller();
         P::Conn::done(async move { fail_at(caller, self.look(expected).await.missing()) })
@@ -227,7 +244,7 @@ impl<P: TestablePool> TestPool<P> {
     #[track_caller]
     pub fn refute_deferred<T>(&self, expected: Expected<T>) -> <P::Conn as Kind>::Done<'_, ()>
     where
-        T: Expectable<Arguments: Send> + 'static,
+        T: Expectable + 'static,
     {
         let caller = Location::caller();
         P::Conn::done(async move { fail_at(caller, self.look(expected).await.unwanted()) })
@@ -247,12 +264,12 @@ impl<P: TestablePool> TestPool<P> {
     #[track_caller]
     pub fn assert_enqueued<T>(&self, expected: Expected<T>) -> <P::Conn as Kind>::Done<'_, ()>
     where
-        T: Expectable<Arguments: Send> + HasRows + 'static,
+        T: Expectable + HasRows + 'static,
     {
         let caller = Location::caller();
-        P::Conn::done(
-            async move { fail_at(caller, look_at_rows(lend(&self.pool).await.conn(), expected).await.missing()) },
-        )
+        P::Conn::done(async move {
+            fail_at(caller, look_at_rows(caller, lend(&self.pool).await.conn(), expected).await.missing());
+        })
     }
 
     /// For [`refute_enqueued!`](crate::refute_enqueued).
@@ -263,12 +280,12 @@ impl<P: TestablePool> TestPool<P> {
     #[track_caller]
     pub fn refute_enqueued<T>(&self, expected: Expected<T>) -> <P::Conn as Kind>::Done<'_, ()>
     where
-        T: Expectable<Arguments: Send> + HasRows + 'static,
+        T: Expectable + HasRows + 'static,
     {
         let caller = Location::caller();
-        P::Conn::done(
-            async move { fail_at(caller, look_at_rows(lend(&self.pool).await.conn(), expected).await.unwanted()) },
-        )
+        P::Conn::done(async move {
+            fail_at(caller, look_at_rows(caller, lend(&self.pool).await.conn(), expected).await.unwanted());
+        })
     }
 }
 
@@ -283,11 +300,13 @@ impl<'p, P: TestablePool> Drain<&'p TestPool<P>> {
     ///
     /// # Panics
     /// Where the rows cannot be read or changed, two tasks have one name, or the pool has no connection.
+    #[track_caller]
     pub fn run(self) -> <P::Conn as Kind>::Done<'p, Drained> {
         let (test, settings) = self.into_parts();
+        let caller = Location::caller();
         P::Conn::done(async move {
             let states = test.dispatcher().states();
-            run_all::<P::Conn>(&mut Pooled(&test.pool), settings, states).await
+            run_all::<P::Conn>(caller, &mut Pooled(&test.pool), settings, states).await
         })
     }
 }
@@ -347,6 +366,15 @@ macro_rules! async_pool {
         impl TestablePool for diesel_async::pooled_connection::$pool::Pool<AsyncDeferredConnection<$conn>> {
             type Conn = AsyncDeferredConnection<$conn>;
 
+            fn probe(url: &str) -> BoxFuture<'static, Result<(), BoxError>> {
+                let url = url.to_owned();
+                async move {
+                    let conn = <$conn as diesel_async::AsyncConnection>::establish(&url).await;
+                    conn.map(drop).map_err(BoxError::from)
+                }
+                .boxed()
+            }
+
             #[allow(private_interfaces, reason = "nobody calls it")]
             fn open(url: &str, prepare: Prepare<Self::Conn>) -> BoxFuture<'static, Result<Self, BoxError>> {
                 let $manager = manager::<$conn>(url, stringify!($pool) == "mobc", prepare);
@@ -382,6 +410,11 @@ macro_rules! pools {
         #[cfg(all(feature = "r2d2", feature = $of_sync))]
         impl TestablePool for diesel::r2d2::Pool<diesel::r2d2::ConnectionManager<DeferredConnection<$conn>>> {
             type Conn = DeferredConnection<$conn>;
+
+            fn probe(url: &str) -> BoxFuture<'static, Result<(), BoxError>> {
+                let conn = <$conn as diesel::Connection>::establish(url);
+                ready(conn.map(drop).map_err(BoxError::from)).boxed()
+            }
 
             #[allow(private_interfaces, reason = "nobody calls it")]
             fn open(url: &str, prepare: Prepare<Self::Conn>) -> BoxFuture<'static, Result<Self, BoxError>> {

@@ -4,8 +4,9 @@
 //! Must not know: what is done with them.
 
 use std::future::{Future, ready};
+use std::panic::Location;
 
-use diesel::result::QueryResult;
+use diesel::result::{Error, QueryResult};
 
 #[cfg(any(feature = "async-sqlite", feature = "async-postgres", feature = "async-mysql"))]
 use crate::connection::AsyncDeferredConnection;
@@ -83,3 +84,14 @@ on!(
 );
 on!("async-postgres", diesel::pg::Pg, AsyncDeferredConnection<diesel_async::AsyncPgConnection>);
 on!("async-mysql", diesel::mysql::Mysql, AsyncDeferredConnection<diesel_async::AsyncMysqlConnection>);
+
+/// Ends a test that stands there, whose rows cannot be read or changed.
+pub(super) fn no_rows(caller: &Location<'_>, error: &Error) -> ! {
+    let hint = match error {
+        Error::DatabaseError(_, about) if about.message().contains("deferred_tasks") => {
+            "; create their table with `conn.run_pending_migrations(diesel_deferred::migrations())`, before the test transaction begins"
+        }
+        _ => "",
+    };
+    panic!("at {caller}: the rows of durable tasks cannot be read or changed: {error}{hint}")
+}

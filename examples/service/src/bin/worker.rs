@@ -9,11 +9,13 @@ use std::error::Error;
 
 use diesel_deferred_service::database::{Database, Postgres, Sqlite};
 use diesel_deferred_service::settings::{Settings, interrupted};
+use diesel_deferred_service::telemetry::Telemetry;
 use diesel_deferred_service::work::work;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let settings = Settings::from_env().map_err(|error| error.to_string())?;
+    let _telemetry = Telemetry::listen(settings.traces);
     if settings.is_postgres() { run::<Postgres>(&settings).await } else { run::<Sqlite>(&settings).await }
 }
 

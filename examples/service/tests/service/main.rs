@@ -10,6 +10,7 @@ mod receipts;
 mod rows;
 mod shutdown;
 mod statuses;
+mod traces;
 
 /// Makes a test of a function for each database, which it is given a new one of.
 macro_rules! on_both_databases {

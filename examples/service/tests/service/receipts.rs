@@ -37,7 +37,7 @@ fn order_of(receipt: &Path) -> i32 {
 }
 
 /// Waits until nothing is left to be sent.
-async fn sent(scratch: &Scratch) -> Vec<i32> {
+pub async fn sent(scratch: &Scratch) -> Vec<i32> {
     let all = async {
         loop {
             let (orders, waiting) = scratch.orders().await;

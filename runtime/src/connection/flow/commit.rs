@@ -90,11 +90,14 @@ pub(super) async fn commit<W: Wrapper>(conn: &mut W, depth: usize, promise: Prom
     tell_workers(conn.keeper());
     let state = conn.state();
     if let Next::End(ending) = next(Step::Committed, known::<W>(conn.keeper(), state, depth, level, promise)) {
+        // Its hooks may have transactions of their own.
+        #[cfg(feature = "testing")]
+        let stored = conn.keeper().take_stored();
         ended(conn, depth - 1, ending, stage).await;
-    }
-    #[cfg(feature = "testing")]
-    if let Some(drain) = conn.keeper().committed() {
-        drain(conn).await;
+        #[cfg(feature = "testing")]
+        if let Some(drain) = conn.keeper().committed(stored, ending) {
+            drain(conn).await;
+        }
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ on_every_database! {
     t04_what_ran_too_early_is_told_when_its_transaction_is_rolled_back,
     t05_what_was_registered_before_is_not_captured,
     t06_what_captured_calls_register_runs_once_in_the_order_of_production,
+    t03_nothing_runs_where_one_of_the_calls_cannot,
     a_panic_in_the_block_goes_on_and_ends_the_capture,
     what_is_rolled_back_is_not_captured,
     a_call_that_a_transaction_waits_for_is_captured_and_stored,
@@ -246,4 +247,22 @@ where
     })
     .unwrap();
     diesel_deferred::assert_enqueued!(conn, stored(1, "waits").times(1));
+}
+
+/// T3: the last one has no runtime.
+fn t03_nothing_runs_where_one_of_the_calls_cannot<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let (conn, notes) = (&mut begun(db), Notes::default());
+    let captured = capture(conn, |conn| {
+        atomic!(conn, -> QueryResult<()>, {
+            plain(notes.clone(), 1, "");
+            spawned(notes.clone(), 2);
+            Ok(())
+        })
+    });
+    let message = crate::tasks::message_of(|| drop(captured.run(conn)));
+    assert!(message.contains("kit::tasks::spawned") && message.contains("what was captured cannot run"), "{message}");
+    assert!(notes.all().is_empty());
 }

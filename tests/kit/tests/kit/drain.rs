@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_deferred::testing::{Drained, TaskRows, advance, drain};
-use diesel_deferred::{DeferredConnection, Dispatcher, assert_enqueued, atomic, refute_enqueued};
+use diesel_deferred::{DeferredConnection, Dispatcher, assert_enqueued, atomic, deferred_task, refute_enqueued};
 use diesel_deferred_tests::{Database, Notes, Scratch, on_every_database};
+
+use tokio::sync::Barrier;
 
 use crate::tasks::{begun, keyed, stored};
 
@@ -20,6 +22,9 @@ on_every_database! {
     t09_once_leaves_what_is_called_meanwhile,
     t09_states_are_those_of_the_dispatcher_too,
     a_row_of_another_program_is_told_and_left,
+    t09_what_a_worker_left_that_died_runs_again,
+    t09_a_task_that_always_snoozes_ends_the_test,
+    t09_so_many_at_a_time_run_at_one_time,
 }
 
 fn call<C: Database>(conn: &mut DeferredConnection<C>, ids: impl IntoIterator<Item = i32>, text: &str) {
@@ -208,4 +213,52 @@ where
     assert_eq!((drained.ran(), drained.unknown().len()), (1, 2), "{drained}");
     assert!(drained.unknown()[0].contains("`gone`") && drained.unknown()[1].contains("`text` is missing"), "{drained}");
     assert_eq!(notes.all(), ["stored 3  1"]);
+}
+
+/// T9, D10
+fn t09_what_a_worker_left_that_died_runs_again<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let (conn, notes) = (&mut begun(db), Notes::default());
+    call(conn, [1], "");
+    let begun = "UPDATE deferred_tasks SET state = 'running', attempts = 1, started_at_ms = run_at_ms, lease_until_ms = run_at_ms + 3600000";
+    C::execute_raw(conn, begun).unwrap();
+    assert_ran(&drain(conn).state(notes.clone()).run(), 0);
+    advance(conn, Duration::from_secs(3_601));
+    assert_ran(&drain(conn).state(notes.clone()).run(), 1);
+    assert_eq!(notes.all(), ["stored 1  2"]);
+}
+
+/// T9
+fn t09_a_task_that_always_snoozes_ends_the_test<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let (conn, notes) = (&mut begun(db), Notes::default());
+    call(conn, [1], "snoozes");
+    let message = crate::tasks::message_of(|| drop(drain(conn).state(notes.clone()).with_scheduled().run()));
+    assert!(message.contains("`kit::tasks::stored` has asked 100 times"), "{message}");
+    assert_eq!(drain(conn).state(notes).with_scheduled().limit(150).run().snoozed(), 150);
+}
+
+#[deferred_task(durable, name = "meets")]
+async fn meets(#[state] barrier: &Barrier) {
+    barrier.wait().await;
+}
+
+/// T9: three that wait for each other.
+fn t09_so_many_at_a_time_run_at_one_time<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let conn = &mut begun(db);
+    atomic!(conn, -> QueryResult<()>, {
+        for _ in 0..6 {
+            meets();
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_ran(&drain(conn).state(Barrier::new(3)).at_a_time(3).run(), 6);
 }

@@ -105,3 +105,15 @@ where
         })
     }));
 }
+
+/// C24: what is lost in a guard's scope is its own; the one around it goes on.
+#[test]
+fn c24_a_guard_in_a_guard_takes_its_own() {
+    let outer = no_lost_calls();
+    drop(vec![stored(1, "")]);
+    let inner = no_lost_calls();
+    drop(vec![plain(Notes::default(), 2, "")]);
+    assert_eq!(inner.check().unwrap_err().tasks().collect::<Vec<_>>(), ["kit::tasks::plain"]);
+    drop(vec![stored(3, "")]);
+    assert_eq!(outer.check().unwrap_err().tasks().count(), 2);
+}

@@ -7,7 +7,9 @@ use diesel_deferred::testing::{Mode, capture, set_mode};
 use diesel_deferred::{DeferredConnection, assert_deferred, assert_enqueued, atomic, refute_deferred, refute_enqueued};
 use diesel_deferred_tests::{Notes, Scratch};
 
-use crate::tasks::{Opaque, Shown, assert_says, begun, generic, keyed, message_of, names, odd, plain, stored};
+use crate::tasks::{
+    LessPublic, Opaque, Shown, assert_says, begun, generic, keyed, less_public, message_of, names, odd, plain, stored,
+};
 
 fn conn() -> DeferredConnection<SqliteConnection> {
     begun(&Scratch::new())
@@ -66,9 +68,11 @@ fn t08_arguments_of_any_name_and_type() {
         atomic!(conn, -> QueryResult<()>, {
             names(1, 2, 3, 4, 5, 6);
             generic([1_u8, 2], &[3]);
+            less_public(LessPublic);
             Ok(())
         })
     });
+    assert_deferred!(captured, less_public(LessPublic));
     assert_deferred!(captured, names(1, 2, 3, 4, 5, 6));
     refute_deferred!(captured, names(1, 2, 3, 4, 5, 7));
     // Nothing is known of a `T`: it may be anything.

@@ -1,13 +1,13 @@
 //! Modes: manual, inline, real; of one connection each.
 
 use diesel::prelude::*;
-use diesel_deferred::testing::{Mode, TaskRows, set_mode, take_held};
+use diesel_deferred::testing::{Mode, TaskRows, capture, set_mode, take_held};
 use diesel_deferred::{
     DeferredConnection, Dispatcher, assert_deferred, assert_enqueued, atomic, refute_deferred, refute_enqueued,
 };
 use diesel_deferred_tests::{Database, Notes, Scratch, on_every_database, rolled_back};
 
-use crate::tasks::{begun, blocking, plain, spawned, stored};
+use crate::tasks::{Picky, begun, blocking, blocking_on_its_runtime, picky, plain, spawned, stored};
 
 on_every_database! {
     t11_manual_holds_calls_until_they_are_taken,
@@ -15,6 +15,9 @@ on_every_database! {
     t11_a_connection_has_a_mode_of_its_own,
     t11_manual_holds_what_runs_after_a_rollback_and_outside_of_a_transaction,
     t11_a_commit_that_fails_leaves_nothing_held,
+    t11_inline_runs_stored_calls_whatever_hooks_roll_back,
+    t11_inline_runs_rollback_hooks_and_blocking_tasks_to_their_end,
+    t11_inline_tells_of_a_row_that_cannot_be_read,
 }
 
 fn call<C: Database>(conn: &mut DeferredConnection<C>, notes: &Notes, id: i32) -> QueryResult<()> {
@@ -149,4 +152,80 @@ where
     refute_deferred!(conn, plain(_, _, _));
     refute_deferred!(conn, stored(_, _));
     assert!(take_held(conn).is_empty());
+}
+
+fn inline<C: Database>(db: &Scratch<C>, notes: &Notes) -> DeferredConnection<C>
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let mut conn = begun(db);
+    conn.set_dispatcher(Dispatcher::builder().state(notes.clone()).build());
+    set_mode(&mut conn, Mode::Inline);
+    conn
+}
+
+/// T11
+fn t11_inline_runs_stored_calls_whatever_hooks_roll_back<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let notes = Notes::default();
+    let conn = &mut inline(db, &notes);
+    atomic!(conn, -> QueryResult<()>, {
+        stored(1, "outer");
+        conn.after_commit(|conn| {
+            let failed: QueryResult<()> = atomic!(conn, {
+                stored(2, "inner");
+                rolled_back()
+            });
+            assert_eq!(failed, rolled_back());
+        })?;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(notes.all(), ["stored 1 outer 1"]);
+    assert_eq!(conn.last_report().ran(), 2, "{}", conn.last_report());
+}
+
+/// T11: without a runtime.
+fn t11_inline_runs_rollback_hooks_and_blocking_tasks_to_their_end<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let notes = Notes::default();
+    let conn = &mut inline(db, &notes);
+    let failed: QueryResult<()> = atomic!(conn, {
+        spawned(notes.clone(), 1).after_rollback(conn)?;
+        blocking_on_its_runtime(notes.clone()).after_rollback(conn)?;
+        rolled_back()
+    });
+    assert_eq!(failed, rolled_back());
+    assert_eq!(notes.all(), ["its runtime", "spawned 1"]);
+    let captured = capture(conn, |conn| -> QueryResult<()> {
+        atomic!(conn, {
+            spawned(notes.clone(), 2).after_rollback(conn)?;
+            rolled_back()
+        })
+    });
+    assert_deferred!(captured, spawned(_, 2));
+}
+
+/// T11, D21
+fn t11_inline_tells_of_a_row_that_cannot_be_read<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows,
+{
+    let notes = Notes::default();
+    let conn = &mut inline(db, &notes);
+    atomic!(conn, -> QueryResult<()>, {
+        picky(Picky(7));
+        Ok(())
+    })
+    .unwrap();
+    let failures: Vec<_> = conn.last_report().failures().iter().map(ToString::to_string).collect();
+    assert!(matches!(&*failures, [picky] if picky.contains("its argument `value` cannot be read")), "{failures:?}");
+    for _ in 0..2 {
+        let drained = diesel_deferred::testing::drain(conn).run();
+        assert_eq!((drained.ran(), drained.unknown().len()), (0, 1), "it is still there: {drained}");
+    }
 }

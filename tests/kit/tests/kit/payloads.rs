@@ -81,6 +81,28 @@ fn t13_a_new_payload_and_a_task_without_a_sample_are_named() {
     assert!(!folder.path().join("payloads.json").exists(), "nothing is written unasked");
 }
 
+#[deferred_task(durable, name = "large")]
+fn large(number: u128, text: &str) {
+    let _ = (number, text);
+}
+
+/// T13: numbers stay what they are, and blanks of an editor are none of the values.
+#[test]
+fn t13_a_payload_is_kept_as_it_was_written() {
+    let folder = in_folder(
+        r#"{"large": [{"release": "0.1.0", "payload": { "number" : 340282366920938463463374607431768211455, "text":"a \" b" }}]}"#,
+    );
+    check_in(&folder, "elsewhere", &[sample(large(u128::MAX, "a \" b"))]);
+}
+
+/// T13
+#[test]
+fn t13_rows_of_a_task_that_is_gone_are_named() {
+    let folder = in_folder(r#"{"shop::gone": [{"release": "0.1.0", "payload": {}}]}"#);
+    let message = message_of(|| check_in(&folder, "elsewhere", &[]));
+    says("payloads_gone", &folder, &message);
+}
+
 /// T13
 #[test]
 fn t13_a_golden_file_that_is_broken_is_told() {

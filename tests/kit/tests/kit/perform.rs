@@ -13,6 +13,15 @@ fn t10_arguments_go_through_a_row_and_the_first_attempt_is_number_1() {
     perform(stored(7, "text")).state(notes.clone()).run_blocking().unwrap();
     perform(keyed(1, 2)).state(notes.clone()).run_blocking().unwrap();
     assert_eq!(notes.all(), ["stored 7 text 1", "keyed 1 2"]);
+    // Of the three attempts that the task has, in its queue.
+    perform(told()).state(notes.clone()).run_blocking().unwrap();
+    perform(told().max_attempts(1).queue("x")).state(notes.clone()).run_blocking().unwrap();
+    assert_eq!(notes.all()[2..], ["mail false", "x true"]);
+}
+
+#[deferred_task(durable, name = "told", queue = "mail", max_attempts = 3)]
+fn told(#[state] notes: &Notes, #[state] attempt: Attempt) {
+    notes.add(format!("{} {}", attempt.queue(), attempt.is_last()));
 }
 
 /// T10

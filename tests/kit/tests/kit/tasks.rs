@@ -43,6 +43,38 @@ pub(crate) fn odd(shown: Shown, opaque: Opaque, #[secret] password: String) {
     let _ = (shown, opaque, password);
 }
 
+/// A task that needs the runtime whose thread it has.
+#[deferred_task(blocking)]
+pub(crate) fn blocking_on_its_runtime(notes: Notes) {
+    tokio::runtime::Handle::current().block_on(async { notes.add("its runtime") });
+}
+
+/// A value that is written, and cannot be read.
+#[derive(serde::Serialize)]
+pub(crate) struct Picky(pub(crate) i32);
+
+impl<'de> serde::Deserialize<'de> for Picky {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("not this one"))
+    }
+}
+
+/// Its rows cannot be read.
+#[deferred_task(durable, name = "picky")]
+pub(crate) fn picky(value: Picky) {
+    let _ = value;
+}
+
+/// An argument whose type is less public than the task.
+#[allow(unreachable_pub, reason = "it is what is tested")]
+#[deferred_task]
+pub fn less_public(value: LessPublic) {
+    let _ = value;
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct LessPublic;
+
 /// Arguments whose names the expansion might use itself.
 #[deferred_task]
 pub(crate) fn names(call: i32, comparison: i32, expected: i32, found: i32, value: i32, f: i32) {

@@ -5,7 +5,7 @@
 
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 
-use super::statements::{HOLDS, TAKE, settle};
+use super::statements::{HOLDS, TAKE, rescue, settle};
 use super::{Lease, Settlement};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -43,9 +43,17 @@ fn rows() -> Sql<'static, StoredSql> {
     .varying()
 }
 
-/// What waits or runs, in the order of the calls.
-pub(crate) fn live(limit: i64) -> Sql<'static, StoredSql> {
-    rows().sql("c.state IN ('ready', 'blocked', 'scheduled', 'running', 'unknown') ORDER BY c.id LIMIT ").bind(limit)
+/// What waits or runs.
+const LIVE: &str = "c.state IN ('ready', 'blocked', 'scheduled', 'running', 'unknown')";
+
+/// What waits or runs of a task, in the order of the calls.
+pub(crate) fn live(task: &'static str) -> Sql<'static, StoredSql> {
+    rows().sql(LIVE).sql(" AND c.task = ").bind(task).sql(" ORDER BY c.id")
+}
+
+/// Some of what waits or runs of the others.
+pub(crate) fn others(task: &'static str, limit: i64) -> Sql<'static, StoredSql> {
+    rows().sql(LIVE).sql(" AND c.task <> ").bind(task).sql(" ORDER BY c.id LIMIT ").bind(limit)
 }
 
 /// The row of a task.
@@ -60,6 +68,8 @@ pub(crate) struct Next {
     pub(crate) queue: Option<String>,
     /// Also what is due later.
     pub(crate) later: bool,
+    /// These only.
+    pub(crate) only: Option<Vec<TaskId>>,
     /// Not these.
     pub(crate) but: Vec<TaskId>,
     /// Only what was called before that one.
@@ -68,7 +78,7 @@ pub(crate) struct Next {
 
 /// The rows that are next: of those of one key the first.
 pub(crate) fn next(next: &Next, limit: i64) -> Sql<'static, StoredSql> {
-    let mut sql = rows().sql("(c.state IN ('ready', 'blocked') OR (c.state = 'scheduled'");
+    let mut sql = rows().sql("(c.state IN ('ready', 'blocked', 'unknown') OR (c.state = 'scheduled'");
     if !next.later {
         sql = sql.sql(" AND c.run_at_ms <= ").now();
     }
@@ -82,6 +92,9 @@ pub(crate) fn next(next: &Next, limit: i64) -> Sql<'static, StoredSql> {
     }
     if let Some(last) = next.up_to {
         sql = sql.sql(" AND c.id <= ").bind(last);
+    }
+    if let Some(only) = &next.only {
+        sql = sql.sql(" AND c.id IN (").list(only.iter().copied()).sql(")");
     }
     if !next.but.is_empty() {
         sql = sql.sql(" AND c.id NOT IN (").list(next.but.iter().copied()).sql(")");
@@ -101,7 +114,12 @@ pub(crate) fn take(lease: &Lease, id: TaskId) -> Sql<'static> {
         .bind(lease.ms())
         .sql(" WHERE id = ")
         .bind(id)
-        .sql(" AND state IN ('ready', 'blocked', 'scheduled')")
+        .sql(" AND state IN ('ready', 'blocked', 'scheduled', 'unknown')")
+}
+
+/// What a worker left that died; `now` is the SQL of the time.
+pub(crate) fn expired(now: &'static str) -> Sql<'static> {
+    Sql::new(rescue(now)).sql(format!("state = 'running' AND lease_until_ms < {now}"))
 }
 
 /// Tells how an attempt ended; `now` is the SQL of the time.
