@@ -1,6 +1,10 @@
-//! What being observed costs: the same work with a recorder of metrics and without one, in alternating
-//! slices, on one thread. Prints the ratio of the medians, and between which values the ratios of the
-//! slices are.
+//! What being observed costs: the same work with a recorder of metrics, with a subscriber for spans, with
+//! both, and with neither, in alternating slices, on one thread. Prints the ratio of the medians, between
+//! which values half of the slices' ratios are, and the ratio of the fastest tenths, which have had the
+//! machine to themselves.
+//!
+//! Words after `--` choose by the names of the observers: `nothing`, `metrics`, `spans`, `sampled` (of one
+//! trace in a hundred), `both`.
 //!
 //! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench observed`; `--test` runs each once.
 //! The empty block is on SQLite in memory, where a block costs least; the rest is on PostgreSQL, in a
@@ -14,7 +18,12 @@ use diesel_async::AsyncPgConnection;
 use diesel_deferred::{DeferredConnection, Worker, atomic, deferred_task};
 use diesel_migrations::MigrationHarness;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use tokio::runtime::Runtime;
+use tracing::Dispatch;
+use tracing_subscriber::layer::SubscriberExt;
 
 #[deferred_task(durable, name = "noop", queue = "bench")]
 async fn noop(number: i64) {
@@ -25,14 +34,37 @@ async fn noop(number: i64) {
 struct Observer {
     name: &'static str,
     recorder: Option<PrometheusRecorder>,
+    spans: Option<Dispatch>,
+}
+
+/// Takes spans, and does nothing with them.
+#[derive(Debug)]
+struct Nowhere;
+
+impl SpanExporter for Nowhere {
+    async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// A subscriber as programs have it, with an exporter that does nothing; of so many traces.
+fn spans(of_all: f64) -> Dispatch {
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(of_all)));
+    let provider = SdkTracerProvider::builder().with_sampler(sampler).with_batch_exporter(Nowhere).build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("bench"));
+    Dispatch::new(tracing_subscriber::registry().with(layer))
 }
 
 impl Observer {
     /// Runs it, watched or not; says how long it took.
     fn time(&self, is_on: bool, work: &mut dyn FnMut()) -> Duration {
         let begin = Instant::now();
-        match &self.recorder {
-            Some(recorder) if is_on => metrics::with_local_recorder(recorder, work),
+        match (&self.recorder, &self.spans) {
+            (Some(recorder), None) if is_on => metrics::with_local_recorder(recorder, work),
+            (None, Some(spans)) if is_on => tracing::dispatcher::with_default(spans, work),
+            (Some(recorder), Some(spans)) if is_on => {
+                metrics::with_local_recorder(recorder, || tracing::dispatcher::with_default(spans, work));
+            }
             _ => work(),
         }
         begin.elapsed()
@@ -52,8 +84,14 @@ impl Observer {
         let mut ratios: Vec<_> = on.iter().zip(&off).map(|(on, off)| on.as_secs_f64() / off.as_secs_f64()).collect();
         ratios.sort_unstable_by(f64::total_cmp);
         let quarter = |at: usize| ratios[(ratios.len() - 1) * at / 4];
+        let fast = |times: &[Duration]| {
+            let mut times = times.to_vec();
+            times.sort_unstable();
+            times[times.len() / 10].as_secs_f64()
+        };
+        let fastest = fast(&on) / fast(&off);
         println!(
-            "{what}, {}: off {:?}, on {:?}, ratio {:.3} (half of them {:.3}–{:.3})",
+            "{what}, {}: off {:?}, on {:?}, ratio {:.3} (half of them {:.3}–{:.3}), of the fastest tenths {fastest:.3}",
             self.name,
             median(off),
             median(on),
@@ -160,16 +198,23 @@ fn drains(observer: &Observer, schema: &Schema, runtime: &Runtime, test: bool) {
 fn main() {
     let test = std::env::args().any(|argument| argument == "--test");
     let recorder = PrometheusBuilder::new().build_recorder();
+    // Words choose some of them.
+    let asked: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let observers = [
-        Observer { name: "nothing on", recorder: None },
-        Observer { name: "metrics for Prometheus", recorder: Some(recorder) },
+        Observer { name: "nothing", recorder: None, spans: None },
+        Observer { name: "metrics", recorder: Some(recorder), spans: None },
+        Observer { name: "spans", recorder: None, spans: Some(spans(1.0)) },
+        Observer { name: "sampled", recorder: None, spans: Some(spans(0.01)) },
+        Observer { name: "both", recorder: Some(PrometheusBuilder::new().build_recorder()), spans: Some(spans(1.0)) },
     ];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let schema = std::env::var("PG_DATABASE_URL").ok().map(|server| Schema::new(&server));
     if schema.is_none() {
         println!("PG_DATABASE_URL is not set: only SQLite is measured");
     }
-    for observer in &observers {
+    for observer in
+        observers.iter().filter(|observer| asked.is_empty() || asked.iter().any(|asked| asked == observer.name))
+    {
         empty_blocks(observer, test);
         if let Some(schema) = &schema {
             enqueues(observer, schema, test);

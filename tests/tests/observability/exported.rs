@@ -5,13 +5,16 @@ use std::fmt::Write;
 
 use opentelemetry::trace::{SpanId, SpanKind, Status, TracerProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
-use tracing::subscriber::DefaultGuard;
+use tracing::Dispatch;
+use tracing::dispatcher::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Listens on this thread, for as long as it lives.
 pub(crate) struct Listening {
     provider: SdkTracerProvider,
     exporter: InMemorySpanExporter,
+    /// For threads, which have no subscriber of their own.
+    pub(crate) dispatch: Dispatch,
     _here: DefaultGuard,
 }
 
@@ -20,8 +23,9 @@ impl Listening {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tests"));
-        let here = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
-        Self { provider, exporter, _here: here }
+        let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
+        let here = tracing::dispatcher::set_default(&dispatch);
+        Self { provider, exporter, dispatch, _here: here }
     }
 
     /// All spans that have ended.

@@ -7,7 +7,8 @@ use diesel_deferred::{BoxError, DeferredConnection, Dispatcher, atomic, deferred
 use diesel_deferred_tests::{AsyncDatabase, AsyncSqliteConnection, Database, Scratch, on_every_database};
 use opentelemetry::Value;
 use opentelemetry_semantic_conventions::attribute;
-use tracing::{Instrument, info_span};
+use tracing::dispatcher::with_default;
+use tracing::{Dispatch, Instrument, info_span};
 
 use crate::exported::Listening;
 
@@ -30,7 +31,9 @@ async fn greet_later() {
 }
 
 #[deferred_task(blocking)]
-fn greet_on_a_thread() {}
+fn greet_on_a_thread(#[state] listener: &Dispatch) {
+    with_default(listener, || info_span!("on a thread").in_scope(|| ()));
+}
 
 #[deferred_task(durable)]
 async fn work() {
@@ -39,7 +42,9 @@ async fn work() {
 }
 
 #[deferred_task(durable, queue = "traces")]
-fn work_on_a_thread() {}
+fn work_on_a_thread(#[state] listener: &Dispatch) {
+    with_default(listener, || info_span!("on a thread").in_scope(|| ()));
+}
 
 #[deferred_task(durable, backoff = "1ms", max_attempts = 2)]
 async fn work_in_vain() -> Result<(), BoxError> {
@@ -171,12 +176,12 @@ async fn no_span_leaks_into_the_next_task_of_a_dispatcher() {
     assert_eq!(listening.trees(), of_each("first") + &of_each("second"));
 }
 
-/// Of a task on a thread, which has this thread's subscriber with its span only.
+/// And of a task on a thread: what it opens there is a part of its span.
 #[tokio::test]
 async fn a_task_on_a_thread_is_a_part_of_what_its_call_was() {
     let db = &Scratch::<SqliteConnection>::new();
     let listening = Listening::begin();
-    let dispatcher = Dispatcher::builder().build();
+    let dispatcher = Dispatcher::builder().state(listening.dispatch.clone()).build();
     let conn = &mut db.connect();
     conn.set_dispatcher(dispatcher.clone());
     info_span!("request").in_scope(|| {
@@ -187,7 +192,10 @@ async fn a_task_on_a_thread_is_a_part_of_what_its_call_was() {
         .expect("committed");
     });
     dispatcher.idle().await;
-    assert_eq!(listening.trees(), "request\n  transaction\n    observability::traces::greet_on_a_thread\n");
+    assert_eq!(
+        listening.trees(),
+        "request\n  transaction\n    observability::traces::greet_on_a_thread\n      on a thread\n"
+    );
 }
 
 macro_rules! on_every_worker {
@@ -215,8 +223,9 @@ on_every_worker! {
     names_and_attributes_are_those_of_the_conventions,
 }
 
-async fn run_all<A: AsyncDatabase>(db: &Scratch<A::Blocking>) {
-    let worker = db.worker::<A>().queue("default", 1).queue("traces", 1).build().expect("a worker");
+async fn run_all<A: AsyncDatabase>(db: &Scratch<A::Blocking>, listening: &Listening) {
+    let worker = db.worker::<A>().queue("default", 1).queue("traces", 1).state(listening.dispatch.clone());
+    let worker = worker.build().expect("a worker");
     worker.run_until_empty().await.expect("done");
 }
 
@@ -236,12 +245,12 @@ async fn request_transaction_send_and_attempt_are_one_trace<A: AsyncDatabase>(db
         };
         block.instrument(request).await.expect("committed");
     }
-    run_all::<A>(db).await;
+    run_all::<A>(db, &listening).await;
     assert!(tracing::Span::current().is_none());
     let of_each = |request: &str| {
         format!(
             "{request}\n  transaction\n    send (producer)\n    process default (consumer)\n      in the task\n  \
-             a part of the block\n    process traces (consumer)\n"
+             a part of the block\n    process traces (consumer)\n      on a thread\n"
         )
     };
     assert_eq!(listening.trees(), of_each("first") + &of_each("second"));
@@ -252,7 +261,7 @@ async fn a_retry_is_a_trace_of_its_own_with_a_link<A: AsyncDatabase>(db: &Scratc
     let listening = Listening::begin();
     db.patient().transaction(|conn| work_in_vain().after_commit(conn)).expect("committed");
     while db.tasks().iter().any(|row| row.state != "dead") {
-        run_all::<A>(db).await;
+        run_all::<A>(db, &listening).await;
     }
     let expected = "transaction\n  send default (producer)\n  process default (consumer) failed: no\n\
                     process default (consumer) failed: no -> transaction\n";
@@ -264,7 +273,7 @@ async fn names_and_attributes_are_those_of_the_conventions<A: AsyncDatabase>(db:
     let listening = Listening::begin();
     db.patient().transaction(|conn| work_in_vain().after_commit(conn)).expect("committed");
     let id = db.task_ids()[0];
-    run_all::<A>(db).await;
+    run_all::<A>(db, &listening).await;
     let spans = listening.spans();
     let attributes = |name: &str| {
         let span = spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{name}"));

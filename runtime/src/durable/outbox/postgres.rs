@@ -24,9 +24,27 @@ pub(crate) struct InsertArrays<'c> {
     unique_keys: Vec<Option<&'c str>>,
     replaces: Vec<bool>,
     blocked: Vec<bool>,
-    /// Where any of them is a part of one.
-    trace_parents: Option<Vec<Option<&'c str>>>,
+    traces: Traces<'c>,
     has_unique: bool,
+}
+
+/// What the calls are a part of.
+enum Traces<'c> {
+    None,
+    /// Of the same, as those of one transaction mostly are.
+    One(&'c str),
+    Several(Vec<Option<&'c str>>),
+}
+
+impl<'c> Traces<'c> {
+    fn of(calls: &'c [NewTask]) -> Self {
+        let of = |call: &'c NewTask| call.origin.trace_parent();
+        match calls.first().and_then(of) {
+            Some(first) if calls.iter().all(|call| of(call) == Some(first)) => Self::One(first),
+            None if !are_traced(calls) => Self::None,
+            _ => Self::Several(calls.iter().map(of).collect()),
+        }
+    }
 }
 
 impl Outbox<Pg> for TaskTable {
@@ -55,7 +73,7 @@ impl Outbox<Pg> for TaskTable {
             unique_keys: calls.iter().map(|call| call.unique_key.as_deref()).collect(),
             replaces: calls.iter().map(|call| call.replaces).collect(),
             blocked: blocked(calls),
-            trace_parents: are_traced(calls).then(|| calls.iter().map(|call| call.origin.trace_parent()).collect()),
+            traces: Traces::of(calls),
             has_unique: calls.iter().any(|call| call.unique_key.is_some()),
         }
     }
@@ -67,14 +85,23 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
             "INSERT INTO deferred_tasks (id, task, queue, payload, priority, max_attempts, task_key, unique_key, replaces, \
              state, run_at_ms, enqueued_at_ms",
         );
-        out.push_sql(if self.trace_parents.is_some() { ", trace_parent)" } else { ")" });
+        out.push_sql(if matches!(self.traces, Traces::None) { ")" } else { ", trace_parent)" });
         out.push_sql(
             " SELECT c.id, c.task, c.queue, c.payload, c.priority, c.max_attempts, c.task_key, c.unique_key, c.replaces, \
              CASE WHEN COALESCE(c.at_ms, now.ms + c.delay_ms) > now.ms THEN 'scheduled' WHEN c.blocked THEN 'blocked' \
              ELSE 'ready' END, \
              COALESCE(c.at_ms, now.ms + c.delay_ms, now.ms), now.ms",
         );
-        out.push_sql(if self.trace_parents.is_some() { ", c.trace_parent FROM unnest(" } else { " FROM unnest(" });
+        match &self.traces {
+            Traces::None => {}
+            Traces::One(trace_parent) => {
+                out.push_sql(", ");
+                out.push_bind_param::<Text, str>(trace_parent)?;
+                out.push_sql("::text");
+            }
+            Traces::Several(_) => out.push_sql(", c.trace_parent"),
+        }
+        out.push_sql(" FROM unnest(");
         out.push_bind_param::<Array<SqlTaskId>, _>(&self.ids)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Text>, _>(&self.tasks)?;
@@ -98,14 +125,14 @@ impl QueryFragment<Pg> for InsertArrays<'_> {
         out.push_bind_param::<Array<Bool>, _>(&self.replaces)?;
         out.push_sql(", ");
         out.push_bind_param::<Array<Bool>, _>(&self.blocked)?;
-        if let Some(trace_parents) = &self.trace_parents {
+        if let Traces::Several(trace_parents) = &self.traces {
             out.push_sql(", ");
             out.push_bind_param::<Array<Nullable<Text>>, _>(trace_parents)?;
         }
         out.push_sql(
             ") AS c(id, task, queue, payload, priority, max_attempts, delay_ms, at_ms, task_key, unique_key, replaces, blocked",
         );
-        out.push_sql(if self.trace_parents.is_some() { ", trace_parent)" } else { ")" });
+        out.push_sql(if matches!(self.traces, Traces::Several(_)) { ", trace_parent)" } else { ")" });
         out.push_sql(" CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now");
         if self.has_unique {
             out.push_sql(ON_CONFLICT);
