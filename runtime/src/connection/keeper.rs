@@ -462,11 +462,6 @@ impl<W> Keeper<W> {
     }
 
     #[cfg(not(feature = "testing"))]
-    pub(super) fn can_run(&self, needs: impl Iterator<Item = Needs>) -> Result<(), CannotRun> {
-        self.route.stage(needs).map(drop)
-    }
-
-    #[cfg(not(feature = "testing"))]
     #[inline(always)]
     #[allow(clippy::unused_self, reason = "the same as with the feature")]
     pub(super) fn hold(&self, hooks: Vec<Hook<W>>, _: HookKind) -> Vec<Hook<W>> {

@@ -179,7 +179,9 @@ pub(crate) struct OpenBlock<'c, W: Wrapper> {
 impl<'c, W: Wrapper> OpenBlock<'c, W> {
     /// Begins it.
     pub(crate) async fn begin(conn: &'c mut W, opening: Opening<'_>) -> QueryResult<Self> {
-        let outermost = is_on() && !conn.state().is_some_and(State::is_nested);
+        // Where a statement is still under way, Diesel's own bookkeeping is out of reach.
+        let outermost =
+            is_on() && conn.keeper().interrupted == Interrupted::No && !conn.state().is_some_and(State::is_nested);
         let span = if outermost { conn.keeper().begin_span() } else { Around::nothing() };
         let entry = match begin(conn, opening).await {
             Ok(entry) => entry,
