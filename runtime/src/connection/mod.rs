@@ -19,6 +19,10 @@ mod forward_shared;
 #[cfg(feature = "testing")]
 mod held;
 mod hooks;
+#[cfg(not(feature = "testing"))]
+mod in_production;
+#[cfg(feature = "testing")]
+mod in_tests;
 mod keeper;
 #[cfg(feature = "async")]
 mod nonblocking;
@@ -58,7 +62,7 @@ pub use self::held::Mode;
 #[cfg(feature = "testing")]
 pub(crate) use self::hooks::run_held;
 #[cfg(feature = "testing")]
-pub(crate) use self::keeper::Waits;
+pub(crate) use self::in_tests::Waits;
 #[cfg(feature = "async")]
 pub(crate) use self::nonblocking::AsyncBlock;
 #[cfg(feature = "async")]
