@@ -110,7 +110,11 @@ fn fault(told: &Value) -> Option<String> {
     // page of an index that is full is tidied up first, or split: that reads the rows it points at.
     let returned = number(plan, "Actual Rows");
     let full_pages = if changed > 0 { 40 } else { 0 };
-    if pages <= 20 + 15 * changed + full_pages + 5 * (left(plan, changed) + returned.max(changed))
+    // Entries of rows that are gone stay while anybody on the server has an old transaction open, as other
+    // tests do: some of them.
+    let fetched = nodes(plan).into_iter().map(|node| number(node, "Heap Fetches")).sum::<u64>();
+    let gone = fetched.saturating_sub(returned).min(20);
+    if pages <= 20 + gone + 15 * changed + full_pages + 5 * (left(plan, changed) + returned.max(changed))
         && !nodes(plan).iter().any(filtered)
     {
         return None;
