@@ -101,10 +101,14 @@ impl<W> Held<W> {
         std::mem::take(&mut self.calls)
     }
 
+    /// Where a call is held: in the innermost capture, or outside of any.
+    fn innermost(&mut self) -> &mut Vec<HeldCall<W>> {
+        self.captures.last_mut().unwrap_or(&mut self.calls)
+    }
+
     /// Hooks that would run now.
     pub(super) fn hold(&mut self, hooks: impl IntoIterator<Item = Hook<W>>, kind: HookKind) {
-        let calls = self.captures.last_mut().unwrap_or(&mut self.calls);
-        calls.extend(hooks.into_iter().map(|hook| HeldCall::Hook(hook, kind)));
+        self.innermost().extend(hooks.into_iter().map(|hook| HeldCall::Hook(hook, kind)));
     }
 
     /// Calls were stored, in a transaction that may still be rolled back.
@@ -128,8 +132,7 @@ impl<W> Held<W> {
             return self.drain;
         }
         if self.holds() {
-            let calls = self.captures.last_mut().unwrap_or(&mut self.calls);
-            calls.extend(stored.into_iter().map(HeldCall::Stored));
+            self.innermost().extend(stored.into_iter().map(HeldCall::Stored));
         }
         None
     }

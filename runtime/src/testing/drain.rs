@@ -82,6 +82,7 @@ pub(super) struct Settings {
     states: Vec<Give>,
     next: Next,
     limit: Option<usize>,
+    /// 1 at least.
     at_a_time: usize,
     once: bool,
 }
@@ -271,7 +272,7 @@ pub(super) async fn run_all<W: TaskRows + Kind>(
     let mut table = Table { caller, on, lease, rows: PhantomData };
     table.rescue().await;
     loop {
-        let left = limit.map_or(at_a_time.max(1), |limit| at_a_time.max(1).min(limit - drained.ran));
+        let left = limit.map_or(at_a_time, |limit| at_a_time.min(limit - drained.ran));
         let rows = if left == 0 { Vec::new() } else { table.begin(&next, left).await };
         if rows.is_empty() {
             return drained;

@@ -244,25 +244,6 @@ async fn work_slowly(#[state] notes: &Notes) {
     notes.wait_until(|all| !all.is_empty()).await;
 }
 
-macro_rules! on_every_worker {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite_workers {
-            use super::*;
-            $(#[tokio::test] async fn $name() { super::$name::<AsyncSqliteConnection>(&Scratch::with_tasks()).await })*
-        }
-        #[cfg(feature = "postgres")]
-        mod postgres_workers {
-            use super::*;
-            $(#[tokio::test] async fn $name() { super::$name::<diesel_async::AsyncPgConnection>(&Scratch::with_tasks()).await })*
-        }
-        #[cfg(feature = "mysql")]
-        mod mysql_workers {
-            use super::*;
-            $(#[tokio::test] async fn $name() { super::$name::<diesel_async::AsyncMysqlConnection>(&Scratch::with_tasks()).await })*
-        }
-    };
-}
-
 on_every_worker! {
     attempts_count_by_how_they_ended,
     the_depth_and_the_age_of_a_queue_are_measured,

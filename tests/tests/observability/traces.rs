@@ -198,25 +198,6 @@ async fn a_task_on_a_thread_is_a_part_of_what_its_call_was() {
     );
 }
 
-macro_rules! on_every_worker {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite_workers {
-            use super::*;
-            $(#[tokio::test] async fn $name() { super::$name::<AsyncSqliteConnection>(&Scratch::with_tasks()).await })*
-        }
-        #[cfg(feature = "postgres")]
-        mod postgres_workers {
-            use super::*;
-            $(#[tokio::test] async fn $name() { super::$name::<diesel_async::AsyncPgConnection>(&Scratch::with_tasks()).await })*
-        }
-        #[cfg(feature = "mysql")]
-        mod mysql_workers {
-            use super::*;
-            $(#[tokio::test] async fn $name() { super::$name::<diesel_async::AsyncMysqlConnection>(&Scratch::with_tasks()).await })*
-        }
-    };
-}
-
 on_every_worker! {
     request_transaction_send_and_attempt_are_one_trace,
     a_retry_is_a_trace_of_its_own_with_a_link,
