@@ -7,6 +7,8 @@ mod cannot_run;
 #[cfg(feature = "tokio")]
 mod dispatcher;
 mod needs;
+#[cfg(feature = "worker")]
+mod on_a_thread;
 #[cfg(feature = "tokio")]
 mod pause;
 #[cfg(feature = "tokio")]
@@ -30,6 +32,8 @@ pub use self::cannot_run::{CannotRun, Missing};
 pub use self::dispatcher::{Dispatcher, DispatcherBuilder};
 #[allow(unreachable_pub, reason = "named in hidden methods of public traits")]
 pub use self::needs::Needs;
+#[cfg(feature = "worker")]
+pub(crate) use self::on_a_thread::on_a_thread;
 #[cfg(feature = "async")]
 pub(crate) use self::pause::pause;
 #[cfg(feature = "tokio")]

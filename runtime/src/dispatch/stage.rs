@@ -11,6 +11,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 #[cfg(feature = "testing")]
 use super::dispatcher::WeakDispatcher;
 use super::dispatcher::{Dispatcher, is_alive};
+#[cfg(feature = "testing")]
+use super::on_a_thread::on_a_thread;
 use super::slots::Launch;
 use super::{CannotRun, Missing, Needs, States};
 use crate::error::BoxError;
@@ -272,15 +274,7 @@ impl Place for Stage {
                 None => Err(crate::task::start::missing_state()),
             };
             // On the runtime that it runs on.
-            Some(Box::pin(async move {
-                match tokio::task::spawn_blocking(run).await {
-                    Ok(result) => result,
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(error) => Err(error.into()),
-                    },
-                }
-            }))
+            Some(Box::pin(on_a_thread(run)))
         }) {
             Ok(kept) => return kept,
             Err(task) => task,

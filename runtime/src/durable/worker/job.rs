@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tower_service::Service;
 
 use super::source::Outcome;
-use crate::dispatch::{Required, States, pause};
+use crate::dispatch::{Required, States, on_a_thread, pause};
 use crate::durable::payload::Undecodable;
 use crate::durable::registry::{Registered, Registry};
 use crate::durable::running::{Attempt, Discard, Running, Snooze};
@@ -153,14 +153,7 @@ impl Service<Job> for Handlers {
                     let _thread = thread;
                     span.run(body)
                 };
-                match tokio::task::spawn_blocking(body).await {
-                    Ok(result) => result,
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        // The runtime is shutting down.
-                        Err(error) => Err(error.into()),
-                    },
-                }
+                on_a_thread(body).await
             })),
             Ok(None) => {
                 let lacks = |state: &&Required| !states.has(state);
