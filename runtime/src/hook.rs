@@ -14,16 +14,18 @@ use crate::dispatch::{Needs, Stage};
 use crate::error::BoxError;
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook};
-use crate::spans::{Origin, TaskSpan, hand_over};
+use crate::spans::{Origin, TaskSpan};
+#[cfg(feature = "opentelemetry")]
+use crate::spans::{hand_over, is_on};
 use crate::task::call_site::Waits;
 use crate::task::{Start, Taken, Task};
 
-/// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56)
-/// and the call site.
-pub(crate) type Inline = [usize; 9];
+/// What a hook holds without an allocation: arguments of 64 bytes (an id and two `String`s need 56),
+/// the call site, and where there are spans what the call is part of.
+pub(crate) type Inline = [usize; 9 + size_of::<Origin>() / size_of::<usize>()];
 
-/// A hook of the deferring connection `W`.
-pub(crate) struct Hook<W>(SmallBox<dyn Body<W>, Inline>, Origin);
+/// A hook of the deferring connection `W`. Of one field, or it would be built elsewhere and moved.
+pub(crate) struct Hook<W>(SmallBox<dyn Body<W>, Inline>);
 
 /// What is done, or is to be awaited: only a closure of an asynchronous connection is.
 pub(crate) enum Step<'a, T> {
@@ -85,6 +87,12 @@ pub(crate) trait Body<W>: Send {
         Ok(())
     }
 
+    /// What its call is part of; of a hook that is no call of a user's, there is none.
+    #[cfg(feature = "opentelemetry")]
+    fn origin(&mut self) -> Option<&mut Origin> {
+        None
+    }
+
     /// The call of a task, for a test that compares it.
     #[cfg(feature = "testing")]
     fn call(&self) -> Option<&dyn std::any::Any> {
@@ -109,39 +117,51 @@ impl<W> Hook<W> {
     #[inline(always)]
     pub(crate) fn task<T: Task + Send + 'static, S: Start<T>>(task: Taken<T>, start: S) -> Self {
         let body: SmallBox<dyn Body<W>, Inline> = if const { size_of::<Call<T, S>>() <= size_of::<Inline>() } {
-            smallbox!(Call(Waits::new(task, start)))
+            smallbox!(Call(Waits::new(task, start), Origin::none()))
         } else {
             // `SmallBox` could do this too, but moves the value twice more.
-            smallbox!(Box::new(Call(Waits::new(task, start))))
+            smallbox!(Box::new(Call(Waits::new(task, start), Origin::none())))
         };
-        Self(body, Origin::none())
+        Self(body)
     }
 
     pub(crate) fn closure<B: Body<W> + 'static>(body: B) -> Self {
         let body: SmallBox<dyn Body<W>, Inline> = smallbox!(body);
-        Self(body, Origin::none())
+        Self(body)
     }
 
     /// Its call was a part of that.
+    #[cfg(feature = "opentelemetry")]
     pub(crate) fn be_part_of(&mut self, origin: Origin) {
-        self.1 = origin;
+        if let Some(place) = self.0.origin() {
+            *place = origin;
+        }
     }
+
+    #[cfg(not(feature = "opentelemetry"))]
+    pub(crate) fn be_part_of(&mut self, _: Origin) {}
 
     /// Runs it where it is stored, which saves moving it.
     #[inline]
     pub(crate) fn run<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
-        if !self.1.is_none() {
+        #[cfg(feature = "opentelemetry")]
+        if is_on() {
             return self.run_in_a_span(conn, stage, kind);
         }
         self.0.run(conn, stage, kind)
     }
 
+    #[cfg(feature = "opentelemetry")]
     #[cold]
     fn run_in_a_span<'a>(&'a mut self, conn: &'a mut W, stage: &'a Stage, kind: HookKind) -> Step<'a, Outcome> {
-        if self.is_dispatched() {
-            return hand_over(&self.1, || self.0.run(conn, stage, kind));
+        let origin = self.0.origin().map(std::mem::take).unwrap_or_default();
+        if origin.is_none() {
+            return self.0.run(conn, stage, kind);
         }
-        let span = TaskSpan::of_task(self.name(), &self.1);
+        if self.is_dispatched() {
+            return hand_over(&origin, || self.0.run(conn, stage, kind));
+        }
+        let span = TaskSpan::of_task(self.name(), &origin);
         match span.run(|| self.0.run(conn, stage, kind)) {
             Step::Done(outcome) => Step::Done(ended_in(span, outcome)),
             Step::Later(future) => Step::Later(Box::pin(async move {
@@ -202,7 +222,7 @@ impl<W> fmt::Debug for Hook<W> {
 /// All of this is compiled once for each task of a program. So it uses few generic helpers, and
 /// what depends on the types alone it asks in constants: a build without optimisation then leaves
 /// out the other branch.
-struct Call<T: Task, S>(Waits<T, S>);
+struct Call<T: Task, S>(Waits<T, S>, Origin);
 
 impl<W, T, S> Body<W> for Call<T, S>
 where
@@ -229,6 +249,11 @@ where
         }
     }
 
+    #[cfg(feature = "opentelemetry")]
+    fn origin(&mut self) -> Option<&mut Origin> {
+        Some(&mut self.1)
+    }
+
     #[cfg(feature = "testing")]
     fn call(&self) -> Option<&dyn std::any::Any> {
         self.0.call().map(|task| task as &dyn std::any::Any)
@@ -246,6 +271,11 @@ impl<W, B: Body<W>> Body<W> for Box<B> {
 
     fn arguments(&self, f: &mut dyn Write) -> fmt::Result {
         Body::<W>::arguments(&**self, f)
+    }
+
+    #[cfg(feature = "opentelemetry")]
+    fn origin(&mut self) -> Option<&mut Origin> {
+        Body::<W>::origin(&mut **self)
     }
 
     #[cfg(feature = "testing")]
@@ -272,6 +302,7 @@ pub(crate) fn outcome(call_site: &'static Location<'static>, result: Result<Resu
 }
 
 /// A span of a task's that ends like this.
+#[cfg(feature = "opentelemetry")]
 fn ended_in(span: TaskSpan, outcome: Outcome) -> Outcome {
     outcome.map_err(|mut failed| {
         span.failed(&failed.cause);

@@ -30,7 +30,7 @@ use crate::hook::{BeforeCommit, Body, Facts, Failed, Hook, Outcome, Step, outcom
 use crate::panics::contain;
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
 use crate::sealed::Sealed;
-use crate::spans::is_on;
+use crate::spans::{Origin, is_on};
 use crate::task::TaskOutput;
 
 /// A Diesel connection that keeps tasks until the outermost transaction commits.
@@ -108,7 +108,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         F: FnOnce(&mut Self) -> R + Send + 'static,
         R: TaskOutput,
     {
-        let hook = self.keeper.traced(Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) }));
+        let hook = self.keeper.traced(Hook::closure(Closure::new(Location::caller(), hook)));
         open_queue(self, type_name::<F>(), Location::caller())?.after_commit(hook);
         Ok(())
     }
@@ -120,7 +120,7 @@ impl<C: Deferrable> DeferredConnection<C> {
         F: FnOnce(&mut Self) -> R + Send + 'static,
         R: TaskOutput,
     {
-        let hook = self.keeper.traced(Hook::closure(Closure { call_site: Location::caller(), closure: Some(hook) }));
+        let hook = self.keeper.traced(Hook::closure(Closure::new(Location::caller(), hook)));
         open_queue(self, type_name::<F>(), Location::caller())?.after_rollback(hook);
         Ok(())
     }
@@ -362,6 +362,13 @@ impl<C: Deferrable> TransactionManager<DeferredConnection<C>> for DeferredTransa
 struct Closure<F> {
     call_site: &'static Location<'static>,
     closure: Option<F>,
+    origin: Origin,
+}
+
+impl<F> Closure<F> {
+    fn new(call_site: &'static Location<'static>, closure: F) -> Self {
+        Self { call_site, closure: Some(closure), origin: Origin::none() }
+    }
 }
 
 impl<C, F, R> Body<DeferredConnection<C>> for Closure<F>
@@ -386,5 +393,10 @@ where
 
     fn facts(&self) -> Facts {
         Facts { name: type_name::<F>(), call_site: self.call_site, needs: None, wants_connection: true }
+    }
+
+    #[cfg(feature = "opentelemetry")]
+    fn origin(&mut self) -> Option<&mut Origin> {
+        Some(&mut self.origin)
     }
 }

@@ -29,6 +29,7 @@ use crate::hook::{BeforeCommit, Body, Facts, Failed, Hook, Outcome, Step, outcom
 use crate::panics::{contain, message};
 use crate::report::{FailureCause, HookKind, PendingHook, Report};
 use crate::sealed::Sealed;
+use crate::spans::Origin;
 use crate::task::TaskOutput;
 
 /// A diesel-async connection that keeps tasks until the outermost transaction commits.
@@ -389,12 +390,13 @@ impl<C: AsyncDeferrable> TransactionManager<AsyncDeferredConnection<C>> for Asyn
 struct AsyncClosure<F, R> {
     call_site: &'static Location<'static>,
     closure: Option<F>,
+    origin: Origin,
     output: std::marker::PhantomData<fn() -> R>,
 }
 
 impl<F, R> AsyncClosure<F, R> {
     fn new(call_site: &'static Location<'static>, closure: F) -> Self {
-        Self { call_site, closure: Some(closure), output: std::marker::PhantomData }
+        Self { call_site, closure: Some(closure), origin: Origin::none(), output: std::marker::PhantomData }
     }
 }
 
@@ -425,6 +427,11 @@ where
 
     fn facts(&self) -> Facts {
         Facts { name: type_name::<F>(), call_site: self.call_site, needs: None, wants_connection: true }
+    }
+
+    #[cfg(feature = "opentelemetry")]
+    fn origin(&mut self) -> Option<&mut Origin> {
+        Some(&mut self.origin)
     }
 }
 

@@ -20,11 +20,6 @@ impl Origin {
     }
 
     #[inline(always)]
-    pub(crate) fn is_none(&self) -> bool {
-        true
-    }
-
-    #[inline(always)]
     pub(crate) fn read(_: &str) -> Self {
         Self(())
     }
@@ -33,11 +28,6 @@ impl Origin {
     pub(crate) fn trace_parent(&self) -> Option<&str> {
         None
     }
-}
-
-#[inline(always)]
-pub(crate) fn hand_over<R>(_: &Origin, hand_over: impl FnOnce() -> R) -> R {
-    hand_over()
 }
 
 #[inline(always)]
