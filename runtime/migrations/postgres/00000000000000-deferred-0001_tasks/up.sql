@@ -1,10 +1,11 @@
 -- Calls of durable tasks that wait, run, or have ended otherwise than well: those that succeeded are
 -- deleted. guide/src/durable-table.md has what each column and state means.
--- Times are milliseconds since 1970 by the clock of the database.
+-- Times are milliseconds since 1970 by the clock of the database. Texts of indexes are compared byte by
+-- byte: that is faster than by a locale, and an update of the locale's rules leaves the indexes right.
 CREATE TABLE deferred_tasks (
     id uuid PRIMARY KEY,
-    task text NOT NULL,
-    queue text NOT NULL,
+    task text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
     -- A JSON object of named arguments. Not jsonb, which cannot hold the character NUL.
     payload text NOT NULL,
     -- What runs first: the lower number.
@@ -19,11 +20,11 @@ CREATE TABLE deferred_tasks (
     snoozes integer NOT NULL DEFAULT 0 CHECK (snoozes >= 0),
     max_attempts integer NOT NULL,
     -- What it is about: tasks of one key run one after the other, in the order of their ids.
-    task_key text,
+    task_key text COLLATE "C",
     -- Until it is started, no other row of its task that waits has this one.
-    unique_key text,
+    unique_key text COLLATE "C",
     -- A key that it had when it was cancelled or replaced: a worker looks who waits behind it.
-    freed_key text,
+    freed_key text COLLATE "C",
     -- A later call of its key ran when it was blocked: it is next, before those behind that one.
     overtaken boolean NOT NULL DEFAULT false,
     -- Whether it takes the place of a row with its unique_key.
@@ -67,7 +68,7 @@ CREATE UNIQUE INDEX deferred_tasks_unique ON deferred_tasks (task, unique_key)
 
 -- The queues that nothing is taken of.
 CREATE TABLE deferred_paused_queues (
-    queue text PRIMARY KEY
+    queue text COLLATE "C" PRIMARY KEY
 );
 
 -- One row: which migration these tables are of. A worker that knows less stops.

@@ -69,28 +69,35 @@ struct Behind<'k> {
 /// Locks who is next of each of these keys, where nothing is in its way, as `b`. The keys are `stuck`
 /// of which somebody else has locked that row.
 fn next_of<'k, R>(keys: &[LeftKey<'k>]) -> Sql<'k, R> {
-    // Either may be before the other one: those of a transaction that was committed late stand before
-    // what has run meanwhile, and only the first of them was overtaken.
     let behind: Vec<_> = keys.iter().map(|&(key, behind)| Behind { key, behind }).collect();
     // While nobody has looked who is next where a row has left its place, that is anywhere.
     let from_there = "WITH k AS MATERIALIZED (SELECT l.key, CASE WHEN (SELECT true FROM deferred_tasks AS f \
-                      WHERE f.freed_key = l.key LIMIT 1) THEN '00000000-0000-0000-0000-000000000000' ELSE l.behind END AS behind \
+                      WHERE f.freed_key = l.key LIMIT 1) THEN '00000000-0000-0000-0000-000000000000' ELSE l.behind END AS behind, \
+                      (SELECT true FROM deferred_tasks AS o WHERE o.state = 'blocked' AND (o.task_key, o.overtaken) >= (l.key, true) \
+                      AND o.task_key <= l.key ORDER BY o.task_key, o.overtaken, o.id LIMIT 1) AS overtaken \
                       FROM json_to_recordset(";
-    Sql::new(from_there).bind(json(&behind)).sql(format!(
-        "::text::json) AS l(key text, behind uuid)), n AS MATERIALIZED (SELECT k.key, c.place FROM k CROSS JOIN LATERAL (SELECT place, task_key, id FROM (\
-         (SELECT ctid AS place, task_key, id FROM deferred_tasks \
-         WHERE state = 'blocked' AND (task_key, overtaken) >= (k.key, true) AND task_key <= k.key \
-         ORDER BY task_key, overtaken, id LIMIT 1) UNION ALL \
-         (SELECT ctid, task_key, id FROM deferred_tasks \
-         WHERE state = 'blocked' AND (task_key, overtaken, id) > (k.key, false, k.behind) AND (task_key, overtaken) <= (k.key, false) \
-         ORDER BY task_key, overtaken, id LIMIT 1)) AS c ORDER BY id LIMIT 1) AS c \
-         WHERE (SELECT true FROM deferred_tasks AS h WHERE h.task_key = k.key AND h.state = 'running' LIMIT 1) IS NULL \
-         AND {} IS NULL), \
-         b AS MATERIALIZED (SELECT n.key, c.place, c.id, c.queue, c.priority, c.run_at_ms, c.bytes FROM n CROSS JOIN LATERAL \
-         (SELECT ctid AS place, id, queue, priority, run_at_ms, octet_length(payload) AS bytes FROM deferred_tasks \
-         WHERE ctid = n.place AND {IS_BLOCKED} FOR UPDATE SKIP LOCKED) AS c), \
-         stuck AS (SELECT key FROM n WHERE key NOT IN (SELECT key FROM b)), ",
+    // Either may be before the other one: those of a transaction that was committed late stand before
+    // what has run meanwhile, and only the first of them was overtaken. There is seldom one.
+    let overtaken = "(SELECT ctid AS place, task_key, id FROM deferred_tasks \
+                     WHERE state = 'blocked' AND (task_key, overtaken) >= (k.key, true) AND task_key <= k.key \
+                     ORDER BY task_key, overtaken, id LIMIT 1)";
+    let behind_it = "(SELECT ctid AS place, task_key, id FROM deferred_tasks \
+                     WHERE state = 'blocked' AND (task_key, overtaken, id) > (k.key, false, k.behind) \
+                     AND (task_key, overtaken) <= (k.key, false) ORDER BY task_key, overtaken, id LIMIT 1)";
+    // Of `c`, so that it is asked of what was found, and not of every key.
+    let is_free = format!(
+        "(SELECT true FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND h.state = 'running' LIMIT 1) IS NULL \
+         AND {} IS NULL",
         waits_before()
+    );
+    Sql::new(from_there).bind(json(&behind)).sql(format!(
+        "::text::json) AS l(key text, behind uuid)), n AS MATERIALIZED (\
+         SELECT k.key, c.place, c.id FROM k CROSS JOIN LATERAL {behind_it} AS c WHERE k.overtaken IS NULL AND {is_free} UNION ALL \
+         SELECT k.key, c.place, c.id FROM k CROSS JOIN LATERAL (SELECT place, task_key, id FROM ({overtaken} UNION ALL {behind_it}) AS c \
+         ORDER BY id LIMIT 1) AS c WHERE k.overtaken AND {is_free}), \
+         b AS MATERIALIZED (SELECT ctid AS place, id, queue, priority, run_at_ms, octet_length(payload) AS bytes FROM deferred_tasks \
+         WHERE ctid = ANY(ARRAY(SELECT place FROM n)) AND {IS_BLOCKED} FOR UPDATE SKIP LOCKED), \
+         stuck AS (SELECT key FROM n WHERE id NOT IN (SELECT id FROM b)), "
     ))
 }
 
