@@ -332,7 +332,8 @@ impl<W: TaskRows + Kind, On: Lender<W>> Table<'_, W, On> {
         let Self { caller, lease, .. } = *self;
         let mut lent = self.lend().await;
         let conn = lent.conn();
-        let settlement = Settlement { id: row.id, started_at_ms: row.started_at_ms, key: row.key.clone(), outcome };
+        let settlement =
+            Settlement { id: row.id, started_at_ms: row.started_at_ms, key: row.key.clone(), unstarted: 0, outcome };
         for statement in by_hand::end(&lease, &settlement, W::NOW_MS) {
             done(caller, conn.change(statement.into_owned()).await);
         }

@@ -21,6 +21,7 @@ async fn grown(#[state] notes: &Notes, id: i32, note: Option<String>, #[serde(de
 
 on_every_async_database!(
     d21_what_cannot_be_read_waits_for_another_program,
+    d21_what_cannot_be_read_is_offered_to_a_program_that_starts,
     d21_a_task_of_another_program_waits_for_it,
     d21_what_no_program_can_read_is_given_up_in_the_end,
     a_call_of_an_older_version_is_read,
@@ -63,6 +64,23 @@ async fn d21_what_cannot_be_read_waits_for_another_program<A: AsyncDatabase>(_: 
     db.wait_for_tasks(|rows| rows.is_empty()).await;
     let report = at_work.stop().await;
     assert!(report.refused["worker::support::note"] >= 5, "{report}");
+}
+
+/// D21: "another program's, of the version before or after": the next deploy may be that program, and
+/// is not to wait for a pause that began before it.
+async fn d21_what_cannot_be_read_is_offered_to_a_program_that_starts<A: AsyncDatabase>(_: &Scratch<A::Blocking>) {
+    let db = &Scratch::<A::Blocking>::with_tasks();
+    let notes = Notes::default();
+    words(db, &["a", "b"]);
+    db.run_sql("UPDATE deferred_tasks SET payload = '{}'");
+    let at_work = at_work!(worker_of::<A>(db, &notes, 1));
+    db.wait_for_tasks(|rows| rows.len() == 2 && rows.iter().all(|row| row.state == "unknown")).await;
+    at_work.stop().await;
+    // Refused so often that it is offered again in an hour.
+    db.run_sql(r#"UPDATE deferred_tasks SET payload = '{"text":"read"}', run_at_ms = run_at_ms + 3600000"#);
+    let at_work = at_work!(worker_of::<A>(db, &notes, 1));
+    assert_eq!(notes.wait_for(2).await, ["read", "read"]);
+    at_work.stop().await;
 }
 
 /// D21: a task that this program does not have holds up nobody, also not of its key, and is the

@@ -57,6 +57,12 @@ struct Flight {
     started_at_ms: i64,
     bytes: i64,
     started: bool,
+    /// Which attempt it is, as what runs knows it.
+    attempt: i32,
+    /// When it was due.
+    run_at_ms: i64,
+    /// How many of its attempts were none: it was taken anew.
+    unstarted: i32,
 }
 
 /// Why a task that runs is stopped.
@@ -100,18 +106,21 @@ impl Lanes {
 
     /// Takes over what was claimed; says how many runners each lane is to get more. A task that
     /// runs here already, because its lease had ended and it was taken anew, goes on with the new
-    /// lease.
+    /// lease; that was no attempt.
     pub(super) fn take_over(&self, claimed: Vec<Claimed>, leased: Instant) -> Vec<(usize, usize)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         for task in claimed {
+            inner.forget_told(&task);
             if let Some(flight) = inner.flights.get_mut(&task.id) {
                 flight.leased = leased;
                 flight.started_at_ms = task.started_at_ms;
+                flight.unstarted = task.attempt.saturating_sub(flight.attempt).max(0);
                 // Where it has ended meanwhile, that is how this attempt ends, too.
                 let untold = inner.settled.iter_mut().chain(&mut inner.put_off);
                 for settlement in untold.filter(|settlement| settlement.id == task.id) {
                     settlement.started_at_ms = task.started_at_ms;
+                    settlement.unstarted = flight.unstarted;
                 }
                 flight.why = flight.why.filter(|why| *why != Stop::LeaseLost);
                 continue;
@@ -125,6 +134,9 @@ impl Lanes {
                 started_at_ms: task.started_at_ms,
                 bytes: i64::try_from(task.payload.len()).unwrap_or(i64::MAX),
                 started: false,
+                attempt: task.attempt,
+                run_at_ms: task.run_at_ms,
+                unstarted: 0,
             };
             inner.bytes = inner.bytes.saturating_add(flight.bytes);
             inner.flights.insert(task.id, flight);
@@ -306,8 +318,23 @@ impl Lanes {
 impl Inner {
     /// What is to be told of a task.
     fn settle(&mut self, id: TaskId, outcome: Outcome) {
-        if let Some(Flight { started_at_ms, key, .. }) = self.flights.get(&id) {
-            self.settled.push(Settlement { id, started_at_ms: *started_at_ms, key: key.clone(), outcome });
+        if let Some(Flight { started_at_ms, key, unstarted, .. }) = self.flights.get(&id) {
+            let (started_at_ms, unstarted) = (*started_at_ms, *unstarted);
+            self.settled.push(Settlement { id, started_at_ms, key: key.clone(), unstarted, outcome });
+        }
+    }
+
+    /// Where the end of an attempt waits to be told, and its task was taken anew and is due at another
+    /// time than then, that end was told of and the answer got lost: this is the next attempt.
+    fn forget_told(&mut self, task: &Claimed) {
+        if self.flights.get(&task.id).is_none_or(|flight| flight.run_at_ms == task.run_at_ms) {
+            return;
+        }
+        let untold = self.settled.len() + self.put_off.len();
+        self.settled.retain(|settlement| settlement.id != task.id);
+        self.put_off.retain(|settlement| settlement.id != task.id);
+        if self.settled.len() + self.put_off.len() < untold {
+            self.remove(task.id);
         }
     }
 
@@ -358,3 +385,62 @@ impl Drop for Telling {
 
 /// The lanes, as runners and the worker share them.
 pub(super) type SharedLanes = Arc<Lanes>;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::Lanes;
+    use crate::durable::id::TaskId;
+    use crate::durable::worker::source::{Claimed, Outcome};
+
+    /// The attempt of one task, which was due then.
+    fn attempt(attempt: i32, run_at_ms: i64) -> Claimed {
+        Claimed {
+            lane: 0,
+            id: TaskId::from(uuid::Uuid::nil()),
+            task: "mail".to_owned(),
+            payload: "{}".to_owned(),
+            attempt,
+            max_attempts: 3,
+            key: None,
+            refusals: 0,
+            run_at_ms,
+            started_at_ms: attempt.into(),
+            trace_parent: None,
+        }
+    }
+
+    fn lanes() -> Arc<Lanes> {
+        let lanes = Arc::new(Lanes::new([1], Duration::from_secs(60)));
+        lanes.take_over(vec![attempt(1, 0)], Instant::now());
+        assert!(lanes.next(0).is_some());
+        lanes
+    }
+
+    fn retry() -> Outcome {
+        Outcome::Retry { after: Duration::from_secs(1), error: "it failed".to_owned() }
+    }
+
+    #[test]
+    fn d19_what_runs_already_goes_on_and_gives_the_attempt_back() {
+        let lanes = lanes();
+        lanes.take_over(vec![attempt(2, 0)], Instant::now());
+        lanes.ended(0, attempt(1, 0).id, retry());
+        let settled = lanes.take_settled();
+        assert_eq!((settled[0].started_at_ms, settled[0].unstarted), (2, 1));
+        assert!(lanes.next(0).is_none(), "it is not begun twice");
+    }
+
+    #[test]
+    fn d19_what_was_told_of_and_is_due_anew_is_begun() {
+        let lanes = lanes();
+        lanes.ended(0, attempt(1, 0).id, retry());
+        lanes.take_over(vec![attempt(2, 1_000)], Instant::now());
+        assert_eq!(lanes.next(0).map(|(task, _)| task.attempt), Some(2));
+        assert!(!lanes.has_untold(), "the end of the first attempt was told of");
+    }
+}

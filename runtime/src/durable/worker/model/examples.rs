@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::calls::{call, id};
 use super::table::{State, Table};
 use crate::durable::row::{NewTask, Schedule};
-use crate::durable::worker::source::statements::Ended;
+use crate::durable::worker::source::statements::{Ended, Unread};
 use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ impl Table {
     fn end_of(&mut self, number: u128, outcome: Outcome) -> bool {
         let row = &self.rows[&id(number)];
         let (key, started_at_ms) = (row.key.clone(), row.started_at.unwrap_or_default());
-        self.settle(&worker(1), &Settlement { id: id(number), started_at_ms, key, outcome })
+        self.settle(&worker(1), &Settlement { id: id(number), started_at_ms, key, unstarted: 0, outcome })
     }
 
     fn state(&self, number: u128) -> Option<State> {
@@ -236,9 +236,21 @@ fn d21_what_a_program_cannot_read_spends_nothing_and_holds_up_nobody() {
     assert_eq!((table.state(1), table.rows[&id(1)].attempts), (Some(State::Unknown), 0));
     assert_eq!(table.take(2), [2]);
     assert_eq!(table.next_unknown(""), Some(("mail".to_owned(), false)));
+    assert_eq!(table.adopt("mail", Unread::Offered), 0, "its pause is not over");
     table.passes(SECOND);
-    assert_eq!(table.adopt("mail"), 1);
+    assert_eq!(table.adopt("mail", Unread::Offered), 1);
     table.end_of(2, Outcome::Done);
+    assert_eq!(table.take(2), [1]);
+}
+
+#[test]
+fn d21_a_program_that_has_just_started_is_offered_it_at_once() {
+    let mut table = Table::of([mail(1)]);
+    table.take(1);
+    table.end_of(1, Outcome::Refused { after: 1_000 * SECOND, error: "no such argument".to_owned() });
+    table.passes(SECOND);
+    assert_eq!(table.adopt("mail", Unread::All), 1);
+    assert_eq!(table.rows[&id(1)].run_at, table.now);
     assert_eq!(table.take(2), [1]);
 }
 
@@ -248,19 +260,39 @@ fn d21_what_a_program_does_not_have_it_leaves_where_it_is_and_nobody_is_overtake
     let unknown = Unknown { queue: Arc::from("default"), task: "mail".to_owned(), error: "no such task".to_owned() };
     assert_eq!(table.park(&unknown), 2);
     assert_eq!(table.states(), [State::Unknown, State::Unknown]);
-    assert_eq!(table.adopt("mail"), 0, "nobody has looked yet who waits behind them");
+    assert_eq!(table.adopt("mail", Unread::Offered), 0, "nobody has looked yet who waits behind them");
     let freed = table.freed();
     table.free_keys(&freed);
-    assert_eq!(table.adopt("mail"), 2);
+    assert_eq!(table.adopt("mail", Unread::Offered), 2);
     assert_eq!(table.park(&unknown), 0, "it was offered again, and is about to be claimed");
     assert_eq!(table.take(2), [1]);
+}
+
+#[test]
+fn d19_what_is_taken_anew_while_it_runs_has_spent_one_attempt() {
+    let mut table = Table::of([mail(1)]);
+    table.take(1);
+    table.passes(worker(1).duration + SECOND);
+    table.rescue();
+    table.take(1);
+    let started_at_ms = table.now;
+    let failed = Outcome::Retry { after: SECOND, error: "it failed".to_owned() };
+    let end = Settlement { id: id(1), started_at_ms, key: None, unstarted: 1, outcome: failed };
+    assert!(table.settle(&worker(1), &end));
+    assert_eq!((table.state(1), table.rows[&id(1)].attempts), (Some(State::Scheduled), 1));
 }
 
 #[test]
 fn d11_the_end_of_an_attempt_is_none_of_a_later_one_of_the_same_worker() {
     let mut table = Table::of([mail(1)]);
     table.take(1);
-    let first = Settlement { id: id(1), started_at_ms: 0, key: None, outcome: Outcome::Released { started: false } };
+    let first = Settlement {
+        id: id(1),
+        started_at_ms: 0,
+        key: None,
+        unstarted: 0,
+        outcome: Outcome::Released { started: false },
+    };
     assert!(table.settle(&worker(1), &first));
     table.passes(SECOND);
     table.take(1);
@@ -274,7 +306,8 @@ fn q17_what_ended_well_is_kept_for_a_worker_that_asks_for_that() {
     let mut table = Table::of([keyed(1), keyed(2)]);
     let lease = Lease { keeps_done: true, ..worker(1) };
     table.take(1);
-    let end = Settlement { id: id(1), started_at_ms: 0, key: Some("a".to_owned()), outcome: Outcome::Done };
+    let end =
+        Settlement { id: id(1), started_at_ms: 0, key: Some("a".to_owned()), unstarted: 0, outcome: Outcome::Done };
     table.settle(&lease, &end);
     assert_eq!(table.state(1), Some(State::Done));
     assert_eq!(table.take(1), [2]);
@@ -290,7 +323,7 @@ fn d21_it_is_given_up_after_a_time_that_begins_with_the_first_refusal() {
         table.take(1);
         table.end_of(1, Outcome::Refused { after: SECOND, error: "no such task".to_owned() });
         table.passes(SECOND);
-        table.adopt("mail");
+        table.adopt("mail", Unread::Offered);
     }
     table.take(1);
     table.end_of(1, Outcome::Refused { after: SECOND, error: "no such task".to_owned() });

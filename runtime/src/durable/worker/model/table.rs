@@ -13,7 +13,7 @@ use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;
 use crate::durable::migrations::SCHEMA_VERSION;
 use crate::durable::row::{NewTask, Schedule};
-use crate::durable::worker::source::statements::{ClaimedRow, Ended, Look, Mine, Past, RescuedRow, Since};
+use crate::durable::worker::source::statements::{ClaimedRow, Ended, Look, Mine, Past, RescuedRow, Since, Unread};
 use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown, WORKER_DIED, Waiting};
 
 /// Where a call is on its way.
@@ -333,7 +333,10 @@ impl Table {
         if is_mine {
             match settlement.outcome {
                 Outcome::Done if lease.keeps_done => self.keep(settlement.id),
-                _ => self.end(settlement.id, &settlement.outcome),
+                _ => {
+                    self.row(settlement.id).attempts -= settlement.unstarted;
+                    self.end(settlement.id, &settlement.outcome);
+                }
             }
         }
         if let Some(key) = &settlement.key {
@@ -548,7 +551,14 @@ impl Table {
     }
 
     /// What no program could read so far, of this task, is ready. Says how many.
-    pub(super) fn adopt(&mut self, task: &str) -> usize {
+    pub(super) fn adopt(&mut self, task: &str, unread: Unread) -> usize {
+        let now = self.now;
+        let is_meant = |row: &Row| unread == Unread::All || row.run_at <= now;
+        self.rows.values_mut().filter(|row| row.state == State::Unknown).for_each(|row| {
+            if row.task == task && is_meant(row) && row.freed_key.is_none() {
+                row.run_at = row.run_at.min(now);
+            }
+        });
         self.make_ready(|row, now| {
             row.state == State::Unknown && row.task == task && row.run_at <= now && row.freed_key.is_none()
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use diesel::result::{ConnectionResult, QueryResult};
 
 use super::floor::Start;
-use super::statements::{Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since};
+use super::statements::{Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since, Unread};
 use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement, Unknown, Waiting};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
@@ -100,8 +100,8 @@ impl<C: WorkerConnection + AsyncDeferrable> Statements<AsyncDeferredConnection<C
         C::Statements::give_up_refused(conn, after).await
     }
 
-    async fn adopt(conn: &mut Self::Session, task: &str) -> QueryResult<usize> {
-        C::Statements::adopt(conn, task).await
+    async fn adopt(conn: &mut Self::Session, task: &str, unread: Unread) -> QueryResult<usize> {
+        C::Statements::adopt(conn, task, unread).await
     }
 
     async fn free_keys(conn: &mut Self::Session, rows: &[(TaskId, String)]) -> QueryResult<usize> {

@@ -184,6 +184,8 @@ pub(crate) struct Settlement {
     pub(crate) started_at_ms: i64,
     /// The key that it held.
     pub(crate) key: Option<String>,
+    /// How many of its attempts were none: the task was taken anew while it ran here.
+    pub(crate) unstarted: i32,
     pub(crate) outcome: Outcome,
 }
 

@@ -15,8 +15,8 @@ use super::floor::Start;
 use super::statements::{
     BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, IN_THE_WAY, LISTED, LeftKey,
     Look, LookSql, Manner, Mine, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
-    Taken, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine, next_unknown, park, rescue,
-    settle, start_anew, started_in_the_time_to_come, waiting, wider,
+    Taken, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine, next_unknown,
+    park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Lease, Settlement, Unknown, Waiting};
@@ -235,17 +235,16 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         .await
     }
 
-    async fn adopt(conn: &mut AsyncMysqlConnection, task: &str) -> QueryResult<usize> {
+    async fn adopt(conn: &mut AsyncMysqlConnection, task: &str, unread: Unread) -> QueryResult<usize> {
         let task = task.to_owned();
         conn.transaction::<_, Error, _>(async move |conn| {
             let choose = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'unknown' AND task = ")
                 .bind(task)
-                .sql(format!(
-                    " AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
-                ));
+                .sql(unread.of_task(NOW))
+                .sql(" FOR UPDATE SKIP LOCKED");
             let rows: Vec<(TaskId,)> = choose.load(conn).await?;
             if !rows.is_empty() {
-                let adopt = Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (");
+                let adopt = Sql::<()>::new(adopt("least", NOW)).sql("id IN (");
                 adopt.list(rows.iter().map(|row| row.0)).sql(")").execute(conn).await?;
             }
             Ok(rows.len())
@@ -442,7 +441,7 @@ async fn elect(conn: &mut AsyncMysqlConnection, keys: &[LeftKey<'_>]) -> QueryRe
 /// Where another one has come that is the same, this row, which is named behind it, is a second one
 /// from now on.
 const FORGET_UNIQUE: &str = "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task \
-     AND o.waiting_unique_key = t.unique_key SET t.unique_key = NULL WHERE t.attempts = 1 AND t.id = ";
+     AND o.waiting_unique_key = t.unique_key SET t.unique_key = NULL WHERE t.id = ";
 
 /// Claims from the front of the queue. Rows there that have to wait for others of their key are
 /// moved out of the way, and out of the index.

@@ -14,7 +14,7 @@ use super::floor::Start;
 use super::statements::{
     BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS,
     IN_THE_WAY, LISTED, LeftKey, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
-    RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, choose, freed, has_due, in_order, keys_freed, keys_of,
+    RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of,
     keys_of_rescued, mine, next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection};
@@ -229,15 +229,18 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         .await
     }
 
-    async fn adopt(conn: &mut SyncConnectionWrapper<SqliteConnection>, task: &str) -> QueryResult<usize> {
+    async fn adopt(
+        conn: &mut SyncConnectionWrapper<SqliteConnection>,
+        task: &str,
+        unread: Unread,
+    ) -> QueryResult<usize> {
         let task = task.to_owned();
         conn.spawn_blocking(move |conn| {
-            let adopt = Sql::<()>::new(
-                "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (SELECT id FROM deferred_tasks \
-                 WHERE state = 'unknown' AND task = ",
-            )
-            .bind(task)
-            .sql(format!(" AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH})"));
+            let adopt = Sql::<()>::new(adopt("min", NOW))
+                .sql("id IN (SELECT id FROM deferred_tasks WHERE state = 'unknown' AND task = ")
+                .bind(task)
+                .sql(unread.of_task(NOW))
+                .sql(")");
             adopt.execute(conn)
         })
         .await
@@ -297,7 +300,7 @@ fn elect(conn: &mut SqliteConnection, keys: &[LeftKey<'_>]) -> QueryResult<()> {
 /// from now on.
 static FORGET_UNIQUE: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "UPDATE deferred_tasks AS t SET unique_key = NULL WHERE t.attempts = 1 AND EXISTS (SELECT 1 FROM deferred_tasks AS o \
+        "UPDATE deferred_tasks AS t SET unique_key = NULL WHERE EXISTS (SELECT 1 FROM deferred_tasks AS o \
          WHERE o.task = t.task AND o.unique_key = t.unique_key AND {UNIQUE_WAITS}) AND t.id = "
     )
 });

@@ -387,7 +387,7 @@ impl Settlement {
     pub(super) fn left(&self) -> Option<Left<'_>> {
         let left = |state| Left { state, delay_ms: None, error: None, refund: 0, snoozed: 0, refused: false };
         let ms = |after: &std::time::Duration| Some(milliseconds(*after));
-        Some(match &self.outcome {
+        let mut left = match &self.outcome {
             Outcome::Done => return None,
             Outcome::Retry { after, error } => Left { delay_ms: ms(after), error: Some(error), ..left("scheduled") },
             // It counts for the lease, but not for the task.
@@ -398,7 +398,9 @@ impl Settlement {
             Outcome::Refused { after, error } => {
                 Left { delay_ms: ms(after), error: Some(error), refund: 1, refused: true, ..left("unknown") }
             }
-        })
+        };
+        left.refund += self.unstarted;
+        Some(left)
     }
 
     /// Those that ended well.
@@ -437,7 +439,9 @@ pub(super) fn settle<'s>(
                 .sql(" AND t.worker = ")
                 .bind(lease.worker)
                 .sql(" AND t.started_at_ms = ")
-                .bind(settlement.started_at_ms);
+                .bind(settlement.started_at_ms)
+                .sql(" AND t.attempts = ")
+                .bind(left.refund);
             statements.push(forget);
         }
         // MySQL makes one assignment after the other, SQLite all at once: none looks at what
@@ -481,6 +485,32 @@ pub(super) fn park<'s>(unknown: &'s Unknown, now: &str) -> Sql<'s, ()> {
         ", refusals = refusals + 1, refused_at_ms = COALESCE(refused_at_ms, {now}), run_at_ms = {now}, \
          freed_key = task_key WHERE state = 'ready' AND "
     ))
+}
+
+/// Which of a task's rows that no program could read a worker adopts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// Those whose pause is over.
+    Offered,
+    /// All of them: a program that has just been started may be one that can.
+    All,
+}
+
+impl Unread {
+    /// Which rows of a task they are, behind that task; `now` is the SQL of the time.
+    pub(super) fn of_task(self, now: &str) -> String {
+        let offered = match self {
+            Self::Offered => format!(" AND run_at_ms <= {now}"),
+            Self::All => String::new(),
+        };
+        format!("{offered} AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH}")
+    }
+}
+
+/// What is done with them, up to which they are; `least` is the function that finds the lesser of two
+/// values, `now` the SQL of the time.
+pub(super) fn adopt(least: &str, now: &str) -> String {
+    format!("UPDATE deferred_tasks SET state = 'ready', run_at_ms = {least}(run_at_ms, {now}) WHERE ")
 }
 
 /// The next task behind this one of which there are rows that no program could read, and whether

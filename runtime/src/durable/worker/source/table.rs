@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::floor::{Beginning, Floor, REST, Start};
-use super::statements::{BATCH, Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since};
+use super::statements::{BATCH, Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since, Unread};
 use super::trouble::{RIGHTS, is_about_others, of_connecting, of_right, what_it_means};
 use super::{
     Claim, Claimed, Exchanged, Fate, Hint, Lease, Outcome, Outlook, Renewed, Rescued, Settlement, Source, SourceError,
@@ -122,7 +122,7 @@ pub trait Statements<C: AsyncConnection> {
     ) -> impl Future<Output = QueryResult<Vec<RescuedRow>>> + Send;
 
     /// What no program could read so far, of this task, becomes ready; says how many.
-    fn adopt(conn: &mut Self::Session, task: &str) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn adopt(conn: &mut Self::Session, task: &str, unread: Unread) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Looks who waits behind the keys that these rows left; says of how many rows that is done.
     fn free_keys(
@@ -204,6 +204,8 @@ pub(crate) struct TableSource<C: WorkerConnection> {
     told_of_pooler: bool,
     /// Behind which name it looks for tasks that no program could read.
     unknown_behind: String,
+    /// Which of their rows it adopts: all of them until it has been through their names once.
+    unread: Unread,
     /// The clock of the database, at the last look.
     clock: Clock,
     /// When it looks at all from the beginning, and at what is in no hurry.
@@ -252,6 +254,7 @@ impl<C: WorkerConnection> TableSource<C> {
             told_of_pooler: looking.pooler.is_some(),
             looking,
             unknown_behind: String::new(),
+            unread: Unread::All,
             clock: Clock::new(),
             thorough_at: None,
         }
@@ -361,15 +364,20 @@ impl<C: WorkerConnection> TableSource<C> {
         Ok(())
     }
 
-    /// Adopts what no program could read so far, and this one may.
+    /// Adopts what no program could read so far, and this one may. What waits for long because a
+    /// program before this one could not read it is not to wait for that any longer.
     async fn adopt(&mut self) -> Result<usize, SourceError> {
         let mut adopted = 0;
         for _ in 0..NAMES {
             let behind = std::mem::take(&mut self.unknown_behind);
             let next = self.with(async |conn| C::Statements::next_unknown(conn, &behind).await).await?;
-            let Some((task, offered)) = next else { return Ok(adopted) };
-            if offered && self.looking.known.contains(&*task) {
-                adopted += self.with(async |conn| C::Statements::adopt(conn, &task).await).await?;
+            let Some((task, offered)) = next else {
+                self.unread = Unread::Offered;
+                return Ok(adopted);
+            };
+            let unread = self.unread;
+            if (offered || unread == Unread::All) && self.looking.known.contains(&*task) {
+                adopted += self.with(async |conn| C::Statements::adopt(conn, &task, unread).await).await?;
             }
             self.unknown_behind = task;
         }
@@ -486,6 +494,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
                 id: lost.id,
                 started_at_ms: lost.started_at_ms,
                 key: lost.key.clone(),
+                unstarted: 0,
                 outcome: Outcome::Released { started: false },
             };
             let released: Vec<_> = lost.iter().map(released).collect();

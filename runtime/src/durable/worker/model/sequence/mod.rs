@@ -88,7 +88,7 @@ async fn run<D: Database>(database: &mut D, operation: &Operation, now_ms: i64) 
         Operation::LookBack => Answer::Past(Of::<D>::look_back(worker).await?),
         Operation::Promote => Answer::Count(Of::<D>::promote(worker).await?),
         Operation::NextUnknown(behind) => Answer::Unknown(Of::<D>::next_unknown(worker, behind).await?),
-        Operation::Adopt(task) => Answer::Count(Of::<D>::adopt(worker, task).await?),
+        Operation::Adopt(task, unread) => Answer::Count(Of::<D>::adopt(worker, task, *unread).await?),
         Operation::Park(unknown) => Answer::Count(Of::<D>::park(worker, unknown).await?),
         Operation::GiveUpRefused(after) => Answer::Rescued(Of::<D>::give_up_refused(worker, *after).await?),
         Operation::FreeKeys => {

@@ -12,7 +12,9 @@ use crate::durable::id::TaskId;
 use crate::durable::row::{NewTask, Schedule};
 use crate::durable::worker::model::calls::{call, id};
 use crate::durable::worker::model::table::{Row, State, Table};
-use crate::durable::worker::source::statements::{ClaimedRow, Ended, Look, Manner, Mine, Past, RescuedRow, Since};
+use crate::durable::worker::source::statements::{
+    ClaimedRow, Ended, Look, Manner, Mine, Past, RescuedRow, Since, Unread,
+};
 use crate::durable::worker::source::{Claim, Lease, Outcome, Settlement, Unknown, Waiting};
 use crate::spans::Origin;
 
@@ -41,7 +43,7 @@ pub(super) enum Operation {
     StartAnew(Lease),
     Promote,
     NextUnknown(&'static str),
-    Adopt(&'static str),
+    Adopt(&'static str, Unread),
     Park(Unknown),
     GiveUpRefused(Duration),
     FreeKeys,
@@ -146,7 +148,7 @@ impl Operation {
             Self::StartAnew(lease) => Answer::Count(table.start_anew(lease)),
             Self::Promote => Answer::Count(table.promote()),
             Self::NextUnknown(behind) => Answer::Unknown(table.next_unknown(behind)),
-            Self::Adopt(task) => Answer::Count(table.adopt(task)),
+            Self::Adopt(task, unread) => Answer::Count(table.adopt(task, *unread)),
             Self::Park(unknown) => Answer::Count(table.park(unknown)),
             Self::GiveUpRefused(after) => Answer::Rescued(table.give_up_refused(*after)),
             Self::FreeKeys => {
@@ -242,7 +244,7 @@ pub(super) fn choose(rng: &mut Rng, table: &Table, next: &mut u128) -> Operation
         }
         78..82 => Operation::Promote,
         82..83 => Operation::NextUnknown(pick(rng, &["", TASKS[0], TASKS[1]])),
-        83..86 => Operation::Adopt(pick(rng, &TASKS)),
+        83..86 => Operation::Adopt(pick(rng, &TASKS), pick(rng, &[Unread::Offered, Unread::All])),
         86 => Operation::Park(Unknown {
             queue: Arc::from(pick(rng, &QUEUES)),
             task: pick(rng, &TASKS).to_owned(),
@@ -318,7 +320,10 @@ fn some_ends(rng: &mut Rng, table: &Table, lease: &Lease) -> Vec<Settlement> {
         if rng.u32(0..100) < if is_mine { 60 } else { 4 } {
             // Now and then of an earlier attempt.
             let started_at_ms = row.started_at.unwrap_or_default() - i64::from(rng.u32(0..100) < 4);
-            ends.push(Settlement { id: row.id, started_at_ms, key: row.key.clone(), outcome: some_end(rng, row) });
+            // Now and then it was taken anew while it ran.
+            let unstarted = if row.attempts > 1 { rng.i32(0..2) } else { 0 };
+            let (key, outcome) = (row.key.clone(), some_end(rng, row));
+            ends.push(Settlement { id: row.id, started_at_ms, key, unstarted, outcome });
         }
     }
     ends

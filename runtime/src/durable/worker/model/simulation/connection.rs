@@ -26,7 +26,7 @@ use crate::durable::id::TaskId;
 use crate::durable::worker::model::calls::number;
 use crate::durable::worker::source::floor::Start;
 use crate::durable::worker::source::statements::{
-    Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since, Taken,
+    Ended, Exchange, Failed, Look, Manner, Mine, Past, RescuedRow, Since, Taken, Unread,
 };
 use crate::durable::worker::source::{
     Claim, Hint, Lease, Opening, Settlement, Statements, Unknown, Waiting, WorkerConnection,
@@ -310,9 +310,9 @@ impl Statements<ModelConnection> for OnModel {
         conn.send("gives up", move |world| world.change(|table| table.give_up_refused(after))).await
     }
 
-    async fn adopt(conn: &mut ModelConnection, task: &str) -> QueryResult<usize> {
+    async fn adopt(conn: &mut ModelConnection, task: &str, unread: Unread) -> QueryResult<usize> {
         let task = task.to_owned();
-        conn.send("adopts", move |world| world.change_some(|table| table.adopt(&task))).await
+        conn.send("adopts", move |world| world.change_some(|table| table.adopt(&task, unread))).await
     }
 
     async fn free_keys(conn: &mut ModelConnection, rows: &[(TaskId, String)]) -> QueryResult<usize> {

@@ -230,7 +230,7 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
         .sql(
             "::text::json) AS l(id uuid, started_at_ms bigint, state text, delay_ms bigint, error text, refund integer, \
              snoozed integer, refused boolean)), r AS MATERIALIZED (SELECT o.id, row_number() OVER (PARTITION BY o.task, o.unique_key \
-             ORDER BY o.id) AS at FROM l JOIN deferred_tasks AS o ON o.id = l.id WHERE l.refund > 0 AND o.attempts = 1 \
+             ORDER BY o.id) AS at FROM l JOIN deferred_tasks AS o ON o.id = l.id WHERE l.refund > 0 AND o.attempts = l.refund \
              AND o.unique_key IS NOT NULL AND o.id = ANY(ARRAY(SELECT id FROM l)) AND o.started_at_ms = l.started_at_ms \
              AND o.state <> 'done' AND o.worker = ",
         )
@@ -239,7 +239,7 @@ async fn settle(conn: &mut AsyncPgConnection, lease: &Lease, settled: &[Settleme
             ") UPDATE deferred_tasks AS t SET \
              state = CASE WHEN t.cancel_requested AND l.state IN ('scheduled', 'ready', 'unknown') THEN 'cancelled' ELSE l.state END, \
              run_at_ms = COALESCE({NOW} + l.delay_ms, t.run_at_ms), attempts = t.attempts - l.refund, \
-             unique_key = CASE WHEN l.refund > 0 AND t.attempts = 1 AND (EXISTS (SELECT FROM deferred_tasks AS o \
+             unique_key = CASE WHEN l.refund > 0 AND t.attempts = l.refund AND (EXISTS (SELECT FROM deferred_tasks AS o \
              WHERE o.task = t.task AND o.unique_key = t.unique_key AND {UNIQUE_WAITS} LIMIT 1) \
              OR EXISTS (SELECT FROM r WHERE r.id = t.id AND r.at > 1)) THEN NULL ELSE t.unique_key END, \
              refused_at_ms = CASE WHEN l.refused THEN COALESCE(t.refused_at_ms, {NOW}) ELSE t.refused_at_ms END, \

@@ -28,8 +28,8 @@ use self::lists::{ids, json};
 use super::floor::{Floor, Start};
 use super::statements::{
     BATCH, Ended, Exchange, Failed, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
-    RescuedSql, Since, freed, has_due, in_order, keys_freed, keys_of_rescued, mine, next_unknown, park, rescue,
-    start_anew, started_in_the_time_to_come, waiting,
+    RescuedSql, Since, Unread, adopt, freed, has_due, in_order, keys_freed, keys_of_rescued, mine, next_unknown, park,
+    rescue, start_anew, started_in_the_time_to_come, waiting,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Hint, Lease, Settlement, Unknown, Waiting};
@@ -334,15 +334,13 @@ impl Statements<AsyncPgConnection> for OnPostgres {
         link.rows(give_up).await
     }
 
-    async fn adopt(link: &mut Link, task: &str) -> QueryResult<usize> {
-        let adopt = Sql::<()>::new(
-            "UPDATE deferred_tasks SET state = 'ready' WHERE ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks \
-             WHERE state = 'unknown' AND task = ",
-        )
-        .bind(task)
-        .sql(format!(
-            " AND run_at_ms <= (SELECT {NOW}) AND freed_key IS NULL ORDER BY run_at_ms LIMIT {BATCH} FOR UPDATE SKIP LOCKED))"
-        ));
+    async fn adopt(link: &mut Link, task: &str, unread: Unread) -> QueryResult<usize> {
+        let now = format!("(SELECT {NOW})");
+        let adopt = Sql::<()>::new(adopt("least", &now))
+            .sql("ctid = ANY(ARRAY(SELECT ctid FROM deferred_tasks WHERE state = 'unknown' AND task = ")
+            .bind(task)
+            .sql(unread.of_task(&now))
+            .sql(" FOR UPDATE SKIP LOCKED))");
         link.run(adopt).await
     }
 
