@@ -6,8 +6,8 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, SimpleAsyncConnection};
-use diesel_deferred::Worker;
-use diesel_deferred_tests::{Database, Scratch};
+use diesel_deferred::{Worker, WorkerBuilder};
+use diesel_deferred_tests::{Database, Notes, Scratch};
 
 use super::{COUNTED, Others, counts, have_called, operations, work};
 
@@ -37,6 +37,19 @@ impl Logged {
 /// Of each kind.
 const OF_EACH: i64 = 10_000;
 
+/// By connections whose statements are logged.
+fn worker(db: &Scratch<MysqlConnection>) -> WorkerBuilder<AsyncMysqlConnection> {
+    let url = db.url().to_owned();
+    Worker::<AsyncMysqlConnection>::builder_with(move || {
+        let url = url.clone();
+        async move {
+            let mut conn = AsyncMysqlConnection::establish(&url).await?;
+            conn.batch_execute(LOGGED).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+            Ok(conn)
+        }
+    })
+}
+
 /// D16: "MariaDB: handler counters bounded in the same way". Before and after the tables were
 /// analyzed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,17 +75,17 @@ async fn mysql_d16_a_statement_reads_what_it_takes() {
         for operation in operations(cancelled) {
             MysqlConnection::tell(&mut conn, operation).expect("done");
         }
-        let url = db.url().to_owned();
-        let connect = move || {
-            let url = url.clone();
-            async move {
-                let mut conn = AsyncMysqlConnection::establish(&url).await?;
-                conn.batch_execute(LOGGED).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
-                Ok(conn)
-            }
-        };
-        work(db, Worker::<AsyncMysqlConnection>::builder_with(connect), analyzed).await;
+        work(db, worker(db), analyzed).await;
     }
+    // Those of one transaction do not know of those of another one: so many of a key may be ready.
+    db.run_sql(
+        "INSERT INTO deferred_tasks (id, task, queue, payload, state, run_at_ms, max_attempts, task_key, enqueued_at_ms) \
+         SELECT UNHEX(LPAD(HEX(seq), 32, '0')), 'worker::support::note', 'keys', '{\"text\":\"of a key\"}', 'ready', 0, 20, \
+         CONCAT('key ', seq % 100), 0 FROM seq_1_to_10000",
+    );
+    db.run_sql("ANALYZE TABLE deferred_tasks");
+    let worker = worker(db).queue("keys", 100).state(Notes::default()).build().expect("a worker");
+    worker.run_until_empty().await.expect("done");
     let logged: Vec<Logged> = diesel::sql_query(
         "SELECT CAST(sql_text AS BINARY) AS statement, CAST(rows_examined AS SIGNED) AS examined, \
          CAST(rows_affected AS SIGNED) AS changed, CAST(rows_sent AS SIGNED) AS sent FROM mysql.slow_log WHERE db = DATABASE()",

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use diesel::OptionalExtension;
 use diesel::result::{Error, QueryResult};
-use diesel::sql_types::{BigInt, Integer, Nullable, Text};
+use diesel::sql_types::{Integer, Nullable, Text};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::time::Instant;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, IN_THE_WAY, LISTED, LeftKey,
-    Look, LookSql, Manner, Mine, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
-    Taken, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine, next_unknown,
-    park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
+    BATCH, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, LISTED, LeftKey, Look, LookSql,
+    Manner, Mine, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE, Taken, Unread,
+    adopt, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine, next_unknown, park, rescue,
+    settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Lease, Settlement, Unknown, Waiting};
@@ -398,29 +398,56 @@ async fn still_there(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[Ta
     Ok(ours)
 }
 
+/// The SQL of the row that runs of a key. Each index is named: to have rows in the order of their ids,
+/// MariaDB would read the table from its beginning.
+fn runs(key: &str) -> String {
+    format!(
+        "(SELECT h.id FROM deferred_tasks AS h FORCE INDEX (deferred_tasks_running_key) WHERE h.running_key = {key})"
+    )
+}
+
+/// The SQL of what is asked of the first row of a key in this column.
+fn first(column: &str, what: &str, key: &str) -> String {
+    format!(
+        "(SELECT {what} FROM deferred_tasks AS h FORCE INDEX (deferred_tasks_{column}) WHERE h.{column} = {key} \
+         ORDER BY h.{column}, h.id LIMIT 1)"
+    )
+}
+
+/// Each of these keys, as `k.name`, with what is asked of it. To ask for the first row of each by one
+/// GROUP BY would read all of them.
+fn of_keys<'k, R>(what: &str, keys: impl Iterator<Item = &'k str>) -> Sql<'static, R> {
+    let keys = serde_json::to_string(&keys.collect::<Vec<_>>()).unwrap_or_default();
+    Sql::new(format!("SELECT k.name, {what} FROM JSON_TABLE("))
+        .bind(keys)
+        .sql(", '$[*]' COLUMNS (name VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PATH '$')) AS k")
+}
+
 /// Has the first one that is blocked of each of these keys be ready, where nothing is in its way.
 /// Returns the keys of which that one is locked by somebody.
 async fn elect(conn: &mut AsyncMysqlConnection, keys: &[LeftKey<'_>]) -> QueryResult<Vec<String>> {
     let mut stuck = Vec::new();
     for keys in keys.chunks(LISTED) {
-        let first = Sql::<(Nullable<Text>, SqlTaskId)>::new(
-            "SELECT blocked_key, MIN(id) FROM deferred_tasks WHERE blocked_key IN (",
-        )
-        .list(keys.iter().map(|(key, _)| *key))
-        .sql(") GROUP BY blocked_key");
-        let first: Vec<(Option<String>, TaskId)> = first.load(conn).await?;
-        let mut first: HashMap<_, _> = first.into_iter().filter_map(|(key, id)| Some((key?, id))).collect();
+        let first = of_keys::<(Nullable<Text>, Nullable<SqlTaskId>)>(
+            &self::first("blocked_key", "h.id", "k.name"),
+            keys.iter().map(|(key, _)| *key),
+        );
+        let first: Vec<(Option<String>, Option<TaskId>)> = first.load(conn).await?;
+        let mut first: HashMap<_, _> = first.into_iter().filter_map(|(key, id)| Some((key?, id?))).collect();
         if first.is_empty() {
             continue;
         }
-        let held = Sql::<(Nullable<Text>, SqlTaskId, BigInt)>::new(
-            "SELECT held_key, MIN(id), MAX(state = 'running') FROM deferred_tasks WHERE held_key IN (",
-        )
-        .list(first.keys().map(String::as_str).collect::<Vec<_>>())
-        .sql(") GROUP BY held_key");
-        let held: Vec<(Option<String>, TaskId, i64)> = held.load(conn).await?;
-        let held: HashMap<_, _> = held.into_iter().filter_map(|(key, id, runs)| Some((key?, (id, runs)))).collect();
-        first.retain(|key, id| held.get(key).is_none_or(|(holder, runs)| *runs == 0 && *id < *holder));
+        let held = of_keys::<(Nullable<Text>, Nullable<SqlTaskId>, Nullable<SqlTaskId>)>(
+            &format!("{}, {}", runs("k.name"), self::first("held_key", "h.id", "k.name")),
+            first.keys().map(String::as_str),
+        );
+        let held: Vec<(Option<String>, Option<TaskId>, Option<TaskId>)> = held.load(conn).await?;
+        for (key, runs, holder) in held {
+            let Some(key) = key else { continue };
+            if runs.is_some() || first.get(&key).zip(holder).is_some_and(|(id, holder)| *id > holder) {
+                first.remove(&key);
+            }
+        }
         let wanted: Vec<_> = first.values().copied().collect();
         let mut free = Vec::new();
         for wanted in wanted.chunks(LISTED) {
@@ -475,11 +502,14 @@ async fn take_of(
     look_at: i64,
 ) -> QueryResult<(Taken, bool)> {
     let queue = &*claim.queue;
+    // Of those that hold its key, and of those that are blocked, the first one says whether any stands
+    // before it: a condition on the id would read all of them.
     let front = Sql::<CandidateSql>::new(format!(
-        "SELECT c.id, CAST(LENGTH(c.payload) AS SIGNED), CASE WHEN c.task_key IS NOT NULL THEN COALESCE((SELECT h.id \
-         FROM deferred_tasks AS h WHERE h.held_key = c.task_key AND {IN_THE_WAY} ORDER BY h.id LIMIT 1), \
-         (SELECT b.id FROM deferred_tasks AS b WHERE b.blocked_key = c.task_key AND b.id < c.id ORDER BY b.id LIMIT 1)) END \
-         FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = "
+        "SELECT c.id, CAST(LENGTH(c.payload) AS SIGNED), CASE WHEN c.task_key IS NOT NULL THEN COALESCE({}, {}, {}) END \
+         FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = ",
+        runs("c.task_key"),
+        first("held_key", "CASE WHEN h.id < c.id THEN h.id END", "c.task_key"),
+        first("blocked_key", "CASE WHEN h.id < c.id THEN h.id END", "c.task_key"),
     ))
     .bind(queue)
     .sql(") AND c.state = 'ready' AND c.queue = ")

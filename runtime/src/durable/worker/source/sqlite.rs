@@ -313,7 +313,8 @@ fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResul
         let queue = &*claim.queue;
         let front = Sql::<CandidateSql>::new(format!(
             "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN COALESCE((SELECT h.id \
-             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND {IN_THE_WAY} LIMIT 1), \
+             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND h.state = 'running'), (SELECT h.id \
+             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND h.id < c.id LIMIT 1), \
              (SELECT b.id FROM deferred_tasks AS b WHERE {BLOCKED_BEFORE} LIMIT 1)) END \
              FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = "
         ))

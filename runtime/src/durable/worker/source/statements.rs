@@ -122,7 +122,7 @@ pub(super) const HOLDS: &str =
 
 /// Whether `h`, which holds its key, is in the way of `c`, which is of the same key: of those that do
 /// not run the first one is next.
-#[cfg(any(feature = "async-sqlite", feature = "async-mysql"))]
+#[cfg(feature = "async-sqlite")]
 pub(super) const IN_THE_WAY: &str = "h.id <> c.id AND (h.state = 'running' OR h.id < c.id)";
 
 /// Whether `b`, which is blocked, is before `c`, which is of the same key: its turn comes first. It
