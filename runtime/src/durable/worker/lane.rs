@@ -57,8 +57,6 @@ struct Flight {
     started_at_ms: i64,
     bytes: i64,
     started: bool,
-    /// Which attempt it is, as what runs knows it.
-    attempt: i32,
     /// When it was due.
     run_at_ms: i64,
     /// How many of its attempts were none: it was taken anew.
@@ -115,7 +113,7 @@ impl Lanes {
             if let Some(flight) = inner.flights.get_mut(&task.id) {
                 flight.leased = leased;
                 flight.started_at_ms = task.started_at_ms;
-                flight.unstarted = task.attempt.saturating_sub(flight.attempt).max(0);
+                flight.unstarted += 1;
                 // Where it has ended meanwhile, that is how this attempt ends, too.
                 let untold = inner.settled.iter_mut().chain(&mut inner.put_off);
                 for settlement in untold.filter(|settlement| settlement.id == task.id) {
@@ -134,7 +132,6 @@ impl Lanes {
                 started_at_ms: task.started_at_ms,
                 bytes: i64::try_from(task.payload.len()).unwrap_or(i64::MAX),
                 started: false,
-                attempt: task.attempt,
                 run_at_ms: task.run_at_ms,
                 unstarted: 0,
             };
@@ -325,14 +322,16 @@ impl Inner {
     }
 
     /// Where the end of an attempt waits to be told, and its task was taken anew and is due at another
-    /// time than then, that end was told of and the answer got lost: this is the next attempt.
+    /// time than then, that end was told of and the answer got lost, or was that of a later attempt of
+    /// another worker's: this is the next attempt. What is done is done: told of, there is no row.
     fn forget_told(&mut self, task: &Claimed) {
         if self.flights.get(&task.id).is_none_or(|flight| flight.run_at_ms == task.run_at_ms) {
             return;
         }
+        let is_over = |settlement: &Settlement| settlement.id == task.id && settlement.outcome != Outcome::Done;
         let untold = self.settled.len() + self.put_off.len();
-        self.settled.retain(|settlement| settlement.id != task.id);
-        self.put_off.retain(|settlement| settlement.id != task.id);
+        self.settled.retain(|settlement| !is_over(settlement));
+        self.put_off.retain(|settlement| !is_over(settlement));
         if self.settled.len() + self.put_off.len() < untold {
             self.remove(task.id);
         }
@@ -433,6 +432,23 @@ mod tests {
         let settled = lanes.take_settled();
         assert_eq!((settled[0].started_at_ms, settled[0].unstarted), (2, 1));
         assert!(lanes.next(0).is_none(), "it is not begun twice");
+    }
+
+    #[test]
+    fn d19_what_another_worker_has_begun_meanwhile_stays_spent() {
+        let lanes = lanes();
+        lanes.take_over(vec![attempt(3, 0)], Instant::now());
+        lanes.ended(0, attempt(1, 0).id, retry());
+        assert_eq!(lanes.take_settled()[0].unstarted, 1, "the second attempt was another worker's");
+    }
+
+    #[test]
+    fn what_is_done_is_done_whatever_it_was_taken_anew_for() {
+        let lanes = lanes();
+        lanes.ended(0, attempt(1, 0).id, Outcome::Done);
+        lanes.take_over(vec![attempt(3, 1_000)], Instant::now());
+        assert!(lanes.next(0).is_none(), "it is not begun again");
+        assert_eq!(lanes.take_settled()[0].outcome, Outcome::Done);
     }
 
     #[test]
