@@ -8,8 +8,9 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
 use crate::by_hand::drain_by_hand;
-use crate::drain::{drain_by_workers, enqueue_of_keys};
+use crate::drain::drain_by_workers;
 use crate::figures::median;
+use crate::keys::enqueue_of_keys;
 use crate::schema::Schema;
 use crate::{CONCURRENCY, Progress};
 

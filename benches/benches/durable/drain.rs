@@ -1,5 +1,5 @@
-//! Draining a backlog: of each size in hand, of keys, beside rows of every other kind, by several
-//! processes, beside a long transaction.
+//! Draining a backlog: of each size in hand, beside rows of every other kind, by several processes,
+//! beside a long transaction.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel_async::AsyncPgConnection;
-use diesel_deferred::{DeferredConnection, Worker, atomic};
+use diesel_deferred::{DeferredConnection, Worker, WorkerBuilder, WorkerConnection, atomic};
 
 use crate::by_hand::drain_by_hand;
 use crate::figures::{median, print_rates, rate};
@@ -33,44 +33,6 @@ pub async fn drain(schema: &Schema, slices: usize, tasks: u64) {
         let what = format!("drain of {tasks}, {at_a_time} at a time");
         print_rates(&format!("{what}, by hand waiting for the disk"), tasks, waits, mine.clone());
         print_rates(&format!("{what}, by hand not waiting either"), tasks, does_not, mine);
-    }
-}
-
-/// A backlog of calls of so many keys, beside the same calls without any. They are committed in
-/// transactions of ten, so that most of them do not know of each other. Prints tasks a second and the
-/// ratio.
-pub async fn keys(schema: &Schema, tasks: u64) {
-    let deadlocks = "SELECT deadlocks AS number FROM pg_stat_database WHERE datname = current_database()";
-    let (before, mut without) = (schema.number(deadlocks), 0.0);
-    for (keys, workers) in [(0, 1), (tasks, 1), (100, 1), (10, 1), (1, 1), (0, 8), (100, 8)] {
-        enqueue_of_keys(schema, tasks, keys);
-        schema.connect().batch_execute("VACUUM ANALYZE deferred_tasks").expect("tidy up");
-        let rate = rate(tasks, drain_by_workers(schema, &Progress::of(tasks), workers, CONCURRENCY).await);
-        if (keys, workers) == (0, 1) {
-            without = rate;
-        }
-        let what = format!("drain of {tasks} with {keys} keys by {workers} workers");
-        println!("{what:<44} {rate:>9.0}/s   ratio {:.2}", rate / without);
-    }
-    println!("deadlocks meanwhile: {}", schema.number(deadlocks) - before);
-}
-
-/// By calls, in transactions of ten. 0 is no key.
-pub fn enqueue_of_keys(schema: &Schema, tasks: u64, keys: u64) {
-    schema.empty();
-    let mut conn = DeferredConnection::new(schema.connect());
-    // How long the backlog takes to be written is not what is measured.
-    conn.batch_execute("SET synchronous_commit = off").expect("a setting");
-    for transaction in 0..tasks / 10 {
-        atomic!(conn, -> QueryResult<()>, {
-            for at in 0..10 {
-                let number = transaction * 10 + at;
-                let call = noop(i64::try_from(number).expect("few"));
-                if keys == 0 { call } else { call.key(format!("key {}", number % keys)) };
-            }
-            Ok(())
-        })
-        .expect("commit");
     }
 }
 
@@ -146,11 +108,21 @@ pub async fn work_at(url: String) {
 
 /// From before they connect until all have ended.
 pub async fn drain_by_workers(schema: &Schema, progress: &Arc<Progress>, workers: usize, at_a_time: usize) -> Duration {
+    drain_by(|| schema.worker(), progress, workers, at_a_time).await
+}
+
+/// The same on any database.
+pub async fn drain_by<C: WorkerConnection + Send>(
+    worker: impl Fn() -> WorkerBuilder<C>,
+    progress: &Arc<Progress>,
+    workers: usize,
+    at_a_time: usize,
+) -> Duration {
     let workers: Vec<_> = (0..workers)
-        .map(|_| schema.worker().state(Arc::clone(progress)).queue("bench", at_a_time).build().expect("a worker"))
+        .map(|_| worker().state(Arc::clone(progress)).queue("bench", at_a_time).build().expect("a worker"))
         .collect();
     let start = Instant::now();
-    let run = |worker: Worker<AsyncPgConnection>| tokio::spawn(worker.run(progress.all.clone().cancelled_owned()));
+    let run = |worker: Worker<C>| tokio::spawn(worker.run(progress.all.clone().cancelled_owned()));
     let running: Vec<_> = workers.into_iter().map(run).collect();
     let mut ran = 0;
     for worker in running {

@@ -1,16 +1,19 @@
 //! What durable tasks cost on PostgreSQL, beside the same by hand on the same table: enqueueing,
 //! draining, waking a worker, and doing nothing; and what they cost others. Both sides in alternating
-//! slices, as in `side_by_side`: prints the ratio of the medians.
+//! slices, as in `side_by_side`: prints the ratio of the medians. What keys cost is measured on the
+//! other databases, too.
 //!
-//! `PG_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench durable`; `--test` runs each
-//! once. Words after `--` choose parts, by the names of [`PARTS`]. It makes a schema of its own, and
-//! drops it at the end.
+//! `PG_DATABASE_URL=… MYSQL_DATABASE_URL=… cargo bench -p diesel-deferred-benches --bench durable`;
+//! `--test` runs each once. Words after `--` choose parts, by the names of [`PARTS`]. It makes a
+//! schema, a database and a file of its own, and drops them at the end. What needs a server whose URL
+//! is not set is left out.
 
 mod by_hand;
 mod costs;
 mod drain;
 mod enqueue;
 mod figures;
+mod keys;
 mod schema;
 mod steady;
 mod wait;
@@ -82,8 +85,22 @@ impl Progress {
 }
 
 /// What can be asked for.
-const PARTS: [&str; 12] =
-    ["enqueue", "commit", "drain", "keys", "shapes", "processes", "wal", "others", "wake", "idle", "floor", "steady"];
+const PARTS: [&str; 14] = [
+    "enqueue",
+    "commit",
+    "drain",
+    "keys",
+    "keys-sqlite",
+    "keys-mysql",
+    "shapes",
+    "processes",
+    "wal",
+    "others",
+    "wake",
+    "idle",
+    "floor",
+    "steady",
+];
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -93,18 +110,27 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let test = arguments.iter().any(|argument| argument == "--test");
     let asked: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let Ok(url) = std::env::var("PG_DATABASE_URL") else {
-        return println!("PG_DATABASE_URL is not set: nothing is measured");
-    };
-    let schema = Schema::new(&url);
+    let schema = std::env::var("PG_DATABASE_URL").ok().map(|url| Schema::new(&url));
     for part in PARTS {
         if asked.is_empty() || asked.iter().any(|asked| *asked == part) {
-            runtime.block_on(measure(part, &schema, test));
+            runtime.block_on(measure_where_there_is(part, schema.as_ref(), test));
         }
     }
 }
 
-/// Measures one part.
+/// Measures one part, where its database is there.
+async fn measure_where_there_is(part: &str, schema: Option<&Schema>, test: bool) {
+    let tasks = if test { 1_000 } else { 20_000 };
+    match (part, schema, std::env::var("MYSQL_DATABASE_URL")) {
+        ("keys-sqlite", ..) => keys::keys_on_sqlite(tasks).await,
+        ("keys-mysql", _, Ok(url)) => keys::keys_on_mysql(&url, tasks).await,
+        ("keys-mysql", _, Err(_)) => println!("{part}: MYSQL_DATABASE_URL is not set"),
+        (part, Some(schema), _) => measure(part, schema, test).await,
+        (part, None, _) => println!("{part}: PG_DATABASE_URL is not set"),
+    }
+}
+
+/// Measures one part on PostgreSQL.
 async fn measure(part: &str, schema: &Schema, test: bool) {
     let (slices, tasks) = if test { (1, 1_000) } else { (5, 100_000) };
     match part {
@@ -122,7 +148,7 @@ async fn measure(part: &str, schema: &Schema, test: bool) {
             }
         }
         "drain" => drain::drain(schema, slices, tasks).await,
-        "keys" => drain::keys(schema, if test { 1_000 } else { 60_000 }).await,
+        "keys" => keys::keys(schema, if test { 1_000 } else { 60_000 }).await,
         "shapes" => drain::shapes(schema, tasks, tasks).await,
         "processes" => drain::processes(schema, slices, tasks),
         "wal" => costs::wal(schema, tasks).await,
