@@ -199,7 +199,7 @@ where
     assert!(lacks.to_string().contains("it takes a `#[state]` of type"), "{lacks}");
 }
 
-/// D21
+/// D20, D21
 fn a_row_of_another_program_is_told_and_left<C: Database>(db: &Scratch<C>)
 where
     DeferredConnection<C>: TaskRows,
@@ -208,11 +208,15 @@ where
     call(conn, 1..=3, "");
     let set = |what: &str, id: i32| format!("UPDATE deferred_tasks SET {what} WHERE payload LIKE '%\"id\":{id}%'");
     C::execute_raw(conn, &set("task = 'gone'", 1)).unwrap();
-    C::execute_raw(conn, &set("payload = '{\"id\":2}'", 2)).unwrap();
+    C::execute_raw(conn, &set("payload = '{\"id\":2}', unique_key = 'one'", 2)).unwrap();
     let drained = drain(conn).state(notes.clone()).run();
     assert_eq!((drained.ran(), drained.unknown().len()), (1, 2), "{drained}");
     assert!(drained.unknown()[0].contains("`gone`") && drained.unknown()[1].contains("`text` is missing"), "{drained}");
     assert_eq!(notes.all(), ["stored 3  1"]);
+    // It has not run, and is the only one still.
+    let mend = "UPDATE deferred_tasks SET payload = '{\"id\":2,\"text\":\"unique\"}' WHERE unique_key = 'one'";
+    C::execute_raw(conn, mend).unwrap();
+    assert_enqueued!(conn, stored(2, "unique"));
 }
 
 /// T9, D10

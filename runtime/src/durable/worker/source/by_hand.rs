@@ -124,13 +124,9 @@ pub(crate) fn expired(now: &'static str) -> Sql<'static> {
 
 /// Tells how an attempt ended; `now` is the SQL of the time.
 pub(crate) fn end<'s>(lease: &Lease, settlement: &'s Settlement, now: &'static str) -> Vec<Sql<'s>> {
-    // It is the only one that runs tasks: no other call has taken the place of this one.
-    settle(
-        lease,
-        std::slice::from_ref(settlement),
-        now,
-        "UPDATE deferred_tasks AS t SET unique_key = NULL WHERE t.id = ",
-    )
+    // It is the only one that runs tasks: what waits again was not run, so that no other call has
+    // taken the place of this one.
+    settle(lease, std::slice::from_ref(settlement), now, None)
 }
 
 /// The row that is next of a key, where none holds it.

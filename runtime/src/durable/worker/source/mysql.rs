@@ -342,7 +342,7 @@ async fn tell(conn: &mut AsyncMysqlConnection, lease: &Lease, settled: &[Settlem
                 let ids: Vec<_> = ends.iter().map(|settlement| settlement.id).collect();
                 let free: HashSet<_> = lock(conn, &ids).await?.into_iter().collect();
                 let (ends, locked): (Vec<_>, Vec<_>) = ends.into_iter().partition(|end| free.contains(&end.id));
-                for statement in settle(&who, &ends, NOW, FORGET_UNIQUE) {
+                for statement in settle(&who, &ends, NOW, Some(FORGET_UNIQUE)) {
                     statement.execute(conn).await?;
                 }
                 stuck = elect(conn, &keys_of(&ends)).await?;

@@ -56,7 +56,7 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                settle(&lease, &settled, NOW, &FORGET_UNIQUE)
+                settle(&lease, &settled, NOW, Some(&FORGET_UNIQUE))
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
                 elect(conn, &keys_of(&settled))?;

@@ -416,13 +416,14 @@ pub(super) const LISTED: usize = 1_000;
 
 /// What tells of ends where there are no arrays: a statement for all that ended well, and one for
 /// each other; `now` is the SQL of the time. One that waits again as if it had never been taken
-/// forgets its `unique_key` before that, by `forget_unique`, if another one has it meanwhile.
+/// forgets its `unique_key` before that, by `forget_unique`, if another one has it meanwhile; without
+/// that none can have it.
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql", feature = "testing"))]
 pub(super) fn settle<'s>(
     lease: &Lease,
     settled: &'s [Settlement],
     now: &'static str,
-    forget_unique: &'static str,
+    forget_unique: Option<&'static str>,
 ) -> Vec<Sql<'s>> {
     let mut statements = Vec::new();
     for done in Settlement::done(settled).chunks(LISTED) {
@@ -433,8 +434,10 @@ pub(super) fn settle<'s>(
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };
         let goes_on = left.goes_on();
-        if left.refund > 0 {
-            let forget = Sql::new(forget_unique)
+        if left.refund > 0
+            && let Some(forget) = forget_unique
+        {
+            let forget = Sql::new(forget)
                 .bind(settlement.id)
                 .sql(" AND t.worker = ")
                 .bind(lease.worker)
