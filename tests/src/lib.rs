@@ -32,7 +32,7 @@ pub use polls::{Moment, Session, cut, cut_at, eventually};
 pub use pooler::Pooler;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub use proxy::{Proxy, cut_behind_commit, in_front_of, instead, server_of};
-pub use statements::{Statements, notifies, record, record_async, without_notification};
+pub use statements::{Statements, notifies, record, record_async, record_kept, without_notification};
 
 /// Makes a `#[test]` of each generic `fn name<C: Database>(db: &Scratch<C>)` for each database.
 #[macro_export]

@@ -21,10 +21,13 @@ impl Statements {
         move |event: InstrumentationEvent<'_>| {
             if let InstrumentationEvent::StartQuery { query, .. } = event {
                 let text = query.to_string();
-                let text = text.split(" -- binds").next().unwrap_or_default().to_owned();
-                sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                sink.push(text.split(" -- binds").next().unwrap_or_default());
             }
         }
+    }
+
+    fn push(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 }
 
@@ -32,6 +35,18 @@ impl Statements {
 pub fn record<C: Deferrable>(conn: &mut DeferredConnection<C>) -> Statements {
     let statements = Statements::default();
     conn.set_instrumentation(statements.recorder());
+    statements
+}
+
+/// Records which statements `conn` prepares from now on, and keeps prepared.
+pub fn record_kept<C: Deferrable>(conn: &mut DeferredConnection<C>) -> Statements {
+    let statements = Statements::default();
+    let sink = statements.clone();
+    conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
+        if let InstrumentationEvent::CacheQuery { sql, .. } = event {
+            sink.push(sql);
+        }
+    });
     statements
 }
 

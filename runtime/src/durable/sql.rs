@@ -104,11 +104,30 @@ impl<'a, R> Sql<'a, R> {
         self.pieces.push(Piece::Bind(value.into()));
     }
 
-    /// Adds a list of values, which makes it another text for each length.
-    pub(crate) fn list<B: Into<Bind<'a>>>(mut self, values: impl IntoIterator<Item = B>) -> Self {
-        self.fixed = false;
+    /// Adds a list of values for `IN`. The last one is repeated until there are 1, 2, 4, 8, …, so that
+    /// there are few texts to be prepared.
+    pub(crate) fn list<B: Into<Bind<'a>>>(self, values: impl IntoIterator<Item = B>) -> Self {
+        self.listed("", values, ", ")
+    }
+
+    /// The same as rows of one column, for `VALUES`.
+    #[cfg(feature = "async-sqlite")]
+    pub(crate) fn rows<B: Into<Bind<'a>>>(self, values: impl IntoIterator<Item = B>) -> Self {
+        self.listed("(", values, "), (").sql(")")
+    }
+
+    fn listed<B: Into<Bind<'a>>>(
+        mut self,
+        before: &'static str,
+        values: impl IntoIterator<Item = B>,
+        between: &'static str,
+    ) -> Self {
+        let mut values: Vec<Bind<'a>> = values.into_iter().map(Into::into).collect();
+        if let Some(last) = values.last().cloned() {
+            values.resize(values.len().next_power_of_two(), last);
+        }
         for (at, value) in values.into_iter().enumerate() {
-            self.push_sql(if at == 0 { "" } else { ", " });
+            self.push_sql(if at == 0 { before } else { between });
             self.push_bind(value);
         }
         self
@@ -185,3 +204,38 @@ impl<R> Query for Sql<'_, R> {
 }
 
 impl<R, Conn> diesel::RunQueryDsl<Conn> for Sql<'_, R> {}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use diesel::query_builder::{QueryBuilder, QueryFragment};
+    use diesel::sqlite::{Sqlite, SqliteQueryBuilder};
+
+    use super::Sql;
+
+    fn text(sql: &Sql<'_>) -> String {
+        let mut text = SqliteQueryBuilder::new();
+        sql.to_sql(&mut text, &Sqlite).expect("a statement");
+        text.finish()
+    }
+
+    #[test]
+    fn d16_lists_of_any_length_have_few_texts_which_are_kept_prepared() {
+        let texts: BTreeSet<_> = (1..=1_000)
+            .map(|length| {
+                let sql = Sql::<()>::new("DELETE FROM t WHERE n IN (").list(0..length).sql(")");
+                assert!(sql.is_safe_to_cache_prepared(&Sqlite).expect("a statement"));
+                text(&sql)
+            })
+            .collect();
+        assert_eq!(texts.len(), 11);
+        assert_eq!(text(&Sql::new("(").list([1, 2, 3]).sql(")")), "(?, ?, ?, ?)");
+    }
+
+    #[cfg(feature = "async-sqlite")]
+    #[test]
+    fn rows_are_a_list_too() {
+        assert_eq!(text(&Sql::new("VALUES ").rows([1, 2, 3])), "VALUES (?), (?), (?), (?)");
+    }
+}

@@ -2,13 +2,14 @@
 
 use diesel::prelude::*;
 use diesel_deferred::{CommitProof, DeferredConnection, atomic};
-use diesel_deferred_tests::{Database, Log, Scratch, note, on_every_database, record, rolled_back};
+use diesel_deferred_tests::{Database, Log, Scratch, note, on_every_database, record, record_kept, rolled_back};
 
 use crate::tasks::{assert_not_in_transaction, count, first, firsts, in_short, keep, ready, second, stored, third};
 
 on_every_database! {
     d02_one_statement_for_a_thousand_calls,
     d02_one_call_is_begin_insert_commit,
+    d02_the_insert_of_one_call_is_prepared_once,
     d02_calls_and_hooks_share_a_commit,
     d02_a_plain_transaction_stores_as_well,
     d03_a_rolled_back_savepoint_writes_nothing,
@@ -73,6 +74,21 @@ fn d02_one_call_is_begin_insert_commit<C: Database>(db: &Scratch<C>) {
         assert_eq!(in_short(statements.take()), ["INSERT", "COMMIT"]);
     }
     assert_eq!(stored(db), firsts(0..3));
+}
+
+/// D2: as it is of most transactions, and to prepare it takes longer than to run it.
+fn d02_the_insert_of_one_call_is_prepared_once<C: Database>(db: &Scratch<C>) {
+    let conn = &mut ready(db);
+    let kept = record_kept(conn);
+    for id in 0..3 {
+        atomic!(conn, -> QueryResult<()>, {
+            first(id);
+            Ok(())
+        })
+        .unwrap();
+    }
+    let kept = kept.take();
+    assert_eq!(kept.iter().filter(|sql| sql.starts_with("INSERT")).count(), 1, "{kept:?}");
 }
 
 /// D2: the proof that hooks need is in the COMMIT's message, as ever.

@@ -9,8 +9,11 @@ pub(super) fn insert<'c>(calls: &'c [NewTask], now: &'static str) -> Sql<'c> {
     let mut sql = Sql::new(
         "INSERT INTO deferred_tasks (id, task, queue, payload, priority, max_attempts, task_key, unique_key, replaces, \
          enqueued_at_ms, run_at_ms, state",
-    )
-    .varying();
+    );
+    // That of one call, which most transactions have, is worth to be kept prepared.
+    if calls.len() > 1 {
+        sql = sql.varying();
+    }
     let traced = are_traced(calls);
     sql.push_sql(if traced { ", trace_parent) VALUES " } else { ") VALUES " });
     let blocked = blocked(calls);

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::floor::Start;
 use super::statements::{
-    BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS,
-    IN_THE_WAY, LISTED, LeftKey, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
-    RescuedSql, Since, TAKE, Taken, UNIQUE_WAITS, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of,
-    keys_of_rescued, mine, next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
+    BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS, LISTED,
+    LeftKey, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
+    Taken, UNIQUE_WAITS, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine,
+    next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
 use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement, Unknown, Waiting};
@@ -276,20 +276,26 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
     }
 }
 
+/// The SQL of the row that runs of the key of `c`, which is in the way of `c`.
+fn runs(key: &str) -> String {
+    format!("(SELECT h.id FROM deferred_tasks AS h WHERE h.task_key = {key} AND h.state = 'running')")
+}
+
+/// The same of one that holds the key before `c`. By itself: in one condition with what runs, all that
+/// holds the key would be read, and behind `c` there may be very many.
+fn held_before(key: &str) -> String {
+    format!("(SELECT h.id FROM deferred_tasks AS h WHERE h.task_key = {key} AND {HOLDS} AND h.id < c.id LIMIT 1)")
+}
+
 /// Has the first one that is blocked of each of these keys be ready, where nothing is in its way.
 fn elect(conn: &mut SqliteConnection, keys: &[LeftKey<'_>]) -> QueryResult<()> {
     for keys in keys.chunks(LISTED) {
-        let mut elect =
-            Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (WITH k(key) AS (VALUES ").varying();
-        for (at, (key, _)) in keys.iter().enumerate() {
-            elect.push_sql(if at == 0 { "(" } else { ", (" });
-            elect.push_bind(*key);
-            elect.push_sql(")");
-        }
-        let elect = elect.sql(format!(
+        let elect = Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (WITH k(key) AS (VALUES ");
+        let elect = elect.rows(keys.iter().map(|(key, _)| *key)).sql(format!(
             ") SELECT c.id FROM (SELECT key, (SELECT id FROM deferred_tasks WHERE task_key = k.key AND state = 'blocked' \
-             ORDER BY id LIMIT 1) AS id FROM k) AS c WHERE c.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM deferred_tasks AS h \
-             WHERE h.task_key = c.key AND {HOLDS} AND {IN_THE_WAY}))"
+             ORDER BY id LIMIT 1) AS id FROM k) AS c WHERE c.id IS NOT NULL AND {} IS NULL AND {} IS NULL)",
+            runs("c.key"),
+            held_before("c.key")
         ));
         elect.execute(conn)?;
     }
@@ -312,11 +318,11 @@ fn take(conn: &mut SqliteConnection, lease: &Lease, claim: &Claim) -> QueryResul
     loop {
         let queue = &*claim.queue;
         let front = Sql::<CandidateSql>::new(format!(
-            "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN COALESCE((SELECT h.id \
-             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND h.state = 'running'), (SELECT h.id \
-             FROM deferred_tasks AS h WHERE h.task_key = c.task_key AND {HOLDS} AND h.id < c.id LIMIT 1), \
+            "SELECT c.id, length(CAST(c.payload AS BLOB)), CASE WHEN c.task_key IS NOT NULL THEN COALESCE({}, {}, \
              (SELECT b.id FROM deferred_tasks AS b WHERE {BLOCKED_BEFORE} LIMIT 1)) END \
-             FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = "
+             FROM deferred_tasks AS c WHERE NOT EXISTS (SELECT 1 FROM deferred_paused_queues WHERE queue = ",
+            runs("c.task_key"),
+            held_before("c.task_key")
         ))
         .bind(queue)
         .sql(") AND c.state = 'ready' AND c.queue = ")

@@ -120,11 +120,6 @@ pub(crate) struct Past {
 pub(super) const HOLDS: &str =
     "h.task_key IS NOT NULL AND (h.state IN ('ready', 'running') OR (h.state = 'scheduled' AND h.attempts > 0))";
 
-/// Whether `h`, which holds its key, is in the way of `c`, which is of the same key: of those that do
-/// not run the first one is next.
-#[cfg(feature = "async-sqlite")]
-pub(super) const IN_THE_WAY: &str = "h.id <> c.id AND (h.state = 'running' OR h.id < c.id)";
-
 /// Whether `b`, which is blocked, is before `c`, which is of the same key: its turn comes first. It
 /// is looked for by itself, because there may be very many of them.
 #[cfg(feature = "async-sqlite")]
