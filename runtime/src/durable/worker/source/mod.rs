@@ -9,6 +9,8 @@ mod clock;
 mod deferring;
 pub(super) mod floor;
 #[cfg(feature = "async-mysql")]
+mod hand_over;
+#[cfg(feature = "async-mysql")]
 mod mysql;
 #[cfg(feature = "async-postgres")]
 mod postgres;
