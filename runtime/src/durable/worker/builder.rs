@@ -12,10 +12,11 @@ use futures_util::FutureExt;
 use tower_layer::{Identity, Layer, Stack};
 use tower_service::Service;
 
-use super::engine::{Engine, Settings, Work};
+use super::engine::{Engine, Settings};
 use super::errors::{FailedAttempt, WorkerError, WorkerReport};
 use super::job::{Handlers, Job};
 use super::source::{Statements, Table, TableSource, WorkerConnection};
+use super::work::Work;
 use crate::dispatch::States;
 use crate::durable::id::TaskId;
 use crate::durable::registry::{Registered, Registry};

@@ -1,7 +1,8 @@
 //! The worker: takes rows of durable tasks, and runs what they say.
 //!
 //! `source` is where tasks come from, `lane` what this worker has taken, `runner` and `job` one
-//! attempt, `engine` what is done when, `round` what it knows in between.
+//! attempt, `engine` what is done when, `round` what it knows in between, `work` what it says at its
+//! start.
 //!
 //! Must not know: how rows are written.
 
@@ -15,6 +16,7 @@ mod model;
 mod round;
 mod runner;
 mod source;
+mod work;
 
 pub use self::builder::{Worker, WorkerBuilder};
 pub use self::errors::{AbandonedAttempt, FailedAttempt, WorkerError, WorkerReport};

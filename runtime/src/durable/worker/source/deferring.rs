@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use diesel::result::{ConnectionResult, QueryResult};
 
+use super::database::{Opening, Statements, WorkerConnection};
 use super::floor::Start;
 use super::statements::{Ended, Exchange, Look, Manner, Mine, Past, RescuedRow, Since, Unread};
-use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Hint, Lease, Settlement, Unknown, Waiting};
 use crate::connection::{AsyncDeferrable, AsyncDeferredConnection};
 use crate::durable::id::TaskId;

@@ -6,6 +6,7 @@
 #[cfg(feature = "testing")]
 pub(crate) mod by_hand;
 mod clock;
+mod database;
 mod deferring;
 pub(super) mod floor;
 #[cfg(feature = "async-mysql")]
@@ -27,9 +28,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(test)]
-pub(crate) use self::table::Opening;
-pub use self::table::WorkerConnection;
-pub(crate) use self::table::{Connect, Looking, Statements, Table, TableSource};
+pub(crate) use self::database::Opening;
+pub(crate) use self::database::Statements;
+pub use self::database::WorkerConnection;
+pub(crate) use self::table::{Connect, Looking, Table, TableSource};
 pub(crate) use self::trouble::{MissingRight, SourceError, Trouble};
 use crate::durable::call::milliseconds;
 use crate::durable::id::TaskId;

@@ -10,6 +10,7 @@ use diesel::{OptionalExtension, RunQueryDsl, SqliteConnection};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use tokio::time::Instant;
 
+use super::database::{Opening, Statements, WorkerConnection};
 use super::floor::Start;
 use super::statements::{
     BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS, LISTED,
@@ -17,7 +18,6 @@ use super::statements::{
     Taken, UNIQUE_WAITS, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine,
     next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
-use super::table::{Opening, Statements, WorkerConnection};
 use super::{Claim, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::SQLITE_NOW_MS as NOW;

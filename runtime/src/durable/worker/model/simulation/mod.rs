@@ -30,8 +30,9 @@ use crate::dispatch::pause;
 use crate::durable::id::TaskId;
 use crate::durable::registry::{Registered, Registry};
 use crate::durable::row::{NewTask, Schedule};
-use crate::durable::worker::engine::{Engine, Settings, Work};
+use crate::durable::worker::engine::{Engine, Settings};
 use crate::durable::worker::source::{Lease, Looking, Table, TableSource};
+use crate::durable::worker::work::Work;
 
 /// How long things go wrong. Then they don't any more, and all comes to its end.
 const TROUBLE: Duration = Duration::from_secs(60);

@@ -19,13 +19,13 @@ use self::claim::take;
 use self::ends::tell;
 use self::keys::elect;
 use self::rows::lock;
+use super::database::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::floor::Start;
 use super::statements::{
     BATCH, Ended, Exchange, LISTED, Look, LookSql, Manner, Mine, Past, PastSql, RESCUE_STATE, RESCUED, RenewedSql,
     RescuedRow, RescuedSql, Since, Unread, adopt, freed, has_due, in_order, keys_freed, keys_of_rescued, mine,
     next_unknown, park, rescue, start_anew, started_in_the_time_to_come, waiting,
 };
-use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;

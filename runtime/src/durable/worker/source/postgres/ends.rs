@@ -16,11 +16,11 @@ use super::lists::{ids, json};
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
+use crate::durable::worker::source::database::in_time;
 use crate::durable::worker::source::floor::Start;
 use crate::durable::worker::source::statements::{
     LET_GO, Left, LeftKey, Manner, Taken, UNIQUE_WAITS, keep_done, keys_of,
 };
-use crate::durable::worker::source::table::in_time;
 use crate::durable::worker::source::{Claim, Lease, Settlement};
 
 /// A row that an attempt leaves behind, as JSON has it.

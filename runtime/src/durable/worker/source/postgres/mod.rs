@@ -25,13 +25,13 @@ use self::claim::take_all;
 use self::ends::{OURS, elect, tell, tell_at_once, tell_one_by_one};
 use self::link::Link;
 use self::lists::{ids, json};
+use super::database::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::floor::{Floor, Start};
 use super::statements::{
     BATCH, Ended, Exchange, Failed, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow,
     RescuedSql, Since, Unread, adopt, freed, has_due, in_order, keys_freed, keys_of_rescued, mine, next_unknown, park,
     rescue, start_anew, started_in_the_time_to_come, waiting,
 };
-use super::table::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::{Claim, Hint, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::POSTGRES_NOW_MS as NOW;
