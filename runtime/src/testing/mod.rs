@@ -180,7 +180,8 @@ macro_rules! refute_enqueued {
 /// The file is beside the `Cargo.toml`, and has what each release writes for a call of each task. The
 /// test fails
 /// * where this program cannot read what an earlier release wrote: it says which release, and why;
-/// * where a payload is new: `UPDATE_PAYLOADS=1 cargo test` adds it, as one of this release;
+/// * where a payload is new: `UPDATE_PAYLOADS=1 cargo test` adds it, as one of this release, and takes
+///   nothing out (`UPDATE_PAYLOADS=replace` takes out what this release had written otherwise);
 /// * where a durable task of the crate is not in the list, unless it has a `name = "…"`.
 ///
 /// Keep the arguments of the samples as they are: another value is another payload. Of a `HashSet` or

@@ -54,14 +54,43 @@ pub struct Program {
     pub module: &'static str,
 }
 
+/// What is to be done with the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// It is compared.
+    No,
+    /// What is new is added.
+    Add,
+    /// And takes the place of what the same release has written.
+    Replace,
+}
+
+impl Update {
+    fn asked() -> Self {
+        match env::var("UPDATE_PAYLOADS").as_deref() {
+            Ok("1") => Self::Add,
+            Ok("replace") => Self::Replace,
+            _ => Self::No,
+        }
+    }
+}
+
 /// See [`payloads!`](crate::payloads).
 ///
 /// # Panics
 /// Where a row could not be read, a payload is new, or a task has no sample.
 #[track_caller]
 pub fn check(program: Program, file: &str, samples: &[Sample]) {
+    check_and_update(program, file, samples, Update::asked());
+}
+
+/// The same, with what the environment asks for.
+///
+/// # Panics
+/// As [`check`] does.
+#[track_caller]
+pub fn check_and_update(program: Program, file: &str, samples: &[Sample], update: Update) {
     let path = Path::new(program.folder).join(file);
-    let update = env::var_os("UPDATE_PAYLOADS").is_some_and(|update| update == "1");
     let mut golden = match fs::read_to_string(&path) {
         Ok(text) => serde_json::from_str::<Golden>(&text).unwrap_or_else(|error| {
             panic!(
@@ -75,8 +104,11 @@ pub fn check(program: Program, file: &str, samples: &[Sample]) {
     };
     let mut wrong = Vec::new();
     let mut new = Vec::new();
+    if update == Update::Replace {
+        samples.iter().for_each(|sample| make_room(sample, program.release, &mut golden));
+    }
     for sample in samples {
-        compare(sample, program.release, update, &mut golden, &mut wrong, &mut new);
+        compare(sample, program.release, &mut golden, &mut wrong, &mut new);
     }
     // A test beside the sources is of another crate than the tasks.
     let root = |path: &'static str| path.split("::").next().unwrap_or_default();
@@ -95,7 +127,7 @@ pub fn check(program: Program, file: &str, samples: &[Sample]) {
             wrong.push(format!("the task `{}` has no sample: add a call of it to the list", task.name));
         }
     }
-    if update && !new.is_empty() {
+    if update != Update::No {
         let text = serde_json::to_string_pretty(&golden).unwrap_or_default() + "\n";
         if let Err(error) = fs::write(&path, text) {
             panic!("the golden file {} cannot be written: {error}", path.display());
@@ -108,24 +140,13 @@ pub fn check(program: Program, file: &str, samples: &[Sample]) {
     assert!(wrong.is_empty(), "{text}");
 }
 
-/// Whether all that was written of a task can be read, and its sample was written. What this release
-/// has written, which is not out yet, makes room for what is new.
-fn compare(
-    sample: &Sample,
-    release: &str,
-    update: bool,
-    golden: &mut Golden,
-    wrong: &mut Vec<String>,
-    new: &mut Vec<String>,
-) {
+/// Whether all that was written of a task can be read, and its sample was written.
+fn compare(sample: &Sample, release: &str, golden: &mut Golden, wrong: &mut Vec<String>, new: &mut Vec<String>) {
     let Sample { task, was, payload, read } = sample;
-    let payload = match payload {
+    let of_sample = match payload {
         Ok(payload) => payload,
         Err(error) => return wrong.push(format!("the sample of `{task}` cannot be stored: {error}")),
     };
-    if update && let Some(written) = golden.get_mut(*task) {
-        written.retain(|written| written.release != release || fields(written.payload.get()) == fields(payload));
-    }
     let mut is_read = true;
     for name in was.iter().chain([task]) {
         for Written { release, payload } in golden.get(*name).into_iter().flatten() {
@@ -133,21 +154,39 @@ fn compare(
                 is_read = false;
                 wrong.push(format!(
                     "rows of `{name}` that release {release} has written cannot be read any more, and would wait until they are dead \
-                     letters: {error}. For an argument of another type give the task another name, and keep the old one until its rows \
-                     are gone. If {release} is not out yet, run the test with UPDATE_PAYLOADS=1"
+                     letters: {error}.{} For an argument of another type give the task another name, and keep the old one until its rows \
+                     are gone. If no database has such a row yet, run the test with UPDATE_PAYLOADS=replace",
+                    renamed(payload.get(), of_sample)
                 ));
             }
         }
     }
     let written = golden.entry((*task).to_owned()).or_default();
-    if is_read && !written.iter().any(|written| fields(written.payload.get()) == fields(payload)) {
+    if is_read && !written.iter().any(|written| fields(written.payload.get()) == fields(of_sample)) {
         new.push(format!(
-            "the payload of `{task}` is new: {payload}; run the test with UPDATE_PAYLOADS=1, which adds it as one of release {release}"
+            "the payload of `{task}` is new: {of_sample}; run the test with UPDATE_PAYLOADS=1, which adds it as one of release {release}"
         ));
-        if let Ok(payload) = RawValue::from_string(payload.clone()) {
+        if let Ok(payload) = RawValue::from_string(of_sample.clone()) {
             written.push(Written { release: release.to_owned(), payload });
         }
     }
+}
+
+/// Forgets what this release has written of a task otherwise than the sample is.
+fn make_room(sample: &Sample, release: &str, golden: &mut Golden) {
+    if let (Ok(payload), Some(written)) = (&sample.payload, golden.get_mut(sample.task)) {
+        written.retain(|written| written.release != release || fields(written.payload.get()) == fields(payload));
+    }
+}
+
+/// What is said of arguments that were written, and that the sample does not have.
+fn renamed(written: &str, sample: &str) -> String {
+    let (written, sample) = (fields(written).unwrap_or_default(), fields(sample).unwrap_or_default());
+    let gone = written.keys().filter(|name| !sample.contains_key(*name));
+    gone.map(|name| {
+        format!(" The row has `{name}`: if the argument was renamed, write `#[serde(alias = \"{name}\")]` on it.")
+    })
+    .collect()
 }
 
 /// The arguments, in no order.

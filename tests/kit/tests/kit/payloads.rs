@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use diesel_deferred::testing::payloads::{Program, Sample, check, sample};
+use diesel_deferred::testing::payloads::{Program, Sample, Update, check_and_update, sample};
 use diesel_deferred::{deferred_task, payloads};
 
 use crate::tasks::{assert_says, keyed, message_of, stored};
@@ -23,8 +23,12 @@ fn samples() -> Vec<Sample> {
 
 /// Checks that file, of a program that has the tasks of a module.
 fn check_in(folder: &tempfile::TempDir, module: &'static str, samples: &[Sample]) {
+    update_in(folder, module, samples, Update::No);
+}
+
+fn update_in(folder: &tempfile::TempDir, module: &'static str, samples: &[Sample], update: Update) {
     let folder = folder.path().to_str().expect("a path").to_owned().leak();
-    check(Program { folder, release: "0.2.0", module }, "payloads.json", samples);
+    check_and_update(Program { folder, release: "0.2.0", module }, "payloads.json", samples, update);
 }
 
 /// T13: the file of these tests themselves.
@@ -79,6 +83,20 @@ fn t13_a_new_payload_and_a_task_without_a_sample_are_named() {
     lines[1..].sort_unstable();
     says("payloads_new", &folder, &lines.join("\n"));
     assert!(!folder.path().join("payloads.json").exists(), "nothing is written unasked");
+}
+
+/// T13: rows may have been written, also where the version is still the same.
+#[test]
+fn t13_what_is_new_is_added_and_only_what_is_asked_for_is_replaced() {
+    let folder = in_folder(r#"{"reports::send": [{"release": "0.2.0", "payload": {"id": 1, "address": "ada"}}]}"#);
+    let file = || fs::read_to_string(folder.path().join("payloads.json")).expect("the file");
+    let samples = [sample(send_report(1, "ada")), sample(large(1, ""))];
+    let message = message_of(|| update_in(&folder, "elsewhere", &samples, Update::Add));
+    says("payloads_renamed", &folder, &message);
+    assert!(file().contains("address") && file().contains("large"), "{}", file());
+    update_in(&folder, "elsewhere", &samples, Update::Replace);
+    assert!(!file().contains("address") && file().contains(r#""to":"ada""#), "{}", file());
+    check_in(&folder, "elsewhere", &samples);
 }
 
 #[deferred_task(durable, name = "large")]
