@@ -65,6 +65,8 @@ pub enum CommitError {
         task: &'static str,
         /// Where it was called, or where the closure was to be registered.
         call_site: &'static Location<'static>,
+        /// Whether it is durable: such a call is a row of a transaction, and can be nothing else.
+        durable: bool,
     },
     /// A durable task that the transaction registered cannot be stored. Nothing was committed.
     TaskCannotBeStored(CannotStore),
@@ -154,7 +156,12 @@ impl fmt::Display for CommitError {
             Self::TaskCannotRun(cannot_run) => {
                 write!(f, "the transaction was rolled back, nothing was committed: the task {cannot_run}")
             }
-            Self::NotInTransaction { task, call_site } => write!(
+            Self::NotInTransaction { task, call_site, durable: true } => write!(
+                f,
+                "`{task}` (called at {call_site}) was not stored: no transaction is open on this connection, and a durable call is a \
+                 row of one; call it in an `atomic!` block"
+            ),
+            Self::NotInTransaction { task, call_site, durable: false } => write!(
                 f,
                 "`{task}` (called at {call_site}) was not registered: no transaction is open on this connection; call it in an \
                  `atomic!` block, or say that it is to run at once where there is none: `.after_commit_or_now(conn)` or `.run()`"

@@ -63,6 +63,7 @@ fn c12_outside_of_a_transaction_nothing_is_stored<C: Database>(db: &Scratch<C>) 
     let error = conn.defer_task_or_run_it(first(1)).unwrap_err();
     assert!(error.downcast_ref().is_some_and(CommitError::is_not_in_transaction), "{error}");
     assert!(error.to_string().contains("first") && error.to_string().contains("calls.rs"), "{error}");
+    assert!(!error.to_string().contains("or_now"), "there is no row without a transaction: {error}");
     assert_eq!(statements.take(), [""; 0], "C13");
     atomic!(conn, -> QueryResult<()>, {
         drop(first(2));
