@@ -152,7 +152,8 @@ impl TaskSpan {
             messaging.destination.name = queue,
             messaging.message.id = %id,
             code.function.name = task,
-            diesel_deferred.attempt = attempt,
+            // Of an unsigned number tracing-opentelemetry makes a text.
+            diesel_deferred.attempt = i64::from(attempt),
         );
         let origin = trace_parent.map_or_else(Origin::none, Origin::read);
         if attempt <= 1 {

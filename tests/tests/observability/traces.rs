@@ -298,5 +298,8 @@ async fn names_and_attributes_are_those_of_the_conventions<A: AsyncDatabase>(db:
     ];
     process.sort_unstable();
     assert_eq!(attributes("process default"), process);
+    let mut all = spans.iter().flat_map(|span| &span.attributes);
+    let attempt = all.find(|pair| pair.key.as_str() == "diesel_deferred.attempt");
+    assert_eq!(attempt.map(|pair| &pair.value), Some(&Value::I64(1)), "a number");
     assert_eq!(attributes("transaction"), []);
 }
