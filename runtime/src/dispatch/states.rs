@@ -52,6 +52,14 @@ impl States {
         self.shared.get(&id).map(|state| &state.value)
     }
 
+    /// The types of the program's own, by name.
+    #[cfg(feature = "worker")]
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.shared.values().map(|state| state.name).collect();
+        names.sort_unstable();
+        names
+    }
+
     pub(crate) fn has(&self, required: &Required) -> bool {
         self.get((required.id)()).is_some()
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diesel_deferred::{BoxError, deferred_task, pause_queue};
+use diesel_deferred::{BoxError, Worker, WorkerError, deferred_task, pause_queue};
 use diesel_deferred_tests::{AsyncDatabase, Notes, Scratch, on_every_async_database};
 
 use crate::support::{committed, note, tell, worker, worker_of};
@@ -30,6 +30,7 @@ on_every_async_database!(
     t12_a_worker_ends_when_nothing_is_due,
     t12_what_is_called_meanwhile_is_done_too,
     t12_what_is_due_later_and_what_is_paused_is_left,
+    t12_a_database_that_cannot_be_reached_is_an_error,
 );
 
 /// T12. Nobody tells it to stop, and it looks by itself once in ten minutes only.
@@ -87,4 +88,15 @@ async fn t12_what_is_due_later_and_what_is_paused_is_left<A: AsyncDatabase>(_: &
     let mut left: Vec<_> = db.tasks().into_iter().map(|row| row.state).collect();
     left.sort_unstable();
     assert_eq!(left, ["ready", "scheduled", "scheduled"]);
+}
+
+/// T12: a job that is started now and then would hang.
+async fn t12_a_database_that_cannot_be_reached_is_an_error<A: AsyncDatabase>(db: &Scratch<A::Blocking>) {
+    let scheme = db.url().split_once("://").map(|(scheme, _)| format!("{scheme}://nobody@127.0.0.1:1/none"));
+    for url in [scheme.unwrap_or("/dev/null/none".into()), "/dev/null/none".into()] {
+        let builder = Worker::<A>::builder(&*url).state(Notes::default()).queue("default", 1);
+        let ran = builder.only_tasks_in("until_empty.rs").build().expect("a worker").run_until_empty();
+        let ended = tokio::time::timeout(Duration::from_secs(30), ran).await.expect("it goes on");
+        assert!(matches!(ended, Err(WorkerError::Unreachable { .. })), "{url}: {ended:?}");
+    }
 }

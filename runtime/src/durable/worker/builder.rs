@@ -156,6 +156,9 @@ where
     /// # Errors
     /// The tables are not there, or are newer than this worker: what runs is given back. Or the
     /// worker's role lacks a right when it starts; one that it loses later is an event, and it waits.
+    ///
+    /// A database that cannot be reached is no error, at the start neither: the worker tells it at WARN,
+    /// and tries again, after five seconds at most. That is so where its URL is wrong, too.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
         self.engine.on(TableSource::new).run(shutdown, false).await
     }
@@ -167,7 +170,8 @@ where
     /// their backoff, snoozes. Neither is what other workers run, and what is in paused queues.
     ///
     /// # Errors
-    /// As those of [`run`](Self::run).
+    /// As those of [`run`](Self::run); and [`WorkerError::Unreachable`] where the database cannot be
+    /// reached at its start. One that cannot be reached later is waited for.
     ///
     /// # Examples
     /// ```no_run
@@ -454,7 +458,8 @@ fn check_states(registry: &Registry, queues: &[(Arc<str>, usize)], states: &Stat
     for task in registry.all() {
         let ours = queues.iter().any(|(queue, _)| **queue == *task.defaults.queue);
         if let (true, Some(state)) = (ours, task.states.iter().find(|state| !states.has(state))) {
-            return Err(WorkerError::MissingState { task: task.name, place: place(task), state: state.name() });
+            let (task, place, has) = (task.name, place(task), states.names());
+            return Err(WorkerError::MissingState { task, place, state: state.name(), has });
         }
     }
     Ok(())

@@ -146,6 +146,10 @@ where
                     round.failures = 0;
                     self.until_something_is_due(&round)
                 }
+                // Whoever starts it now and then is to be told, and starts it again.
+                Err(SourceError::Passing(Trouble::Unreachable, source)) if until_empty && !round.worked => {
+                    break Some(WorkerError::Unreachable { source });
+                }
                 Err(SourceError::Passing(trouble, error)) => {
                     let wait = round.failed();
                     emit(|| tracing::warn!(%error, failures = round.failures, "{trouble}"));

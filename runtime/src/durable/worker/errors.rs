@@ -35,6 +35,15 @@ pub enum WorkerError {
         place: String,
         /// The state's type.
         state: &'static str,
+        /// The types that the worker has. An `Arc<T>` is no `T`.
+        has: Vec<&'static str>,
+    },
+    /// [`run_until_empty`](crate::Worker::run_until_empty) could not reach the database at its start:
+    /// there is no server at the URL, no such database or role, or the URL is none.
+    #[non_exhaustive]
+    Unreachable {
+        /// What the client library says.
+        source: BoxError,
     },
     /// The tables of durable tasks are not there, or not as the migrations left them.
     #[non_exhaustive]
@@ -97,10 +106,17 @@ impl fmt::Display for WorkerError {
                 "two durable tasks have the name `{name}`, or had it (`was = \"{name}\"`): the ones at {first} and at {second}; give one \
                  of them another with `#[deferred_task(durable, name = \"…\")]`, or remove it from `was`"
             ),
-            Self::MissingState { task, place, state } => write!(
+            Self::MissingState { task, place, state, has } => {
+                write!(
+                    f,
+                    "the durable task `{task}` (at {place}) takes a `#[state]` of type `{state}`, which the worker does not have; add it \
+                     with `.state(…)`, or leave the task's queue to another worker"
+                )?;
+                if has.is_empty() { Ok(()) } else { write!(f, ". The worker has `{}`", has.join("`, `")) }
+            }
+            Self::Unreachable { source } => write!(
                 f,
-                "the durable task `{task}` (at {place}) takes a `#[state]` of type `{state}`, which the worker does not have; add it with \
-                 `.state(…)`, or leave the task's queue to another worker"
+                "the worker could not reach its database ({source}), and did nothing; look at its URL, and whether the server is there"
             ),
             Self::NoTables { source } => write!(
                 f,
@@ -140,7 +156,7 @@ impl StdError for WorkerError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::NoTables { source } => Some(source),
-            Self::MissingRight { source, .. } => Some(&**source),
+            Self::MissingRight { source, .. } | Self::Unreachable { source } => Some(&**source),
             Self::DuplicateTask { .. }
             | Self::MissingState { .. }
             | Self::NewerTables { .. }
@@ -208,7 +224,8 @@ impl fmt::Display for AbandonedAttempt {
 
 impl fmt::Display for WorkerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} attempts ran, {} tasks given back, {} abandoned", self.ran, self.released, self.abandoned.len())?;
+        let Self { ran, released, abandoned, .. } = self;
+        write!(f, "attempts that ran: {ran}, tasks given back: {released}, abandoned: {}", abandoned.len())?;
         self.abandoned.iter().try_for_each(|attempt| write!(f, "\n  {attempt}"))?;
         self.refused.iter().try_for_each(|(task, times)| write!(f, "\n  {task}: left to another program {times} times"))
     }
