@@ -32,7 +32,6 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 ///     }
 /// }
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum CommitError {
     /// The server rolled the transaction back, or would have at COMMIT: a statement failed and its
@@ -192,6 +191,13 @@ impl fmt::Display for CommitError {
                  its hooks ran; open a new connection and look for the rows before you repeat it",
             ),
         }
+    }
+}
+
+/// Its message: an `unwrap()` prints that, in the words of Diesel's error around it.
+impl fmt::Debug for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -19,7 +19,9 @@ on_every_database! {
 fn not_in_transaction(result: QueryResult<()>) -> bool {
     // Diesel's own error has no room for what it was, and where.
     result.is_err_and(|error| {
-        CommitError::is_not_in_transaction(&error) && error.to_string().contains("registration.rs:")
+        CommitError::is_not_in_transaction(&error)
+            && error.to_string().contains("registration.rs:")
+            && format!("{error:?}").contains("was not registered: no transaction is open")
     })
 }
 
