@@ -14,6 +14,7 @@ use syn::{
 };
 
 use super::durable;
+use super::key;
 use super::options::Options;
 use super::parse::{Arg, TaskDef, is_static, says_secret, says_state, self_type, unwrap_groups};
 use crate::paths::{Errors, rendered};
@@ -103,36 +104,9 @@ fn options(task: &TaskDef, errors: &mut Errors) {
             errors.push(syn::Error::new(was.span(), format!("`was` has the name `{old}` already; remove one")));
         }
     }
-    if let Some(key) = &of_durable.key {
-        for state in task.states().filter(|state| is_named(&state.name, &key.value())) {
-            let message = format!(
-                "a key can name arguments of the call, and not the state `{}`, which only a worker has; remove it from the key",
-                state.name
-            );
-            errors.push(syn::Error::new(key.span(), message));
-        }
-        for secret in task.args().filter(|arg| arg.is_secret && is_named(&arg.name, &key.value())) {
-            let message = format!(
-                "a key is shown wherever its call is, and `{}` is `#[secret]`; remove it from the key, and name another \
-                 argument that tells the calls apart",
-                secret.name
-            );
-            errors.push(syn::Error::new(key.span(), message));
-        }
+    if let Some(literal) = &of_durable.key {
+        key::check(literal, task, errors);
     }
-}
-
-/// Whether a format string has `{name}`, `{name:…}` or, as a width, `{…:name$}` in it.
-fn is_named(name: &Ident, format: &str) -> bool {
-    let name = name.unraw().to_string();
-    // `{{` is a brace, and not the beginning of a name.
-    let format = format.replace("{{", "");
-    format.split('{').skip(1).filter_map(|rest| rest.split('}').next()).any(|field| {
-        let (named, how) = field.split_once(':').unwrap_or((field, ""));
-        // `{id:>width$.precision$}`
-        let counts = how.split('$').filter_map(|part| part.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next());
-        named.trim() == name || (how.contains('$') && counts.into_iter().any(|count| count == name))
-    })
 }
 
 fn generics(signature: &Signature, errors: &mut Errors) {

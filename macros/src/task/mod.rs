@@ -11,6 +11,7 @@ mod expand;
 mod expected;
 mod fallback;
 mod hand_over;
+mod key;
 mod options;
 mod parse;
 mod values;

@@ -69,7 +69,10 @@ async fn references(
     Err(format!("{text} {list:?} {} {number} {all:?} {cow}", path.display()))
 }
 
-#[deferred_task(durable, key = "{type}-{id:03}")]
+/// A key can name constants, too.
+const REGION: &str = "eu";
+
+#[deferred_task(durable, key = "{REGION}-{type}-{id:03}")]
 fn r#match(r#type: Kind, mut id: i32) -> Told {
     id += 1;
     Err(format!("{type:?} {id}"))
@@ -347,7 +350,7 @@ fn the_key_is_of_the_call_s_arguments_as_they_were() -> QueryResult<()> {
         Ok(())
     })?;
     let keys: Vec<Option<String>> = deferred_tasks::table.select(deferred_tasks::task_key).load(conn)?;
-    assert_eq!(keys, [Some("letter-004".to_owned())]);
+    assert_eq!(keys, [Some("eu-letter-004".to_owned())]);
     Ok(())
 }
 
