@@ -105,7 +105,7 @@ impl<'a, R> Sql<'a, R> {
     }
 
     /// Adds a list of values for `IN`. The last one is repeated until there are 1, 2, 4, 8, …, so that
-    /// there are few texts to be prepared.
+    /// there are few texts to be prepared; not where the text varies anyway.
     pub(crate) fn list<B: Into<Bind<'a>>>(self, values: impl IntoIterator<Item = B>) -> Self {
         self.listed("", values, ", ")
     }
@@ -123,7 +123,7 @@ impl<'a, R> Sql<'a, R> {
         between: &'static str,
     ) -> Self {
         let mut values: Vec<Bind<'a>> = values.into_iter().map(Into::into).collect();
-        if let Some(last) = values.last().cloned() {
+        if let Some(last) = values.last().cloned().filter(|_| self.fixed) {
             values.resize(values.len().next_power_of_two(), last);
         }
         for (at, value) in values.into_iter().enumerate() {

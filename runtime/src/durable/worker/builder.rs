@@ -158,7 +158,7 @@ where
     /// worker's role lacks a right when it starts; one that it loses later is an event, and it waits.
     ///
     /// A database that cannot be reached is no error, at the start neither: the worker tells it at WARN,
-    /// and tries again, after five seconds at most. That is so where its URL is wrong, too.
+    /// and tries again every few seconds. That is so where its URL is wrong, too.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<WorkerReport, WorkerError> {
         self.engine.on(TableSource::new).run(shutdown, false).await
     }

@@ -147,7 +147,9 @@ where
                     self.until_something_is_due(&round)
                 }
                 // Whoever starts it now and then is to be told, and starts it again.
-                Err(SourceError::Passing(Trouble::Unreachable, source)) if until_empty && !round.worked => {
+                Err(SourceError::Passing(Trouble::Unreachable, source))
+                    if until_empty && !round.worked && self.shared.lanes.is_idle() =>
+                {
                     break Some(WorkerError::Unreachable { source });
                 }
                 Err(SourceError::Passing(trouble, error)) => {

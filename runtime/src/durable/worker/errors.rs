@@ -39,7 +39,8 @@ pub enum WorkerError {
         has: Vec<&'static str>,
     },
     /// [`run_until_empty`](crate::Worker::run_until_empty) could not reach the database at its start:
-    /// there is no server at the URL, no such database or role, or the URL is none.
+    /// there is no server at the URL, no such database or role, or the URL is none; or the server is just
+    /// starting, has too many connections, or does not answer.
     #[non_exhaustive]
     Unreachable {
         /// What the client library says.
@@ -116,7 +117,7 @@ impl fmt::Display for WorkerError {
             }
             Self::Unreachable { source } => write!(
                 f,
-                "the worker could not reach its database ({source}), and did nothing; look at its URL, and whether the server is there"
+                "the worker could not reach its database ({source}); look at its URL, and whether the server is there and takes connections"
             ),
             Self::NoTables { source } => write!(
                 f,

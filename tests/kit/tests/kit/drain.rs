@@ -1,5 +1,6 @@
 //! `drain`: durable tasks here and now, as a worker would run them.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use diesel::prelude::*;
@@ -25,6 +26,7 @@ on_every_database! {
     t09_what_a_worker_left_that_died_runs_again,
     t09_a_task_that_always_snoozes_ends_the_test,
     t09_so_many_at_a_time_run_at_one_time,
+    d20_a_call_takes_the_place_of_one_that_could_not_be_read,
 }
 
 fn call<C: Database>(conn: &mut DeferredConnection<C>, ids: impl IntoIterator<Item = i32>, text: &str) {
@@ -265,4 +267,45 @@ where
     })
     .unwrap();
     assert_ran(&drain(conn).state(Barrier::new(3)).at_a_time(3).run(), 6);
+}
+
+/// What a task does by a connection of its own.
+struct Calls(Mutex<Box<dyn FnMut() + Send>>);
+
+#[deferred_task(durable, name = "call another")]
+async fn call_another(#[state] calls: &Calls) {
+    (calls.0.lock().unwrap())();
+}
+
+#[deferred_task(durable, unique, name = "only one")]
+async fn only_one(#[state] notes: &Notes, id: i32) {
+    notes.add(format!("only {id}"));
+}
+
+/// D20: a row that is found to be unreadable was taken together with another one, whose task has called
+/// the same meanwhile.
+fn d20_a_call_takes_the_place_of_one_that_could_not_be_read<C: Database>(db: &Scratch<C>)
+where
+    DeferredConnection<C>: TaskRows + Send + 'static,
+{
+    let (conn, notes) = (&mut db.patient(), Notes::default());
+    C::migrate(&mut db.observer());
+    atomic!(conn, -> QueryResult<()>, {
+        only_one(1);
+        call_another();
+        Ok(())
+    })
+    .unwrap();
+    C::execute_raw(conn, "UPDATE deferred_tasks SET payload = '{}' WHERE payload LIKE '%1%'").unwrap();
+    let mut other = db.patient();
+    let calls = Calls(Mutex::new(Box::new(move || {
+        atomic!(other, -> QueryResult<()>, {
+            only_one(1);
+            Ok(())
+        })
+        .unwrap();
+    })));
+    let drained = drain(conn).state(notes.clone()).state(calls).at_a_time(2).run();
+    assert_eq!((drained.ran(), drained.unknown().len()), (2, 1), "{drained}");
+    assert_eq!(notes.all(), ["only 1"]);
 }

@@ -3,9 +3,11 @@
 //!
 //! Must not know: who runs the tasks, or when.
 
+use std::sync::LazyLock;
+
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text};
 
-use super::statements::{HOLDS, TAKE, rescue, settle};
+use super::statements::{EndWords, HOLDS, TAKE, UNIQUE_WAITS, rescue, settle};
 use super::{Lease, Settlement};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
@@ -124,10 +126,18 @@ pub(crate) fn expired(now: &'static str) -> Sql<'static> {
 
 /// Tells how an attempt ended; `now` is the SQL of the time.
 pub(crate) fn end<'s>(lease: &Lease, settlement: &'s Settlement, now: &'static str) -> Vec<Sql<'s>> {
-    // It is the only one that runs tasks: what waits again was not run, so that no other call has
-    // taken the place of this one.
-    settle(lease, std::slice::from_ref(settlement), now, None)
+    let words = EndWords { now, delete: "DELETE FROM deferred_tasks", forget_unique: &FORGET_UNIQUE };
+    settle(lease, std::slice::from_ref(settlement), &words)
 }
+
+/// Where another one has come that is the same, this row is a second one from now on. `DISTINCT`,
+/// because MySQL changes no table that it reads in the same statement.
+static FORGET_UNIQUE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "UPDATE deferred_tasks AS t SET unique_key = NULL WHERE EXISTS (SELECT 1 FROM (SELECT DISTINCT o.task, o.unique_key \
+         FROM deferred_tasks AS o WHERE {UNIQUE_WAITS}) AS o WHERE o.task = t.task AND o.unique_key = t.unique_key) AND t.id = "
+    )
+});
 
 /// The row that is next of a key, where none holds it.
 pub(crate) fn next_of_key(key: &str) -> Sql<'static, StoredSql> {

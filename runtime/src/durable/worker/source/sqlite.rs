@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use super::database::{Opening, Statements, WorkerConnection};
 use super::floor::Start;
 use super::statements::{
-    BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, Ended, Exchange, HOLDS, LISTED,
-    LeftKey, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since, TAKE,
-    Taken, UNIQUE_WAITS, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued, mine,
-    next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
+    BATCH, BLOCKED_BEFORE, CLAIMED, Candidate, CandidateSql, ClaimedRow, ClaimedSql, EndWords, Ended, Exchange, HOLDS,
+    LISTED, LeftKey, Look, LookSql, Manner, Mine, Past, PastSql, RESCUED, RenewedSql, RescuedRow, RescuedSql, Since,
+    TAKE, Taken, UNIQUE_WAITS, Unread, adopt, choose, freed, has_due, in_order, keys_freed, keys_of, keys_of_rescued,
+    mine, next_unknown, park, rescue, settle, start_anew, started_in_the_time_to_come, waiting, wider,
 };
 use super::{Claim, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
@@ -56,7 +56,8 @@ impl Statements<SyncConnectionWrapper<SqliteConnection>> for OnSqlite {
         let (lease, settled, claims) = (*lease, settled.to_vec(), claims.to_vec());
         conn.spawn_blocking(move |conn| {
             conn.immediate_transaction(|conn| {
-                settle(&lease, &settled, NOW, Some(&FORGET_UNIQUE))
+                let words = EndWords { now: NOW, delete: "DELETE FROM deferred_tasks", forget_unique: &FORGET_UNIQUE };
+                settle(&lease, &settled, &words)
                     .into_iter()
                     .try_for_each(|statement| statement.execute(conn).map(drop))?;
                 elect(conn, &keys_of(&settled))?;

@@ -126,7 +126,7 @@ pub(super) const HOLDS: &str =
 pub(super) const BLOCKED_BEFORE: &str = "b.task_key = c.task_key AND b.state = 'blocked' AND b.id < c.id";
 
 /// Whose `unique_key` counts: what waits, and was never started. The words are those of the index.
-#[cfg(any(feature = "async-postgres", feature = "async-sqlite"))]
+#[cfg(any(feature = "async-postgres", feature = "async-sqlite", feature = "testing"))]
 pub(super) const UNIQUE_WAITS: &str =
     "o.unique_key IS NOT NULL AND o.attempts = 0 AND o.state IN ('ready', 'blocked', 'scheduled', 'unknown')";
 
@@ -269,6 +269,8 @@ pub(crate) struct Exchange {
     pub(crate) prepared: bool,
     /// Whether rows became ready that were behind others of their key.
     pub(crate) readied: bool,
+    /// Whether somebody was in the way of who is next of a key.
+    pub(crate) in_the_way: bool,
 }
 
 /// What ended an exchange early.
@@ -405,34 +407,39 @@ impl Settlement {
     }
 }
 
-/// How many values are listed in one statement at most. SQLite takes 32,766, MySQL 65,535.
+/// How many values are given in a list at most, which is filled up to 1,024. SQLite takes 32,766, MySQL
+/// 65,535.
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql", feature = "testing"))]
 pub(super) const LISTED: usize = 1_000;
 
-/// What tells of ends where there are no arrays: a statement for all that ended well, and one for
-/// each other; `now` is the SQL of the time. One that waits again as if it had never been taken
-/// forgets its `unique_key` before that, by `forget_unique`, if another one has it meanwhile; without
-/// that none can have it.
+/// What databases say each in its own way about ends.
 #[cfg(any(feature = "async-sqlite", feature = "async-mysql", feature = "testing"))]
-pub(super) fn settle<'s>(
-    lease: &Lease,
-    settled: &'s [Settlement],
-    now: &'static str,
-    forget_unique: Option<&'static str>,
-) -> Vec<Sql<'s>> {
+pub(super) struct EndWords {
+    /// The time.
+    pub(super) now: &'static str,
+    /// The beginning of what deletes rows that are chosen by their ids.
+    pub(super) delete: &'static str,
+    /// What takes the `unique_key` of the row that is named behind it, if another one has it.
+    pub(super) forget_unique: &'static str,
+}
+
+/// What tells of ends where there are no arrays: a statement for all that ended well, and one for
+/// each other. One that waits again as if it had never been taken forgets its `unique_key` before
+/// that, if another one has it meanwhile.
+#[cfg(any(feature = "async-sqlite", feature = "async-mysql", feature = "testing"))]
+pub(super) fn settle<'s>(lease: &Lease, settled: &'s [Settlement], words: &EndWords) -> Vec<Sql<'s>> {
+    let EndWords { now, delete, forget_unique } = *words;
     let mut statements = Vec::new();
     for done in Settlement::done(settled).chunks(LISTED) {
-        let end = if lease.keeps_done { keep_done(now) } else { "DELETE FROM deferred_tasks".to_owned() };
+        let end = if lease.keeps_done { keep_done(now) } else { delete.to_owned() };
         let end = Sql::new(end).sql(" WHERE worker = ").bind(lease.worker);
         statements.push(end.sql(" AND state <> 'done' AND id IN (").list(done.iter().copied()).sql(")"));
     }
     for settlement in settled {
         let Some(left) = settlement.left() else { continue };
         let goes_on = left.goes_on();
-        if left.refund > 0
-            && let Some(forget) = forget_unique
-        {
-            let forget = Sql::new(forget)
+        if left.refund > 0 {
+            let forget = Sql::new(forget_unique)
                 .bind(settlement.id)
                 .sql(" AND t.worker = ")
                 .bind(lease.worker)

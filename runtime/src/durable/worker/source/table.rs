@@ -267,7 +267,7 @@ impl<C: WorkerConnection> Source for TableSource<C> {
             }
         }
         let Some(done) = exchanged else { return Ok(Exchanged::default()) };
-        let Exchange { untold, taken, failed, prepared, readied } = done?;
+        let Exchange { untold, taken, failed, prepared, readied, in_the_way } = done?;
         // On this connection.
         self.told_of_keys |= has_keys && prepared && self.conn.is_some();
         let end = Instant::now();
@@ -283,13 +283,17 @@ impl<C: WorkerConnection> Source for TableSource<C> {
         if readied || settled.iter().any(|settlement| settlement.left().is_some()) {
             self.may_lie_before();
         }
-        if !untold.is_empty() {
+        if !untold.is_empty() || in_the_way {
             self.careful = end.checked_add(CAREFUL);
         }
         let mut exchanged = Exchanged { untold, ..Exchanged::default() };
         // Of other queues, or there was no room for them, and no claim looks for them here.
-        if readied && taken.iter().all(|taken| taken.handed_over) {
-            exchanged.hungry.extend(0..self.beginnings.len());
+        if readied {
+            let looked_for = |lane| {
+                let mut here = claims.iter().zip(&taken);
+                here.any(|((claim, _), taken)| claim.lane == lane && !taken.handed_over)
+            };
+            exchanged.hungry.extend((0..self.beginnings.len()).filter(|lane| !looked_for(*lane)));
         }
         exchanged.hungry.extend(claims[taken.len()..].iter().map(|(claim, _)| claim.lane));
         exchanged.first = claims.get(tried).map(|(claim, _)| claim.lane);

@@ -160,10 +160,22 @@ fn missing_right(message: &str) -> Option<MissingRight> {
 
 /// Whether it was another worker that was in the way, on a connection that works.
 pub(super) fn is_about_others(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::DatabaseError(DatabaseErrorKind::UniqueViolation | DatabaseErrorKind::SerializationFailure, _)
-    )
+    let Error::DatabaseError(kind, about) = error else { return false };
+    match kind {
+        DatabaseErrorKind::UniqueViolation | DatabaseErrorKind::SerializationFailure => true,
+        // It has a kind of its own on no database. The server has ended the transaction, and nothing else.
+        DatabaseErrorKind::Unknown => DEADLOCK.iter().any(|words| about.message().contains(words)),
+        _ => false,
+    }
+}
+
+/// How PostgreSQL, and how MySQL says so.
+const DEADLOCK: [&str; 2] = ["deadlock detected", "Deadlock found"];
+
+/// Whether somebody else had something locked for long, or waited for what we had.
+#[cfg(feature = "async-mysql")]
+pub(super) fn is_of_locks(error: &Error) -> bool {
+    matches!(trouble(error), Trouble::InTheWay | Trouble::Locked)
 }
 
 fn trouble(error: &Error) -> Trouble {
@@ -180,9 +192,9 @@ fn trouble(error: &Error) -> Trouble {
     if mixes_up_statements(message) {
         return Trouble::Pooler;
     }
-    // In this order: a message about a deadlock has locks in it, and the others have connections.
+    // In this order: messages about locks have connections in them, too.
     let words: [(Trouble, &[&str]); 6] = [
-        (Trouble::InTheWay, &["deadlock", "Deadlock", "could not serialize access"]),
+        (Trouble::InTheWay, &["could not serialize access"]),
         (
             Trouble::Locked,
             &["lock timeout", "could not obtain lock", "Lock wait timeout", "is locked", "lock request timeout"],

@@ -8,7 +8,7 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl};
 
 use super::keys::{first, runs};
-use super::rows::start;
+use super::rows::{BY_ID, start};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 use crate::durable::worker::source::statements::{Candidate, CandidateSql, LISTED, Taken, choose, wider};
@@ -80,14 +80,14 @@ async fn block(conn: &mut AsyncMysqlConnection, behind: &[(TaskId, TaskId)]) -> 
     holders.dedup();
     let mut locked = HashSet::new();
     for holders in holders.chunks(LISTED) {
-        let lock = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE held_key IS NOT NULL AND id IN (")
+        let lock = Sql::<(SqlTaskId,)>::new(format!("SELECT id FROM {BY_ID} WHERE held_key IS NOT NULL AND id IN ("))
             .list(holders.iter().copied())
             .sql(") FOR UPDATE SKIP LOCKED");
         locked.extend(lock.load::<(TaskId,)>(conn).await?.into_iter().map(|row| row.0));
     }
     let free: Vec<_> = behind.iter().filter(|(_, holder)| locked.contains(holder)).map(|(id, _)| *id).collect();
     for free in free.chunks(LISTED) {
-        let block = Sql::<()>::new("UPDATE deferred_tasks SET state = 'blocked' WHERE id IN (");
+        let block = Sql::<()>::new(format!("UPDATE {BY_ID} SET state = 'blocked' WHERE id IN ("));
         block.list(free.iter().copied()).sql(")").execute(conn).await?;
     }
     Ok(!free.is_empty())

@@ -8,12 +8,12 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, RunQueryDsl};
 
 use super::keys::{HandedOver, hand_over};
-use super::rows::lock;
+use super::rows::{DELETE, lock};
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 use crate::durable::worker::source::floor::Start;
-use crate::durable::worker::source::statements::{LISTED, keys_of, settle};
+use crate::durable::worker::source::statements::{EndWords, LISTED, keys_of, settle};
 use crate::durable::worker::source::{Claim, Lease, Settlement};
 
 /// Tells how attempts ended, and hands over to these claims who is next of their keys. Returns what
@@ -40,7 +40,7 @@ pub(super) async fn tell(
                 let ids: Vec<_> = ends.iter().map(|settlement| settlement.id).collect();
                 let free: HashSet<_> = lock(conn, &ids).await?.into_iter().collect();
                 let (ends, locked): (Vec<_>, Vec<_>) = ends.into_iter().partition(|end| free.contains(&end.id));
-                for statement in settle(&who, &ends, NOW, Some(FORGET_UNIQUE)) {
+                for statement in settle(&who, &ends, &WORDS) {
                     statement.execute(conn).await?;
                 }
                 let mut next = hand_over(conn, &who, &keys_of(&ends), claims).await?;
@@ -80,7 +80,8 @@ async fn still_there(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[Ta
     Ok(ours)
 }
 
-/// Where another one has come that is the same, this row, which is named behind it, is a second one
-/// from now on.
+/// Where another one has come that is the same, this row is a second one from now on.
+const WORDS: EndWords = EndWords { now: NOW, delete: DELETE, forget_unique: FORGET_UNIQUE };
+
 const FORGET_UNIQUE: &str = "UPDATE deferred_tasks AS t JOIN deferred_tasks AS o ON o.task = t.task \
      AND o.waiting_unique_key = t.unique_key SET t.unique_key = NULL WHERE t.id = ";

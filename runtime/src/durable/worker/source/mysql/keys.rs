@@ -6,7 +6,7 @@ use diesel::result::QueryResult;
 use diesel::sql_types::{Nullable, Text};
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl};
 
-use super::rows::start;
+use super::rows::{BY_ID, start};
 use crate::durable::id::{SqlTaskId, TaskId};
 use crate::durable::sql::Sql;
 use crate::durable::worker::source::floor;
@@ -81,7 +81,7 @@ async fn next_of(conn: &mut AsyncMysqlConnection, keys: &[LeftKey<'_>]) -> Query
         let lock = Sql::<NextOfKeySql>::new(
             "SELECT id, queue, priority, run_at_ms, CAST(LENGTH(payload) AS SIGNED), \
              EXISTS (SELECT 1 FROM deferred_paused_queues AS p WHERE p.queue = t.queue) \
-             FROM deferred_tasks AS t WHERE state = 'blocked' AND id IN (",
+             FROM deferred_tasks AS t FORCE INDEX (PRIMARY) WHERE state = 'blocked' AND id IN (",
         );
         let lock = lock.list(wanted.iter().map(|(_, id)| *id)).sql(") FOR UPDATE SKIP LOCKED");
         let rows: Vec<NextOfKey> = lock.load(conn).await?;
@@ -101,7 +101,7 @@ pub(super) async fn elect(conn: &mut AsyncMysqlConnection, keys: &[LeftKey<'_>])
 
 async fn make_ready(conn: &mut AsyncMysqlConnection, rows: &[TaskId]) -> QueryResult<()> {
     for rows in rows.chunks(LISTED) {
-        let elect = Sql::<()>::new("UPDATE deferred_tasks SET state = 'ready' WHERE id IN (");
+        let elect = Sql::<()>::new(format!("UPDATE {BY_ID} SET state = 'ready' WHERE id IN ("));
         elect.list(rows.iter().copied()).sql(")").execute(conn).await?;
     }
     Ok(())

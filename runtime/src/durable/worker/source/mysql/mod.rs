@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use self::claim::take;
 use self::ends::tell;
 use self::keys::elect;
-use self::rows::lock;
+use self::rows::{BY_ID, DELETE, lock};
 use super::database::{Opening, Statements, WorkerConnection, in_time, statement_limit};
 use super::floor::Start;
 use super::statements::{
@@ -26,6 +26,7 @@ use super::statements::{
     RescuedRow, RescuedSql, Since, Unread, adopt, freed, has_due, in_order, keys_freed, keys_of_rescued, mine,
     next_unknown, park, rescue, start_anew, started_in_the_time_to_come, waiting,
 };
+use super::trouble::is_of_locks;
 use super::{Claim, Lease, Settlement, Unknown, Waiting};
 use crate::durable::call::milliseconds;
 use crate::durable::clock::MYSQL_NOW_MS as NOW;
@@ -69,19 +70,30 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
         lease: &Lease,
         settled: &[Settlement],
         claims: &[(Claim, Option<Start>)],
-        _: Manner,
+        manner: Manner,
     ) -> QueryResult<Exchange> {
         let begin = Instant::now();
         // Where nothing else is known to be ready, who is next of a key starts at once, and nothing is
         // left to be claimed.
         let usual = !settled.is_empty() && settled.iter().all(|settlement| settlement.left().is_none());
-        let hands_over = usual && claims.iter().all(|(claim, _)| !claim.hungry);
-        let next_of_keys = if hands_over { claims } else { &[] };
-        let (next, untold) = tell(conn, lease, settled, next_of_keys).await?;
-        if hands_over {
-            return Ok(Exchange { untold, taken: next.taken, readied: next.others, ..Exchange::default() });
-        }
+        let hands_over = usual && manner != Manner::Careful && claims.iter().all(|(claim, _)| !claim.hungry);
         let readied = settled.iter().any(|settlement| settlement.key.is_some());
+        if hands_over {
+            match tell(conn, lease, settled, claims).await {
+                Ok((next, untold)) => {
+                    return Ok(Exchange { untold, taken: next.taken, readied: next.others, ..Exchange::default() });
+                }
+                // To see that no other row runs of a key, InnoDB locks the key behind it, too, for which
+                // it waits for whoever has ended that one. The ends need none of these locks, and who is
+                // next becomes ready.
+                Err(error) if readied && is_of_locks(&error) => {
+                    let (_, untold) = tell(conn, lease, settled, &[]).await?;
+                    return Ok(Exchange { untold, readied, in_the_way: true, ..Exchange::default() });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let (_, untold) = tell(conn, lease, settled, &[]).await?;
         let mut exchange = Exchange { untold, readied, ..Exchange::default() };
         for (claim, _) in claims {
             let claiming = Instant::now();
@@ -172,7 +184,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
 
     async fn promote(conn: &mut AsyncMysqlConnection) -> QueryResult<usize> {
         let due = format!("state = 'scheduled' AND run_at_ms <= {NOW} AND freed_key IS NULL ORDER BY run_at_ms");
-        change(conn, due, "UPDATE deferred_tasks SET state = 'ready' WHERE id IN (".to_owned()).await
+        change(conn, due, format!("UPDATE {BY_ID} SET state = 'ready' WHERE id IN (")).await
     }
 
     async fn rescue(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<RescuedRow>> {
@@ -222,7 +234,7 @@ impl Statements<AsyncMysqlConnection> for OnMysql {
             let over = format!(
                 "state = '{state}' AND ended_at_ms < {NOW} - {kept} AND freed_key IS NULL ORDER BY ended_at_ms"
             );
-            pruned += change(conn, over, "DELETE FROM deferred_tasks WHERE id IN (".to_owned()).await?;
+            pruned += change(conn, over, format!("{DELETE} WHERE id IN (")).await?;
         }
         Ok(pruned)
     }
@@ -301,7 +313,7 @@ async fn renew(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[TaskId])
     // One that somebody is about to cancel is locked for as long as that transaction is open: the
     // others do not wait for it.
     conn.transaction::<_, Error, _>(async move |conn| {
-        let choose = Sql::<(SqlTaskId,)>::new("SELECT id FROM deferred_tasks WHERE state = 'running' AND worker = ")
+        let choose = Sql::<(SqlTaskId,)>::new(format!("SELECT id FROM {BY_ID} WHERE state = 'running' AND worker = "))
             .bind(who.worker)
             .sql(" AND id IN (")
             .list(tasks_of_ours)
@@ -310,7 +322,7 @@ async fn renew(conn: &mut AsyncMysqlConnection, lease: &Lease, tasks: &[TaskId])
         if free.is_empty() {
             return Ok(());
         }
-        let renew = Sql::<()>::new(format!("UPDATE deferred_tasks SET lease_until_ms = {NOW} + "))
+        let renew = Sql::<()>::new(format!("UPDATE {BY_ID} SET lease_until_ms = {NOW} + "))
             .bind(who.ms())
             .sql(" WHERE id IN (")
             .list(free.iter().map(|row| row.0))
