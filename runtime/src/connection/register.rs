@@ -192,13 +192,13 @@ impl<W: Wrapper> Registry for W {
     #[cfg(feature = "durable")]
     fn store(&mut self, call: Result<NewTask, CannotStore>) -> QueryResult<TaskId> {
         let (task, call_site) = name_and_call_site(&call);
-        open_queue_of_rows(self, task, call_site)?;
+        open_queue_for(self, task, call_site, true)?;
         let call = call.map_err(CommitError::TaskCannotBeStored)?;
         self.make_room_now()?;
         let (id, bytes) = (call.id, call.bytes());
         let mut call = Ok(call);
         self.keeper().trace(&mut call);
-        open_queue_of_rows(self, task, call_site)?.store(call, bytes);
+        open_queue_for(self, task, call_site, true)?.store(call, bytes);
         Ok(id)
     }
 }
@@ -213,33 +213,28 @@ pub(super) fn open_queue<'c, W: Wrapper>(
     task: &'static str,
     call_site: &'static Location<'static>,
 ) -> QueryResult<&'c mut Waiting<W>> {
+    open_queue_for(conn, task, call_site, false)
+}
+
+/// The same; says also whether it is a durable call.
+fn open_queue_for<'c, W: Wrapper>(
+    conn: &'c mut W,
+    task: &'static str,
+    call_site: &'static Location<'static>,
+    durable: bool,
+) -> QueryResult<&'c mut Waiting<W>> {
     if conn.keeper().interrupted != Interrupted::No {
         return Err(CommitError::Cancelled.into());
     }
     // What is registered directly in a test transaction would wait for ever: in production it is
     // outside of any.
     let Some(State { depth, .. }) = conn.state().filter(|state| state.is_nested()) else {
-        return Err(CommitError::NotInTransaction { task, call_site, durable: false }.into());
+        return Err(CommitError::NotInTransaction { task, call_site, durable }.into());
     };
     let queue = conn.keeper().queue();
     // Transactions may have been opened below the wrapper, or before it.
     queue.begin_up_to(depth);
     Ok(queue)
-}
-
-/// [`open_queue`] of a durable call.
-#[cfg(feature = "durable")]
-fn open_queue_of_rows<'c, W: Wrapper>(
-    conn: &'c mut W,
-    task: &'static str,
-    call_site: &'static Location<'static>,
-) -> QueryResult<&'c mut Waiting<W>> {
-    open_queue(conn, task, call_site).map_err(|error| match CommitError::of(&error) {
-        Some(CommitError::NotInTransaction { .. }) => {
-            CommitError::NotInTransaction { task, call_site, durable: true }.into()
-        }
-        _ => error,
-    })
 }
 
 #[cfg(feature = "durable")]

@@ -1,12 +1,17 @@
 //! Rows that somebody else has locked, on databases with row locks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_deferred::cancel_task;
-use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work};
+use diesel_deferred_tests::{AsyncDatabase, Database, Notes, Scratch, at_work, eventually};
 
 use crate::support::{committed, hold, with, worker};
+
+/// [`eventually`], inside of a transaction of a blocking connection.
+fn eventually_here(what: &str, condition: impl FnMut() -> bool) {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(eventually(what, condition)));
+}
 
 /// A transaction that cancels a task, and takes its time, holds up the lease of that one and of no
 /// other.
@@ -26,11 +31,8 @@ async fn a_locked_row_holds_up_no_other<A: AsyncDatabase>() {
                 let of_free = "SELECT lease_until_ms AS number FROM deferred_tasks WHERE payload LIKE '%free%'";
                 <A::Blocking as Database>::number(&mut db.observer(), of_free)
             };
-            let (begin, first) = (Instant::now(), lease_end());
-            while lease_end() < first + 2_000 {
-                assert!(begin.elapsed() < Duration::from_secs(20), "the lease is not extended");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            let first = lease_end();
+            eventually_here("the lease is extended", || lease_end() >= first + 2_000);
             QueryResult::Ok(())
         })
         .expect("committed");
@@ -68,13 +70,9 @@ async fn a_locked_row_holds_up_no_end<A: AsyncDatabase>() {
         .run(|conn| {
             assert_eq!(<A::Blocking as Database>::tell(conn, cancel_task(ids[0]))?, 1);
             texts[1..].iter().for_each(|text| notes.add(format!("go {text}")));
-            let begin = Instant::now();
-            while <A::Blocking as Database>::number(&mut db.observer(), "SELECT COUNT(*) AS number FROM deferred_tasks")
-                > 1
-            {
-                assert!(begin.elapsed() < Duration::from_secs(20), "an end is not told");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            let mut observer = db.observer();
+            let left = "SELECT COUNT(*) AS number FROM deferred_tasks";
+            eventually_here("the ends are told", || <A::Blocking as Database>::number(&mut observer, left) <= 1);
             QueryResult::Ok(())
         })
         .expect("committed");
@@ -118,12 +116,8 @@ async fn mysql_d9_an_end_does_not_wait_for_the_key_next_to_its_own() {
         diesel::sql_query("DELETE FROM deferred_tasks WHERE payload LIKE '%b1%'").execute(conn)?;
         notes.add("go a1");
         notes.add("go none");
-        let begin = Instant::now();
         let left = "SELECT COUNT(*) AS number FROM deferred_tasks WHERE payload LIKE '%a1%' OR payload LIKE '%none%'";
-        while MysqlConnection::number(&mut observer, left) > 0 {
-            assert!(begin.elapsed() < Duration::from_secs(20), "an end is not told");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        eventually_here("the ends are told", || MysqlConnection::number(&mut observer, left) == 0);
         Err::<(), _>(diesel::result::Error::RollbackTransaction)
     })
     .expect_err("rolled back");
